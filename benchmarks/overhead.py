@@ -1,0 +1,190 @@
+"""What keras_e2e costs: ratios of step times, both sides in one process.
+
+Timings on a shared machine jump, so the two sides alternate and the minimum of many
+repeats counts. Goals: end to end against stock Keras <= 1.02, diagnostics every 10
+steps against none <= 1.03, local against deep supervision (end to end with the same
+heads) <= 1.00, and no trace when a mode is switched back to.
+
+    python benchmarks/overhead.py [--repeats=60] [--jit] [--output=benchmarks/results]
+"""
+
+import json
+import os
+import pathlib
+import tempfile
+import time
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+
+import keras
+import numpy as np
+import tensorflow as tf
+from absl import app, flags
+from rich.console import Console
+from rich.table import Table
+
+import keras_e2e as e2e
+
+FLAGS = flags.FLAGS
+flags.DEFINE_integer("repeats", 60, "How often each side runs; the minimum counts.")
+flags.DEFINE_integer("steps", 30, "Steps of one run.")
+flags.DEFINE_integer("batch", 128, "Batch size.")
+flags.DEFINE_bool("jit", False, "Compile with XLA.")
+flags.DEFINE_string("output", "benchmarks/results", "Folder of the JSON file.")
+
+CUTS = {"mlp": ["dense_b", "dense_d"], "convnet": ["pool_a", "pool_b"]}
+SHAPES = {"mlp": (784,), "convnet": (28, 28, 1)}
+
+
+def stock(kind: str) -> keras.Model:
+    """A stock model: a 5-layer MLP or a small convolutional network."""
+    keras.utils.set_random_seed(0)
+    layers = [keras.Input(SHAPES[kind])]
+    if kind == "mlp":
+        for name in "abcd":
+            layers.append(keras.layers.Dense(512, activation="relu", name=f"dense_{name}"))
+    else:
+        for name, filters in (("a", 16), ("b", 32), ("c", 32)):
+            layers.append(
+                keras.layers.Conv2D(
+                    filters, 3, padding="same", activation="relu", name=f"conv_{name}"
+                )
+            )
+            layers.append(keras.layers.MaxPooling2D(name=f"pool_{name}"))
+        layers.append(keras.layers.Flatten())
+    layers.append(keras.layers.Dense(10, activation="softmax", name="digit"))
+    return keras.Sequential(layers)
+
+
+def compiled(model: keras.Model, mode: str | None = None) -> keras.Model:
+    """The model compiled for the benchmark, in a training mode."""
+    if mode is not None:
+        model.training_mode = mode
+    model.compile(
+        keras.optimizers.Adam(1e-3),
+        "sparse_categorical_crossentropy",
+        metrics=["accuracy"],
+        jit_compile=FLAGS.jit,
+    )
+    return model
+
+
+def data(kind: str) -> tf.data.Dataset:
+    """Batches that wait in memory."""
+    rng = np.random.default_rng(0)
+    count = FLAGS.steps * FLAGS.batch
+    x = rng.normal(size=(count, *SHAPES[kind])).astype("float32")
+    y = rng.integers(0, 10, size=count)
+    batches = tf.data.Dataset.from_tensor_slices((x, y))
+    return batches.batch(FLAGS.batch, drop_remainder=True).cache().prefetch(2)
+
+
+def ratio(first, second) -> dict:
+    """Minimum times of two runs that alternate, after one warm-up each."""
+    first(), second()
+    times: tuple[list[float], list[float]] = ([], [])
+    for repeat in range(FLAGS.repeats):
+        order = ((0, first), (1, second))
+        for side, run in order if repeat % 2 else order[::-1]:
+            begin = time.perf_counter()
+            run()
+            times[side].append(time.perf_counter() - begin)
+    ours, theirs = (min(t) / FLAGS.steps * 1e3 for t in times)
+    return {"ms": ours, "baseline_ms": theirs, "ratio": ours / theirs}
+
+
+def measure(kind: str, folder: str) -> list[dict]:
+    """All comparisons on one model."""
+    batches = data(kind)
+
+    def fit(model, *callbacks):
+        return lambda: model.fit(batches, verbose=0, callbacks=list(callbacks))
+
+    def modular(mode):
+        return compiled(e2e.modularize(stock(kind), CUTS[kind]), mode)
+
+    plain, ours = compiled(stock(kind)), modular("end_to_end")
+    rows = [
+        {
+            "what": "end_to_end against stock Keras",
+            "goal": 1.02,
+            **ratio(fit(ours), fit(plain)),
+        }
+    ]
+    board = e2e.callbacks.ModuleTensorBoard(os.path.join(folder, kind), every=10)
+    watched, unwatched = modular("end_to_end"), modular("end_to_end")
+    rows.append(
+        {
+            "what": "ModuleTensorBoard every 10 steps against none",
+            "goal": 1.03,
+            **ratio(fit(watched, board), fit(unwatched)),
+        }
+    )
+    rows.append(
+        {
+            "what": "local against deep supervision (same heads)",
+            "goal": 1.00,
+            **ratio(fit(modular("local")), fit(modular("deep_supervision"))),
+        }
+    )
+    return [{"model": kind, **row} for row in rows]
+
+
+def switching(kind: str) -> dict:
+    """Cost of the first switch to a mode and of all later ones."""
+    model = compiled(e2e.modularize(stock(kind), CUTS[kind]), "end_to_end")
+    one = data(kind).take(1)
+    seconds = []
+    for mode in ("end_to_end", *("local", "end_to_end") * 5):
+        model.training_mode = mode
+        begin = time.perf_counter()
+        model.fit(one, verbose=0)
+        seconds.append(time.perf_counter() - begin)
+    later = min(seconds[3:])
+    traces = sum(model.trace_counts.values())
+    return {
+        "model": kind,
+        "first_switch_s": seconds[1],
+        "later_switch_s": later,
+        "switches": len(seconds) - 1,
+        "traces": traces,
+        "traces_after_the_first_switch": traces - 2,
+    }
+
+
+def main(argv):
+    """Runs all comparisons, prints them and writes JSON."""
+    del argv
+    with tempfile.TemporaryDirectory() as folder:
+        rows = [row for kind in CUTS for row in measure(kind, folder)]
+    switches = [switching(kind) for kind in CUTS]
+    table = Table(title=f"ms per step, minimum of {FLAGS.repeats} alternating runs")
+    for column in ("model", "what", "ms", "baseline ms", "ratio", "goal"):
+        table.add_column(column, justify="right" if "m" in column[:2] else "left")
+    for row in rows:
+        table.add_row(
+            row["model"],
+            row["what"],
+            f"{row['ms']:.3f}",
+            f"{row['baseline_ms']:.3f}",
+            f"{row['ratio']:.3f}",
+            f"<= {row['goal']:.2f}",
+        )
+    console = Console(width=110)
+    console.print(table)
+    for row in switches:
+        console.print(
+            f"{row['model']}: first switch {row['first_switch_s']:.2f} s, later ones "
+            f"{row['later_switch_s']:.3f} s (one step of fit included); traces after "
+            f"the first switch: {row['traces_after_the_first_switch']} in "
+            f"{row['switches'] - 1} switches"
+        )
+    out = pathlib.Path(FLAGS.output)
+    out.mkdir(parents=True, exist_ok=True)
+    result = {"jit": FLAGS.jit, "comparisons": rows, "switching": switches}
+    name = "overhead_xla.json" if FLAGS.jit else "overhead.json"
+    (out / name).write_text(json.dumps(result, indent=2))
+
+
+if __name__ == "__main__":
+    app.run(main)

@@ -1,0 +1,28 @@
+"""keras_e2e: end-to-end, local and step-by-step training of modular Keras models."""
+
+from keras_e2e import callbacks, diagnostics, objectives
+from keras_e2e.boundary import ModuleBoundary
+from keras_e2e.model import ModularModel
+from keras_e2e.modes import TrainingMode
+from keras_e2e.modularize import modularize, strip
+from keras_e2e.wrapper import ModularWrapper
+
+__all__ = [
+    "ModularModel",
+    "ModularWrapper",
+    "ModuleBoundary",
+    "TrainingMode",
+    "callbacks",
+    "diagnostics",
+    "modularize",
+    "objectives",
+    "strip",
+]
+
+
+def __getattr__(name: str) -> str:
+    if name == "__version__":
+        from importlib.metadata import version
+
+        return version("keras-e2e")
+    raise AttributeError(f"module 'keras_e2e' has no attribute {name!r}")

@@ -1,0 +1,126 @@
+"""The only file that touches a private Keras name.
+
+Each function says which private name it stands for and why no public one
+serves. When Keras changes, this is the file to mend.
+"""
+
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+import keras
+from keras.src.trainers.compile_utils import CompileLoss
+
+
+class GraphCall(NamedTuple):
+    """One call of a layer or operation in a Functional graph."""
+
+    operation: Any
+    inputs: list
+    outputs: list
+    node: Any = None
+
+    def repeat(self, values: list) -> Any:
+        """Calls the operation as in the graph, on other values (`Node.arguments`)."""
+        given = {id(t): v for t, v in zip(self.inputs, values, strict=True)}
+        args, kwargs = self.node.arguments.fill_in(given)
+        return self.operation(*args, **kwargs)
+
+
+def graph_calls(model: keras.Model) -> list[GraphCall]:
+    """The calls of a Functional model's graph, inputs first.
+
+    Stands for `Function._nodes_by_depth`: Keras has no public view of a graph
+    at the level of calls (a layer may be called more than once).
+    """
+    functional = as_functional(model)
+    nodes = functional._nodes_by_depth
+    return [
+        GraphCall(node.operation, list(node.input_tensors), list(node.outputs), node)
+        for depth in sorted(nodes, reverse=True)
+        for node in nodes[depth]
+    ]
+
+
+def is_functional(model: Any) -> bool:
+    """Whether `model` holds a graph: a Functional or a built Sequential model.
+
+    Stands for the class `Functional`, which Keras does not export.
+    """
+    if isinstance(model, keras.Sequential):
+        return model._functional is not None
+    return isinstance(model, keras.Model) and hasattr(model, "_nodes_by_depth")
+
+
+def as_functional(model: keras.Model) -> keras.Model:
+    """The graph inside a Sequential model; a Functional model as it is."""
+    return model._functional if isinstance(model, keras.Sequential) else model
+
+
+def run_graph(model: keras.Model, inputs: Any, call: Callable) -> Any:
+    """Runs a Functional graph, making each call by `call(layer, *args, **kwargs)`.
+
+    Stands for `Function._run_through_graph`. `keras.models.clone_model` with a
+    `call_function` is the public road to it, but builds a model of its own at
+    the end, which severs the graph when a nested model is to be inlined.
+    """
+    functional = as_functional(model)
+    return functional._run_through_graph(inputs, call_fn=call)
+
+
+def producing_call(tensor: keras.KerasTensor) -> GraphCall:
+    """The call that made a symbolic tensor (`KerasTensor._keras_history`)."""
+    operation, node_index, _ = tensor._keras_history
+    node = operation._inbound_nodes[node_index]
+    return GraphCall(operation, list(node.input_tensors), list(node.outputs), node)
+
+
+def sublayers(layer: keras.layers.Layer) -> Iterator[keras.layers.Layer]:
+    """The direct sublayers of any layer (`Layer._layers`)."""
+    return iter(layer._layers)
+
+
+def all_layers(layer: keras.layers.Layer) -> list[keras.layers.Layer]:
+    """Every layer below `layer`, itself left out (`Layer._flatten_layers`)."""
+    return layer._flatten_layers(include_self=False, recursive=True)
+
+
+def own_variables(layer: keras.layers.Layer) -> list[keras.Variable]:
+    """The weights that `layer` holds itself, not through a sublayer."""
+    return [*layer._trainable_variables, *layer._non_trainable_variables]
+
+
+def loss_tracker(model: keras.Model) -> keras.metrics.Metric:
+    """The metric behind the reported `loss` (`Trainer._loss_tracker`)."""
+    return model._loss_tracker
+
+
+def resolve_loss(loss: Any) -> Callable:
+    """What `compile(loss=...)` makes of one loss: strings, functions, objects.
+
+    Stands for `CompileLoss`, which also reads `"crossentropy"` off the shapes
+    as Keras does. For one output it tracks no metric, so it leaves logs alone.
+    """
+    return CompileLoss(loss)
+
+
+def loss_weights(model: keras.Model) -> Any:
+    """The `loss_weights` given to `compile` (kept by the private `CompileLoss`)."""
+    compiled = model._compile_loss
+    return None if compiled is None else compiled._user_loss_weights
+
+
+def logits_of(tensor: Any) -> Any:
+    """The tensor from which Keras computes a cross-entropy on `tensor`.
+
+    On TensorFlow Keras notes the raw values on what a softmax or sigmoid puts out
+    (`_keras_logits`) and takes the loss from there, so that no gradient reaches the
+    probabilities. Any other tensor is returned as it is.
+    """
+    return getattr(tensor, "_keras_logits", tensor)
+
+
+def has_stock_call(model: keras.Model) -> bool:
+    """Whether a Functional or Sequential model runs its graph and nothing else."""
+    inputs = keras.Input((1,))
+    functional = type(keras.Model(inputs, inputs))
+    return type(model).call in (functional.call, keras.Sequential.call)

@@ -1,0 +1,6 @@
+"""Callbacks: what happens around `model.fit`."""
+
+from keras_e2e.callbacks.mode_schedule import ModeSchedule
+from keras_e2e.callbacks.module_tensorboard import ModuleTensorBoard
+
+__all__ = ["ModeSchedule", "ModuleTensorBoard"]

@@ -1,0 +1,77 @@
+"""The keras-e2e command.
+
+    keras-e2e demo [flags]
+
+trains the k-tuple parity task end to end, under deep supervision, locally, and locally
+then end to end, by plain model.fit; prints test accuracies and verdicts; writes
+TensorBoard logs, a figure and the numbers below --output_dir.
+"""
+
+import sys
+
+from absl import app, flags
+
+FLAGS = flags.FLAGS
+
+flags.DEFINE_enum("data", "digits", ["digits", "fashion_mnist"], "Images to use.")
+flags.DEFINE_list("k", ["1", "2", "3", "4"], "Sizes of the tuples.")
+flags.DEFINE_integer("epochs", 6, "Epochs of each run.", lower_bound=1)
+flags.DEFINE_integer("tuples", 30000, "Training tuples.", lower_bound=128)
+flags.DEFINE_integer("batch_size", 128, "Tuples in a batch.", lower_bound=1)
+flags.DEFINE_float("learning_rate", 1e-3, "Learning rate of Adam.", lower_bound=0.0)
+flags.DEFINE_integer("every", 50, "Steps between diagnostics.", lower_bound=1)
+flags.DEFINE_integer("seed", 3, "Seed of the split, the weights and the batches.")
+flags.DEFINE_bool("jit", False, "Compile the steps with XLA.")
+flags.DEFINE_string("output_dir", "demo_output", "Where logs and figure go.")
+
+HELP = {"-h", "--help", "-help", "--helpfull", "--helpshort"}
+
+
+def _main(argv: list[str]) -> int:
+    if argv[1:] != ["demo"]:
+        found = " ".join(argv[1:]) or "nothing"
+        print(f"Expected the command 'demo', found {found!r}.\n", file=sys.stderr)
+        print(_help(), file=sys.stderr)
+        return 2
+    try:
+        sizes = [int(k) for k in FLAGS.k]
+    except ValueError:
+        print(
+            f"--k={','.join(FLAGS.k)}: expected numbers, as in --k=1,4.",
+            file=sys.stderr,
+        )
+        return 2
+    # TensorFlow takes seconds to import: only now, so that --help does not wait.
+    from keras_e2e import demo
+
+    demo.run(
+        demo.Settings(
+            data=FLAGS.data,
+            sizes=tuple(sizes),
+            epochs=FLAGS.epochs,
+            tuples=FLAGS.tuples,
+            batch_size=FLAGS.batch_size,
+            learning_rate=FLAGS.learning_rate,
+            every=FLAGS.every,
+            seed=FLAGS.seed,
+            jit=FLAGS.jit,
+            output_dir=FLAGS.output_dir,
+        )
+    )
+    return 0
+
+
+def _help() -> str:
+    return f"{__doc__.strip()}\n\nFlags:\n{FLAGS.module_help('keras_e2e.cli')}"
+
+
+def main() -> None:
+    """Entry point of the `keras-e2e` command."""
+    if HELP & set(sys.argv[1:]):
+        print(_help())
+        return
+    app.run(_main)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,61 @@
+"""Quantities read from the signals at boundaries, and the losses."""
+
+from typing import Any
+
+from keras import ops
+
+from keras_e2e.diagnostics.quantity import ModuleView, Quantity, sum_of_squares
+
+
+class SignalGain(Quantity):
+    """How much signal passes back through a module.
+
+    The norm of the gradient with respect to the module's input over that with respect
+    to its output, `norm(delta_{m-1}) / norm(delta_m)`. Where the boundary before it
+    stops the gradient, this is what the module would have sent back.
+    """
+
+    name = "signal_gain"
+    formula = "norm(delta_{m-1}) / norm(delta_m)"
+    reading = "O(1); its product over depth says where the signal dies"
+    healthy = (0.1, 10.0)
+
+    def compute(self, module: ModuleView, state: list) -> tuple[Any, list]:
+        if module.signal is None or module.input_signal is None:
+            return None, state
+        sent = module.total(sum_of_squares([module.input_signal]))
+        received = module.total(sum_of_squares([module.signal]))
+        return ops.sqrt(sent / received), state
+
+
+class SignalCoherence(Quantity):
+    """Agreement of the examples on what a module should do.
+
+    `norm(mean_b delta_b)^2 / mean_b norm(delta_b)^2` for the signal at the module's
+    output: 1/B when the examples are incoherent, 1 when unanimous. Read changes only.
+    """
+
+    name = "signal_coherence"
+    formula = "norm(mean_b delta_b)^2 / mean_b norm(delta_b)^2"
+    reading = "1/B incoherent, 1 unanimous; read changes only"
+
+    def compute(self, module: ModuleView, state: list) -> tuple[Any, list]:
+        if module.signal is None:
+            return None, state
+        batch = module.total(ops.cast(ops.shape(module.signal)[0], "float32"))
+        mean = module.total(ops.sum(module.signal, axis=0)) / batch
+        square = module.total(sum_of_squares([module.signal])) / batch
+        return sum_of_squares([mean]) / square, state
+
+
+class ModuleLoss(Quantity):
+    """The loss that trains a module: its local loss, or the task loss for the last."""
+
+    name = "loss"
+    formula = "local loss of the module; task loss of the last"
+    reading = "falls"
+
+    def compute(self, module: ModuleView, state: list) -> tuple[Any, list]:
+        if module.loss is None:
+            return None, state
+        return module.total(ops.cast(module.loss, "float32")), state

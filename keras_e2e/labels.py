@@ -1,0 +1,78 @@
+"""Sorting `y` and `sample_weight`: the model's own and the boundaries'."""
+
+from collections.abc import Collection, Sequence
+from typing import Any
+
+from keras import tree
+
+
+def output_keys(structure: Any, output_names: Sequence[str] | None) -> list[str]:
+    """A key for each output, in the order of `tree.flatten(structure)`.
+
+    A dict of outputs goes by its keys, anything else by the output names.
+    """
+    paths = [path for path, _ in tree.flatten_with_path(structure)]
+    if isinstance(structure, dict):
+        return [str(path[-1]) for path in paths]
+    if output_names and len(output_names) == len(paths):
+        return list(output_names)
+    return ["outputs"] if len(paths) == 1 else [f"output_{i}" for i in range(len(paths))]
+
+
+def split(
+    value: Any,
+    boundaries: Collection[str],
+    keys: Sequence[str],
+    aliases: Collection[str] = (),
+    *,
+    single: bool = False,
+    what: str = "y",
+) -> tuple[Any, dict[str, Any]]:
+    """Takes the boundaries' part out of `y` or `sample_weight`.
+
+    Args:
+        value: what was given to `fit`.
+        boundaries: names of the boundaries.
+        keys: keys of the model's outputs.
+        aliases: further names that an output may go by.
+        single: whether the model puts out one bare tensor, whose part is then given
+            bare too.
+        what: the argument's name, for errors.
+
+    Returns:
+        The model's own part, shaped as stock Keras expects it (None when nothing of
+        it is left), and a dict from boundary name to its part.
+
+    Raises:
+        ValueError: a name that is neither an output's nor a boundary's.
+    """
+    if not isinstance(value, dict):
+        return value, {}
+    own = {k: v for k, v in value.items() if k in keys or k in aliases}
+    rest = {k: v for k, v in value.items() if k not in own}
+    unknown = [k for k in rest if k not in boundaries]
+    if unknown:
+        raise ValueError(
+            f"{what} has the key {unknown[0]!r}, which names neither an output of the "
+            f"model {sorted({*keys, *aliases})} nor a boundary {sorted(boundaries)}. "
+            "Labels of a boundary go under the boundary's name."
+        )
+    if not own:
+        return None, rest
+    return (next(iter(own.values())) if single else own), rest
+
+
+def align(value: Any, keys: Sequence[str], aliases: Sequence[str] = ()) -> list:
+    """The model's own part as a flat list, one entry for each output.
+
+    A single tensor for several outputs (sample weights) goes to each of them.
+    """
+    if value is None:
+        return [None] * len(keys)
+    if isinstance(value, dict):
+        names = list(aliases) if len(aliases) == len(keys) else list(keys)
+        return [
+            value.get(key, value.get(name)) for key, name in zip(keys, names, strict=True)
+        ]
+    flat = tree.flatten(value)
+    return flat * len(keys) if len(flat) == 1 else flat

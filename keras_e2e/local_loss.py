@@ -1,0 +1,124 @@
+"""The loss of one module, from what its boundary noted."""
+
+from typing import Any
+
+from keras import tree
+
+from keras_e2e import _compat, labels
+from keras_e2e.boundary import Collector
+from keras_e2e.objectives.base import Batch, Output
+from keras_e2e.partition import Module
+
+
+def outputs_of(
+    model: Any, keys: list[str], y: Any, sample_weight: Any
+) -> tuple[Output, ...]:
+    """The outputs with their targets and compiled losses, for the objectives."""
+    aliases = getattr(model, "output_names", None) or ()
+    losses, factors = model.loss, _compat.loss_weights(model)
+    if len(keys) == 1:
+        losses, factors = _only(losses), _only(factors)
+    targets = labels.align(y, keys, aliases)
+    weights = labels.align(sample_weight, keys, aliases)
+    losses = labels.align(losses, keys, aliases)
+    factors = labels.align(factors, keys, aliases)
+    return tuple(
+        Output(key, target, weight, _weighted(loss, factor), loss)
+        for key, target, weight, loss, factor in zip(
+            keys, targets, weights, losses, factors, strict=True
+        )
+    )
+
+
+def refuse_missing(module: Module, y: Any, given: Any) -> None:
+    """Raises ValueError where the labels or targets of an objective are not there."""
+    objective = module.objective
+    assert objective is not None, "a module without an objective has no local loss"
+    if objective.needs == "labels" and given is None:
+        raise ValueError(
+            f"Boundary {module.name!r}: its objective {objective.name!r} needs "
+            f"labels, in y under the key {module.name!r}, and there are none. "
+            f"Give y={{..., {module.name!r}: "
+            "labels}, or use a mode in which this objective does not count."
+        )
+    if objective.needs == "target" and y is None:
+        raise ValueError(
+            f"Boundary {module.name!r}: its objective {objective.name!r} needs the "
+            "model's targets, and no y was given. Give y, or use an objective "
+            "without labels such as Reconstruction()."
+        )
+
+
+def local_loss(
+    module: Module,
+    collector: Collector,
+    x: Any,
+    flat_inputs: list,
+    outputs: tuple[Output, ...],
+    given: Any,
+    sample_weight: Any,
+) -> Any:
+    """The loss of one module's objective, averaged over the crossings of its boundary.
+
+    Args:
+        module: the module.
+        collector: the crossings of this step.
+        x: the model's inputs.
+        flat_inputs: the same as a flat list, in the order of the model's.
+        outputs: the model's outputs, from `outputs_of`.
+        given: the labels given under the boundary's name, or None.
+        sample_weight: weights of the examples for this objective, or None.
+
+    Raises:
+        ValueError: the boundary was not crossed, or more than once with labels.
+    """
+    objective = module.objective
+    assert objective is not None, "a module without an objective has no local loss"
+    crossings = [c for c in collector.crossings if c.boundary is module.boundary]
+    if not crossings:
+        raise ValueError(
+            f"Boundary {module.name!r} was not crossed in this step, so its local "
+            "loss cannot be computed. A boundary must be crossed in each call."
+        )
+    if len(crossings) > 1 and objective.needs == "labels":
+        raise ValueError(
+            f"Boundary {module.name!r} is crossed {len(crossings)} times in a step; "
+            "labels under its name cannot tell the crossings apart. Apply the "
+            "module once, to the stacked inputs."
+        )
+    entered = [
+        c.output for c in collector.crossings if c.boundary.module in module.inputs
+    ] or [flat_inputs[i] for i in module.model_inputs]
+    batch = Batch(
+        x=x,
+        outputs=outputs,
+        labels=given,
+        sample_weight=sample_weight,
+        module_input=entered[0] if len(entered) == 1 else entered,
+    )
+    total = 0.0
+    for crossing in crossings:
+        try:
+            total = total + objective.compute_loss(crossing.activation, batch)
+        except ValueError as error:
+            raise ValueError(f"Boundary {module.name!r}: {error}") from error
+    return total / len(crossings) if len(crossings) > 1 else total
+
+
+def _only(value: Any) -> Any:
+    """The one entry of a container with one entry; anything else as it is."""
+    flat = tree.flatten(value)
+    return flat[0] if isinstance(value, (dict, list, tuple)) and len(flat) == 1 else value
+
+
+def _weighted(loss: Any, factor: Any):
+    """The compiled loss of one output, times its weight; None for no loss."""
+    if loss is None:
+        return None
+    resolved = _compat.resolve_loss(loss)
+
+    def compiled(y_true, y_pred, sample_weight=None):
+        value = resolved(y_true, y_pred, sample_weight)
+        return value if factor is None else value * factor
+
+    return compiled

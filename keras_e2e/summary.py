@@ -1,0 +1,56 @@
+"""The table behind `model.module_summary()`."""
+
+import io
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+
+def print_modules(model: Any, print_fn: Any = None) -> None:
+    """Prints one line for each module of a modular model.
+
+    Args:
+        model: the modular model.
+        print_fn: called with the table as one string; None prints to the terminal.
+    """
+    table = Table(title=f"Modules of {model.name!r}", title_justify="left")
+    table.add_column("#")
+    table.add_column("module", no_wrap=True)
+    table.add_column("layers", overflow="fold")
+    table.add_column("objective", no_wrap=True)
+    table.add_column("parameters", justify="right", no_wrap=True)
+    table.add_column("head", justify="right", no_wrap=True)
+    for number, module in enumerate(model.modules, start=1):
+        layers = [layer.name for layer in module.layers]
+        shown = ", ".join(layers)
+        if len(layers) > 3:
+            shown = f"{layers[0]} and {len(layers) - 1} more"
+        head = sum(_count(v) for v in module.head_variables)
+        if module.boundary is None:
+            objective = "task loss"
+        elif module.objective is None:
+            objective = "none"
+        else:
+            objective = type(module.objective).__name__
+        table.add_row(
+            str(number),
+            module.name,
+            shown,
+            objective,
+            f"{module.parameters:,}",
+            f"{head:,}" if head else "-",
+        )
+    if print_fn is None:
+        Console().print(table)
+        return
+    text = io.StringIO()
+    Console(file=text, width=100).print(table)
+    print_fn(text.getvalue().rstrip())
+
+
+def _count(variable: Any) -> int:
+    count = 1
+    for axis in variable.shape:
+        count *= axis
+    return count

@@ -1,0 +1,336 @@
+"""ModuleTensorBoard writes what the steps computed, and disturbs nothing."""
+
+import os
+from collections import defaultdict
+
+import keras
+import numpy as np
+import pytest
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard.plugins.custom_scalar import layout_pb2
+from tensorboard.util import tensor_util
+
+import keras_e2e as e2e
+from keras_e2e import diagnostics
+from keras_e2e.callbacks import ModeSchedule, ModuleTensorBoard
+from keras_e2e.modes import NAMES
+from keras_e2e.tensorboard.layout import layout
+
+MODULES = ["first", "second", "out"]
+EXAMPLES = np.random.RandomState(0).randn(24, 4).astype("float32")
+LABELS = np.random.RandomState(1).randint(0, 3, 24)
+
+
+def model_of_three(**options):
+    keras.utils.set_random_seed(1)
+    base = keras.Sequential(
+        [
+            keras.Input((4,)),
+            keras.layers.Dense(5, activation="tanh", name="first"),
+            keras.layers.Dense(5, activation="tanh", name="second"),
+            keras.layers.Dense(3, activation="softmax", name="out"),
+        ]
+    )
+    model = e2e.modularize(base, ["first", "second"])
+    loss = "sparse_categorical_crossentropy"
+    model.compile("adam", loss, metrics=["accuracy"], **options)
+    return model
+
+
+def fit(model, callbacks, steps=12, **options):
+    """Trains for one epoch of `steps` steps."""
+    x, y = EXAMPLES[: 2 * steps], LABELS[: 2 * steps]
+    options = {"batch_size": 2, "verbose": 0, "shuffle": False, **options}
+    return model.fit(x, y, callbacks=callbacks, **options)
+
+
+class Written:
+    """What TensorBoard reads from a folder."""
+
+    def __init__(self, folder):
+        self.reader = EventAccumulator(os.fspath(folder), {"tensors": 0})
+        self.reader.Reload()
+        found = self.reader.Tags()["tensors"]
+        tags = [t for t in found if t.startswith("e2e_")]
+        self.others = [t for t in found if not t.startswith("e2e_")]
+        self.values, self.steps = {}, {}
+        for tag in tags:
+            events = self.reader.Tensors(tag)
+            # Files of two fits in one second need not be read in order.
+            events = sorted(events, key=lambda event: event.step)
+            values = [tensor_util.make_ndarray(e.tensor_proto).item() for e in events]
+            self.values[tag] = values
+            self.steps[tag] = [event.step for event in events]
+
+    def plugin(self, tag):
+        return self.reader.SummaryMetadata(tag).plugin_data.plugin_name
+
+    def description(self, tag):
+        return self.reader.SummaryMetadata(tag).summary_description
+
+    def layout(self):
+        (tag,) = self.others
+        events = self.reader.Tensors(tag)
+        assert len(events) == 1
+        value = tensor_util.make_ndarray(events[0].tensor_proto).item()
+        return layout_pb2.Layout.FromString(value)
+
+
+def test_writes_each_reading_under_its_tag_and_step(tmp_path):
+    model = model_of_three()
+    board = ModuleTensorBoard(tmp_path, every=5)
+    fit(model, [board])
+    assert os.listdir(tmp_path) == ["modules"]
+    written = Written(tmp_path / "modules")
+    absent = {"loss": [0, 1], "signal_gain": [0], "dormant_fraction": [2]}
+    expected = {
+        f"e2e_{q.name}/{i + 1:02d}_{module}": (q, module)
+        for q in diagnostics.default_quantities()
+        for i, module in enumerate(MODULES)
+        if i not in absent.get(q.name, [])
+    }
+    banded = {q.name for q in diagnostics.default_quantities() if q.healthy}
+    bands = {f"e2e_healthy/{name}_{end}" for name in banded for end in ("low", "high")}
+    totals = {"e2e_summary/mode", "e2e_summary/signal_gain_product", "e2e_mode"}
+    assert set(written.values) == set(expected) | bands | totals
+    assert board.steps == [1, 6, 11]
+    assert [str(m) for m in board.modes] == ["end_to_end"] * 3
+    for tag, (quantity, module) in expected.items():
+        assert written.steps[tag] == board.steps
+        kept = board.history[quantity.name][module]
+        np.testing.assert_array_equal(written.values[tag], kept)
+        assert written.plugin(tag) == "scalars"
+        assert quantity.formula in written.description(tag)
+        assert ("heuristic" in written.description(tag)) == bool(quantity.healthy)
+    assert len({v for v in written.values["e2e_grad_rms/01_first"] if v > 0}) == 3
+    assert written.values["e2e_healthy/update_ratio_low"] == pytest.approx([1e-4] * 3)
+    assert written.values["e2e_healthy/update_ratio_high"] == pytest.approx([1e-2] * 3)
+    gains = [board.history["signal_gain"][m] for m in ("second", "out")]
+    product = written.values["e2e_summary/signal_gain_product"]
+    np.testing.assert_allclose(product, np.prod(gains, axis=0), rtol=1e-6)
+    assert written.layout() == layout(MODULES, board.quantities)
+
+
+@pytest.mark.parametrize(
+    ("every", "per_execution", "before", "steps", "expected"),
+    [
+        (4, 1, 0, 12, [1, 5, 9]),
+        (100, 1, 0, 3, [1]),
+        (5, 1, 7, 12, [11, 16]),  # resumed: 10 and 15 are the multiples
+        (3, 2, 0, 10, [2, 4, 8, 10]),  # 0, 3, 6 and 9 fall in these executions
+        (5, 2, 3, 6, [7]),  # resumed: 3-4, 5-6, 7-8
+        (7, 4, 0, 6, [4]),  # the last execution makes two steps and ends before 7
+        (1, 3, 0, 6, [3, 6]),
+    ],
+)
+def test_readings_fall_on_the_multiples_of_every(
+    tmp_path, every, per_execution, before, steps, expected
+):
+    model = model_of_three(steps_per_execution=per_execution)
+    model.optimizer.iterations.assign(before)
+    board = ModuleTensorBoard(tmp_path, every, [diagnostics.GradRMS()])
+    fit(model, [board], steps)
+    assert board.steps == expected
+    assert Written(tmp_path / "modules").steps["e2e_grad_rms/02_second"] == expected
+
+
+def test_epochs_do_not_shift_the_readings(tmp_path):
+    model = model_of_three()
+    board = ModuleTensorBoard(tmp_path, 3, [diagnostics.GradRMS()])
+    fit(model, [board], steps=4, epochs=3)
+    assert board.steps == [1, 4, 7, 10]
+
+
+def test_a_second_fit_goes_on_where_the_first_ended(tmp_path):
+    model = model_of_three()
+    board = ModuleTensorBoard(tmp_path, 3, [diagnostics.GradRMS()])
+    fit(model, [board], steps=4)
+    traces = model.trace_counts
+    fit(model, [board], steps=4)
+    assert board.steps == [7]  # starts anew
+    assert len(board.history["grad_rms"]["first"]) == 1
+    written = Written(tmp_path / "modules")
+    assert written.steps["e2e_grad_rms/01_first"] == [1, 4, 7]
+    assert written.steps["e2e_mode"] == [0, 4]
+    assert model.trace_counts == traces
+
+
+class Broken(diagnostics.Quantity):
+    name, formula, healthy = "broken", "0/0 in the first module, else 1/0", (0.0, 1.0)
+
+    def compute(self, module, state):
+        return float("nan" if module.name == "first" else "inf"), state
+
+
+def test_nan_and_infinity_are_written_as_such(tmp_path):
+    model = model_of_three()
+    board = ModuleTensorBoard(tmp_path, 3, [Broken()])
+    fit(model, [board], steps=6)
+    assert int(model.optimizer.iterations) == 6
+    written = Written(tmp_path / "modules")
+    assert np.isnan(written.values["e2e_broken/01_first"]).all()
+    assert written.steps["e2e_broken/01_first"] == [1, 4]
+    assert written.values["e2e_broken/03_out"] == [np.inf, np.inf]
+
+
+class Huge(diagnostics.Quantity):
+    name, formula = "signal_gain", "a gain whose product over modules overflows"
+
+    def compute(self, module, state):
+        return 1e30, state
+
+
+@pytest.mark.filterwarnings("error")
+def test_an_overflowing_product_is_written_as_infinity(tmp_path):
+    fit(model_of_three(), [ModuleTensorBoard(tmp_path, 3, [Huge()])], steps=1)
+    written = Written(tmp_path / "modules")
+    assert written.values["e2e_summary/signal_gain_product"] == [np.inf]
+
+
+@pytest.mark.parametrize("mode", ["end_to_end", "local"])
+def test_weights_and_logs_are_those_without_it(tmp_path, mode):
+    def train(*callbacks):
+        model = model_of_three()
+        model.training_mode = mode
+        options = {"epochs": 2, "validation_data": (EXAMPLES, LABELS), "shuffle": True}
+        history = fit(model, list(callbacks), **options).history
+        return history, [v.numpy() for v in model.weights + model.optimizer.variables]
+
+    history, weights = train()
+    observed, observed_weights = train(ModuleTensorBoard(tmp_path, every=2))
+    assert observed == history
+    for one, other in zip(weights, observed_weights, strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+def test_switches_are_marked_by_text_and_by_a_step_function(tmp_path):
+    model = model_of_three()
+    board = ModuleTensorBoard(tmp_path, 4, [diagnostics.ModuleLoss()])
+    switches = {0: "local", 2: "end_to_end", 3: "end_to_end", 5: "local"}
+    fit(model, [ModeSchedule(switches, unit="step"), board], steps=10)
+    written = Written(tmp_path / "modules")
+    assert written.steps["e2e_mode"] == [0, 2, 5]
+    assert written.plugin("e2e_mode") == "text"
+    texts = [t.decode() for t in written.values["e2e_mode"]]
+    assert texts == [
+        "Training mode **local** from step 0 on.",
+        "Training mode **end_to_end** from step 2 on.",
+        "Training mode **local** from step 5 on.",
+    ]
+    local, whole = NAMES.index("local"), NAMES.index("end_to_end")
+    points = zip(
+        written.steps["e2e_summary/mode"],
+        written.values["e2e_summary/mode"],
+        strict=True,
+    )
+    assert list(points) == [
+        (0, local),
+        (1, local),  # a reading
+        (2, local),
+        (2, whole),
+        (5, whole),  # a reading, after the step in which a multiple of 4 fell
+        (5, whole),
+        (5, local),
+        (9, local),  # a reading
+    ]
+    assert "2 deep_supervision" in written.description("e2e_summary/mode")
+    assert [str(m) for m in board.modes] == ["local", "end_to_end", "local"]
+
+
+def test_readings_keep_in_step_where_a_quantity_does_not_apply(tmp_path):
+    """A module without a local loss in this mode: NaN in history, nothing on disk."""
+    board = ModuleTensorBoard(tmp_path, 2, [diagnostics.ModuleLoss()])
+    fit(model_of_three(), [board], steps=4)
+    assert np.isnan(board.history["loss"]["first"]).all()
+    assert {len(v) for v in board.history["loss"].values()} == {len(board.steps)}
+    assert "e2e_loss/01_first" not in Written(tmp_path / "modules").values
+
+
+def test_conditions_of_the_keras_callback_do_not_hold_here(tmp_path):
+    theirs = keras.callbacks.TensorBoard(tmp_path, update_freq=5, write_graph=False)
+    board = ModuleTensorBoard(tmp_path, 2, [diagnostics.GradRMS()])
+    fit(model_of_three(), [theirs, board], steps=6)
+    written = Written(tmp_path / "modules")
+    assert written.steps["e2e_grad_rms/01_first"] == [1, 3, 5]
+    assert written.steps["e2e_mode"] == [0]
+    assert not Written(tmp_path / "train").values
+
+
+def test_readings_can_be_read_at_the_end_of_each_epoch(tmp_path):
+    found = defaultdict(list)
+
+    class Look(keras.callbacks.Callback):
+        def on_epoch_end(self, epoch, logs=None):
+            steps = Written(tmp_path / "modules").steps
+            found[epoch] = steps["e2e_grad_rms/01_first"]
+
+    board = ModuleTensorBoard(tmp_path, 4, [diagnostics.GradRMS()])
+    fit(model_of_three(), [board, Look()], steps=4, epochs=2)
+    assert found == {0: [1], 1: [1, 5]}
+
+
+def test_a_subclassed_model_whose_modules_fit_finds(tmp_path):
+    class Code(keras.Model):
+        def __init__(self):
+            super().__init__()
+            self.first = keras.layers.Dense(5, activation="tanh", name="first")
+            self.out = keras.layers.Dense(3, activation="softmax", name="out")
+
+        def call(self, x):
+            return self.out(self.first(x))
+
+    model = e2e.modularize(Code(), ["first"])
+    model.compile("sgd", "sparse_categorical_crossentropy")
+    board = ModuleTensorBoard(tmp_path, 2, [diagnostics.GradRMS()])
+    fit(model, [board], steps=3)
+    assert board.steps == [1, 3]
+    assert "e2e_grad_rms/01_first" in Written(tmp_path / "modules").values
+
+
+def test_a_folder_that_cannot_be_written_is_refused_before_the_first_step(tmp_path):
+    file = tmp_path / "file"
+    file.write_text("not a folder")
+    model = model_of_three()
+    before = [v.numpy() for v in model.weights]
+    with pytest.raises(OSError, match="log_dir") as error:
+        fit(model, [ModuleTensorBoard(file / "logs")])
+    assert str(file / "logs") in str(error.value)
+    assert "[Op:" not in str(error.value) and "{{" not in str(error.value)
+    assert int(model.optimizer.iterations) == 0
+    for one, other in zip(before, model.weights, strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+def test_a_stock_model_is_refused(tmp_path):
+    model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(3)], name="stock")
+    model.compile("sgd", "mse")
+    with pytest.raises(TypeError, match=r"'stock' is a Sequential.*modularize"):
+        model.fit(EXAMPLES, EXAMPLES[:, :3], callbacks=[ModuleTensorBoard(tmp_path)])
+    assert not os.listdir(tmp_path)
+
+
+@pytest.mark.parametrize("every", [0, -1, 2.0, "10", True, None])
+def test_every_must_be_a_positive_whole_number(tmp_path, every):
+    with pytest.raises(ValueError, match="every="):
+        ModuleTensorBoard(tmp_path, every=every)
+
+
+def test_quantities_must_be_quantities_with_names_of_their_own(tmp_path):
+    with pytest.raises(TypeError, match="GradRMS"):
+        ModuleTensorBoard(tmp_path, quantities=[diagnostics.GradRMS])
+    with pytest.raises(ValueError, match="different names"):
+        ModuleTensorBoard(tmp_path, quantities=[Broken(), Broken()])
+    with pytest.raises(ValueError, match="one or more"):
+        ModuleTensorBoard(tmp_path, quantities=[])
+
+
+def test_a_second_one_with_other_quantities_is_refused(tmp_path):
+    """The steps write to one recorder: the first would read zeros."""
+    model = model_of_three()
+    boards = [
+        ModuleTensorBoard(tmp_path / name, quantities=[diagnostics.GradRMS()])
+        for name in ("one", "two")
+    ]
+    with pytest.raises(RuntimeError, match="one callback"):
+        fit(model, boards)
+    assert int(model.optimizer.iterations) == 0

@@ -1,0 +1,1 @@
+"""One file for each promise; every objective and every quantity goes through each."""

@@ -1,0 +1,240 @@
+"""The registry: every objective and every quantity that the promises are tested on.
+
+A new objective or quantity gets a line here; `test_registry.py` sees to it.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import keras
+import numpy as np
+import pytest
+from keras import ops
+
+import keras_e2e as e2e
+from keras_e2e.diagnostics import (
+    DormantFraction,
+    GradientSNR,
+    GradRMS,
+    ModuleLoss,
+    SignalCoherence,
+    SignalGain,
+    UpdateRatio,
+)
+from keras_e2e.objectives import LocalObjective, Prediction, Reconstruction, Target
+
+from . import models
+
+
+@keras.saving.register_keras_serializable("conformance")
+class InputNorm(LocalObjective):
+    """What a user might write: tell how large the module's input was."""
+
+    def __init__(self, power=2.0, **kwargs):
+        super().__init__(**kwargs)
+        self.power = power
+
+    def build_head(self, activation, model):
+        self.head = keras.layers.Dense(1, dtype="float32")
+        self.head.build((None, int(np.prod(activation.shape[1:]))))
+
+    def loss(self, activation, batch):
+        def rows(tensor):
+            tensor = ops.cast(tensor, "float32")
+            return ops.reshape(tensor, (ops.shape(tensor)[0], -1))
+
+        size = ops.mean(ops.abs(rows(batch.module_input)) ** self.power, axis=1)
+        told = self.head(rows(activation))[:, 0]
+        return ops.square(told - ops.stop_gradient(size))
+
+
+@keras.saving.register_keras_serializable("conformance")
+def squared_error(y_true, y_pred):
+    """A loss that a user wrote: a function, one value for each example."""
+    return ops.mean(ops.square(ops.cast(y_true, y_pred.dtype) - y_pred), axis=-1)
+
+
+@dataclass(frozen=True)
+class ObjectiveCase:
+    """One objective, on a model that it fits.
+
+    Attributes:
+        name: the test's id.
+        make: makes the objective.
+        model: the model's name in `models.BUILDERS`.
+        hidden: activation function of the hidden layers.
+        labels: makes the labels of a module from `(random, n, module)`.
+        batch_statistics: whether an example's loss depends on the rest of its batch.
+    """
+
+    name: str
+    make: Callable[[], LocalObjective]
+    model: str = "dense"
+    hidden: str = "tanh"
+    labels: Callable | None = None
+    batch_statistics: bool = False
+
+    def base(self, seed=1) -> keras.Model:
+        """The stock model."""
+        return models.build(self.model, seed, hidden=self.hidden)
+
+    def modular(self, mode: Any = "local", seed=1) -> keras.Model:
+        """The modular model, with an objective of its own at each boundary."""
+        objectives = {name: self.make() for name in models.CUTS}
+        return e2e.modularize(self.base(seed), objectives, training_mode=mode)
+
+    def compiled(self, mode: Any = "local", optimizer=None, seed=1, **kwargs):
+        """The modular model, compiled."""
+        model = self.modular(mode, seed)
+        optimizer = optimizer or keras.optimizers.SGD(0.1, momentum=0.9)
+        model.compile(optimizer, **models.losses(self.model), **kwargs)
+        return model
+
+    def data(self, n=22, seed=0) -> tuple[Any, Any]:
+        """`x` and `y`, the labels of the boundaries included."""
+        y = models.targets(self.model, n, seed)
+        if self.labels is not None:
+            random = np.random.RandomState(2000 + seed)
+            y = y if isinstance(y, dict) else {"out": y}
+            y = {**y, **{m: self.labels(random, n, m) for m in models.CUTS}}
+        return models.inputs(self.model, n, seed), y
+
+
+def _classes(count):
+    return lambda random, n, module: random.randint(0, count, n)
+
+
+def _some_classes(count):
+    return lambda random, n, module: random.randint(-2, count, n)
+
+
+def _map_of_classes(count):
+    sizes = {"first": 6, "second": 3}
+    return lambda random, n, module: random.randint(
+        -1, count, (n, sizes[module], sizes[module])
+    )
+
+
+def _some_numbers(count):
+    def labels(random, n, module):
+        numbers = random.randn(n, count).astype("float32")
+        numbers[random.rand(n) < 0.3] = np.nan
+        numbers[0, 0] = np.nan  # one number is missing: so is the label
+        return numbers
+
+    return labels
+
+
+OBJECTIVES = [
+    ObjectiveCase("prediction", Prediction),
+    ObjectiveCase("prediction-linear", lambda: Prediction("linear"), "conv"),
+    ObjectiveCase("prediction-gap_linear", lambda: Prediction("gap_linear"), "conv"),
+    ObjectiveCase("prediction-mlp", lambda: Prediction("mlp")),
+    ObjectiveCase(
+        "prediction-conv", lambda: Prediction("conv"), "conv", batch_statistics=True
+    ),
+    ObjectiveCase(
+        "prediction-one-output", lambda: Prediction(target="kind"), "two_outputs"
+    ),
+    ObjectiveCase("prediction-all-outputs", Prediction, "two_outputs"),
+    ObjectiveCase("prediction-mse", lambda: Prediction(loss="mse"), "regression"),
+    ObjectiveCase(
+        "prediction-own-function",
+        lambda: Prediction(loss=squared_error),
+        "regression",
+    ),
+    ObjectiveCase(
+        "prediction-on-logits",
+        lambda: Prediction(
+            loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+            activation="linear",
+        ),
+    ),
+    ObjectiveCase("target", Target, hidden="softmax", labels=_classes(5)),
+    ObjectiveCase("target-head", lambda: Target(head="mlp", units=4), labels=_classes(4)),
+    ObjectiveCase(
+        "target-head-conv",
+        lambda: Target(head="gap_linear", units=4),
+        "conv",
+        labels=_classes(4),
+    ),
+    ObjectiveCase("target-missing", Target, hidden="softmax", labels=_some_classes(5)),
+    ObjectiveCase(
+        "target-per-position",
+        lambda: Target(head="linear", units=4, per_position=True),
+        "conv",
+        labels=_map_of_classes(4),
+    ),
+    ObjectiveCase(
+        "target-numbers-missing", lambda: Target(loss="mse"), labels=_some_numbers(5)
+    ),
+    ObjectiveCase("reconstruction", Reconstruction),
+    ObjectiveCase("reconstruction-conv", Reconstruction, "conv"),
+    ObjectiveCase("reconstruction-model_input", lambda: Reconstruction(of="model_input")),
+    ObjectiveCase(
+        "reconstruction-model_input-conv",
+        lambda: Reconstruction(of="model_input"),
+        "conv",
+    ),
+    ObjectiveCase("user-written", lambda: InputNorm(power=1.5)),
+]
+BY_NAME = {case.name: case for case in OBJECTIVES}
+
+QUANTITIES = {
+    "loss": ModuleLoss,
+    "grad_rms": GradRMS,
+    "update_ratio": UpdateRatio,
+    "signal_gain": SignalGain,
+    "gradient_snr": GradientSNR,
+    "signal_coherence": SignalCoherence,
+    "dormant_fraction": DormantFraction,
+}
+
+each_objective = pytest.mark.parametrize("case", OBJECTIVES, ids=lambda c: c.name)
+each_quantity = pytest.mark.parametrize("quantity", QUANTITIES)
+each_module = pytest.mark.parametrize("module", models.CUTS)
+
+
+def quantities() -> list:
+    """A fresh instance of every quantity."""
+    return [make() for make in QUANTITIES.values()]
+
+
+class Diagnose(keras.callbacks.Callback):
+    """Computes every quantity at the steps that `due` names; all by default."""
+
+    def __init__(self, due=lambda step: True, quantities=quantities):
+        super().__init__()
+        self.due = due
+        self.quantities = quantities
+
+    def on_train_begin(self, logs=None):
+        self.recorder = self.model.instrument(self.quantities())
+
+    def on_train_batch_begin(self, batch, logs=None):
+        if self.due(batch):
+            self.model.request_diagnostics()
+
+
+def only(module: str | None) -> e2e.TrainingMode:
+    """Local mode in which only one module's objective counts, or none at all."""
+    return e2e.TrainingMode(
+        "local", weights={name: float(name == module) for name in models.CUTS}
+    )
+
+
+def fit(model, x, y, **kwargs):
+    """One epoch in the order given, in batches of 8."""
+    kwargs = {"batch_size": 8, "epochs": 1, "shuffle": False, "verbose": 0, **kwargs}
+    return model.fit(x, y, **kwargs)
+
+
+def weights(model) -> list[np.ndarray]:
+    """Every weight of the model, heads included."""
+    return values(model.weights)
+
+
+def values(variables) -> list[np.ndarray]:
+    """The values of variables."""
+    return [np.array(ops.convert_to_numpy(v.value)) for v in variables]

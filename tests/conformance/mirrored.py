@@ -1,0 +1,68 @@
+"""Every objective and quantity on one device and on two; run by test_everywhere.py.
+
+One process and one strategy: TensorFlow's collectives do not bear more.
+"""
+
+import sys
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from tests.conformance import cases, models
+
+cpu = tf.config.list_physical_devices("CPU")[0]
+tf.config.set_logical_device_configuration(
+    cpu, [tf.config.LogicalDeviceConfiguration()] * 2
+)
+
+
+def train(case, mode):
+    """Weights, history and quantities after two epochs."""
+    model = case.compiled(mode, keras.optimizers.Adam(0.01))
+    x, y = case.data(32)
+    diagnose = cases.Diagnose()
+    history = cases.fit(model, x, y, epochs=2, batch_size=16, callbacks=[diagnose])
+    return cases.values(model.weights), history.history, diagnose.recorder.read()
+
+
+def compare(case, mode, strategy):
+    """What differs between one device and two, in words."""
+    one = train(case, mode)
+    with strategy.scope():
+        two = train(case, mode)
+    found = []
+    for a, b in zip(one[0], two[0], strict=True):
+        if not np.allclose(a, b, rtol=2e-3, atol=2e-5):
+            found.append(f"weights differ by {np.abs(a - b).max():.2e}")
+    for name, values in one[1].items():
+        if not np.allclose(values, two[1][name], rtol=1e-3, atol=1e-5):
+            found.append(f"history {name}: {values} and {two[1][name]}")
+    for quantity, modules in one[2].items():
+        for module, value in modules.items():
+            other = two[2][quantity][module]
+            if not np.isclose(value, other, rtol=2e-2, atol=1e-4, equal_nan=True):
+                found.append(f"{quantity} of {module}: {value} and {other}")
+    return found
+
+
+def main():
+    """Compares all cases; the exit status tells."""
+    strategy = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
+    failed = False
+    for case in cases.OBJECTIVES:
+        if case.batch_statistics:
+            continue  # statistics of half a batch are other statistics
+        found = compare(case, "deep_supervision", strategy)
+        print(case.name, found or "ok", flush=True)
+        failed = failed or bool(found)
+    for mode in ("end_to_end", "local", "sequential:second"):
+        found = compare(cases.BY_NAME["prediction"], mode, strategy)
+        print(mode, found or "ok", flush=True)
+        failed = failed or bool(found)
+    print("compared", len(cases.OBJECTIVES), models.CUTS)
+    sys.exit(failed)
+
+
+if __name__ == "__main__":
+    main()

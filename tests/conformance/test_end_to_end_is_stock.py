@@ -1,0 +1,191 @@
+"""Promise 1: `end_to_end` mode equals stock Keras, bit for bit."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import keras
+import numpy as np
+import pytest
+
+import keras_e2e as e2e
+
+from . import cases, models
+
+on_tensorflow = keras.config.backend() == "tensorflow"
+
+
+@dataclass(frozen=True)
+class Setting:
+    """One way to train a model.
+
+    Attributes:
+        name: the test's id.
+        model: the model's name in `models.BUILDERS`.
+        optimizer: makes the optimizer.
+        compile: further arguments of `compile`.
+        fit: arguments of `fit`.
+        weighted: whether `fit` gets sample weights.
+        xla: whether it is tried under XLA too, where compiling takes long.
+    """
+
+    name: str
+    model: str
+    optimizer: Any
+    compile: dict = field(default_factory=dict)
+    fit: dict = field(default_factory=dict)
+    weighted: bool = False
+    xla: bool = False
+
+
+def adamw(**kwargs):
+    return lambda: keras.optimizers.AdamW(
+        1e-2, weight_decay=0.01, use_ema=True, ema_momentum=0.9, clipnorm=0.5, **kwargs
+    )
+
+
+SETTINGS = [
+    Setting("everything", "rich", adamw(), {"steps_per_execution": 2}, {}, True, xla=True),
+    Setting("sgd", "rich", lambda: keras.optimizers.SGD(0.1, global_clipnorm=0.3)),
+    Setting("conv", "conv", lambda: keras.optimizers.Adam(1e-2), xla=True),
+    Setting("two-outputs", "two_outputs", adamw(), weighted=True, xla=True),
+    Setting("nested", "nested", adamw()),
+    Setting("subclassed", "subclassed", adamw(), weighted=True, xla=True),
+    Setting(
+        "class-weight",
+        "rich",
+        adamw(),
+        fit={"class_weight": {0: 1.0, 1: 3.0, 2: 0.25}},
+    ),
+    Setting(
+        "accumulated",
+        "rich",
+        adamw(gradient_accumulation_steps=2, ema_overwrite_frequency=3),
+    ),
+    Setting("eager", "rich", adamw(), {"run_eagerly": True}, weighted=True),
+    Setting("eager-two-outputs", "two_outputs", adamw(), {"run_eagerly": True}),
+]
+UNDER_XLA = [setting for setting in SETTINGS if setting.xla]
+
+
+def train(setting, modular, jit_compile=False):
+    """Trains a model; returns all that can be told of it from outside."""
+    base = models.build(setting.model)
+    model = e2e.modularize(base, models.CUTS) if modular else base
+    metrics = None if setting.model == "two_outputs" else ["accuracy"]
+    model.compile(
+        setting.optimizer(),
+        **models.losses(setting.model),
+        metrics=metrics,
+        weighted_metrics=None if jit_compile else metrics,
+        jit_compile=jit_compile,
+        **setting.compile,
+    )
+    n = 21  # in batches of 8: the last one is partial
+    x, y = models.inputs(setting.model, n), models.targets(setting.model, n)
+    weight = np.random.RandomState(3).rand(n).astype("float32")
+    keras.utils.set_random_seed(2)
+    history = model.fit(
+        x,
+        y,
+        sample_weight=weight if setting.weighted else None,
+        batch_size=8,
+        epochs=2,
+        verbose=0,
+        validation_data=(x[:8], keras.tree.map_structure(lambda t: t[:8], y)),
+        **setting.fit,
+    ).history
+    seen = {"history": history, "weights": cases.weights(base)}
+    if not jit_compile:
+        seen["evaluate"] = model.evaluate(x, y, batch_size=8, verbose=0)
+        seen["predict"] = models.flat(model.predict(x, verbose=0))
+    return seen
+
+
+def assert_same(stock, modular):
+    assert modular["history"] == stock["history"]
+    assert models.same(stock["weights"], modular["weights"])
+    assert modular.get("evaluate") == stock.get("evaluate")
+    assert models.same(stock.get("predict", []), modular.get("predict", []))
+
+
+def assert_trained(before, after):
+    """Training has moved the weights: else the comparison would say nothing."""
+    assert not models.same(before, after)
+
+
+@pytest.mark.parametrize("setting", SETTINGS, ids=lambda s: s.name)
+def test_end_to_end_is_stock(setting):
+    stock = train(setting, modular=False)
+    assert_trained(cases.weights(models.build(setting.model)), stock["weights"])
+    assert_same(stock, train(setting, modular=True))
+
+
+@pytest.mark.parametrize("setting", UNDER_XLA, ids=lambda s: s.name)
+def test_end_to_end_is_stock_under_xla(setting):
+    stock = train(setting, modular=False, jit_compile=True)
+    assert_same(stock, train(setting, modular=True, jit_compile=True))
+
+
+@pytest.mark.skipif(not on_tensorflow, reason="loss scaling on TensorFlow")
+def test_end_to_end_is_stock_in_mixed_precision():
+    keras.config.set_dtype_policy("mixed_float16")
+    stock = train(SETTINGS[0], modular=False)
+    assert_same(stock, train(SETTINGS[0], modular=True))
+
+
+@cases.each_objective
+def test_end_to_end_is_stock_whatever_the_objective(case):
+    x, y = case.data()
+    given = y
+    if case.labels is not None:
+        given = y["out"]
+    results = []
+    for modular in (False, True):
+        model = case.modular("end_to_end") if modular else case.base()
+        optimizer = keras.optimizers.Adam(0.01, use_ema=True, clipnorm=1.0)
+        model.compile(optimizer, **models.losses(case.model))
+        # Labels of the boundaries are there, and make no difference.
+        history = cases.fit(model, x, y if modular else given).history
+        plain = e2e.strip(model) if modular else model
+        results.append((history, cases.weights(plain)))
+    assert results[0][0] == results[1][0]
+    assert_trained(cases.weights(case.base()), results[0][1])
+    assert models.same(results[0][1], results[1][1])
+
+
+def test_end_to_end_is_stock_after_other_modes_were_tried_out():
+    """What another mode leaves behind (functions, traces) does not show."""
+    x, y = models.inputs("rich", 20), models.targets("rich", 20)
+    results = []
+    for modular in (False, True):
+        base = models.build("rich")
+        model = e2e.modularize(base, models.CUTS) if modular else base
+        model.compile(keras.optimizers.SGD(0.1), **models.losses("rich"))
+        start = cases.weights(base)
+        if modular:
+            for mode in ("local", "sequential:second", "deep_supervision"):
+                model.training_mode = mode
+                cases.fit(model, x, y)
+            base.set_weights(start)
+            model.training_mode = "end_to_end"
+        keras.utils.set_random_seed(4)
+        for layer in base.layers:
+            if isinstance(layer, keras.layers.Dropout):
+                layer.seed_generator.state.assign([1, 2])
+        history = cases.fit(model, x, y).history
+        results.append((history, cases.weights(base)))
+    assert results[0][0] == results[1][0]
+    assert models.same(results[0][1], results[1][1])
+
+
+def test_end_to_end_train_on_batch_is_stock():
+    x, y = models.inputs("rich", 8), models.targets("rich", 8)
+    results = []
+    for modular in (False, True):
+        base = models.build("rich")
+        model = e2e.modularize(base, models.CUTS) if modular else base
+        model.compile(adamw()(), **models.losses("rich"), metrics=["accuracy"])
+        logs = [model.train_on_batch(x, y, return_dict=True) for _ in range(3)]
+        results.append((logs, cases.weights(base)))
+    assert results[0][0] == results[1][0]
+    assert models.same(results[0][1], results[1][1])

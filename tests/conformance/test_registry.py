@@ -1,0 +1,46 @@
+"""The registry of the conformance tests is complete."""
+
+import inspect
+
+from keras_e2e import diagnostics, heads, objectives
+from keras_e2e.objectives import reconstruction
+
+from . import cases
+
+
+def public_classes(package, base):
+    return {
+        value
+        for name, value in vars(package).items()
+        if inspect.isclass(value)
+        and issubclass(value, base)
+        and value is not base
+        and not name.startswith("_")
+    }
+
+
+def test_every_objective_is_in_the_registry():
+    registered = {type(case.make()) for case in cases.OBJECTIVES}
+    missing = public_classes(objectives, objectives.LocalObjective) - registered
+    assert not missing, f"add {missing} to OBJECTIVES in {cases.__file__}"
+
+
+def test_every_head_and_source_is_in_the_registry():
+    made = [case.make() for case in cases.OBJECTIVES]
+    tried = {getattr(objective, "head", None) for objective in made}
+    assert set(heads.KINDS) <= tried
+    sources = {getattr(objective, "of", None) for objective in made}
+    assert set(reconstruction.SOURCES) <= sources
+
+
+def test_every_quantity_is_in_the_registry():
+    registered = set(cases.QUANTITIES.values())
+    missing = public_classes(diagnostics, diagnostics.Quantity) - registered
+    assert not missing, f"add {missing} to QUANTITIES in {cases.__file__}"
+    default = {type(quantity) for quantity in diagnostics.default_quantities()}
+    assert default <= registered
+
+
+def test_the_registry_names_quantities_as_they_name_themselves():
+    for name, make in cases.QUANTITIES.items():
+        assert make().name == name

@@ -1,0 +1,201 @@
+"""Quantities of gradients and updates, against the same numbers from numpy."""
+
+import keras
+import numpy as np
+import pytest
+from keras import ops
+
+from keras_e2e.diagnostics import GradientSNR, GradRMS, ModuleView, UpdateRatio
+
+RNG = np.random.default_rng(0)
+
+
+def some(*shape):
+    return RNG.normal(size=shape).astype("float32")
+
+
+def view(**given):
+    """A module as a quantity sees it; what is not given is not there."""
+    lists = {"variables": [], "gradients": [], "updates": []}
+    absent = dict.fromkeys(("loss", "activation", "signal", "input_signal"))
+    return ModuleView(**{"name": "m", "total": lambda t: t, **lists, **absent, **given})
+
+
+def flat(tensors):
+    return np.concatenate([np.ravel(t) for t in tensors if t is not None])
+
+
+def test_grad_rms_is_the_root_mean_square_over_all_numbers():
+    gradients = [some(3, 4), some(4), some(2, 2, 2)]
+    value, state = GradRMS().compute(view(gradients=gradients), [])
+    expected = np.sqrt(np.mean(flat(gradients) ** 2))
+    np.testing.assert_allclose(float(value), expected, rtol=1e-6)
+    assert state == []
+
+
+def test_grad_rms_leaves_out_variables_without_a_gradient():
+    gradients = [some(3, 4), None, some(4)]
+    value, _ = GradRMS().compute(view(gradients=gradients), [])
+    expected = np.sqrt(np.mean(flat(gradients) ** 2))
+    np.testing.assert_allclose(float(value), expected, rtol=1e-6)
+
+
+@pytest.mark.parametrize("quantity", [GradRMS(), GradientSNR()], ids=lambda q: q.name)
+@pytest.mark.parametrize("gradients", [[], [None], [None, None]], ids=str)
+def test_a_module_without_gradients_has_no_number(quantity, gradients):
+    state = [np.zeros(s, "float32") for s in quantity.init_state([(2,)] * len(gradients))]
+    value, kept = quantity.compute(view(gradients=gradients), state)
+    assert value is None
+    assert kept is state
+
+
+def test_update_ratio_is_the_step_relative_to_the_weights_before_it():
+    variables, updates = [some(3, 4), some(4)], [some(3, 4), some(4)]
+    value, _ = UpdateRatio().compute(view(variables=variables, updates=updates), [])
+    norm = np.linalg.norm
+    expected = norm(flat(updates)) / norm(flat(variables))
+    np.testing.assert_allclose(float(value), expected, rtol=1e-6)
+
+
+def test_a_module_that_stands_still_has_no_update_ratio():
+    value, _ = UpdateRatio().compute(view(), [])
+    assert value is None
+
+
+# The signal to noise ratio
+
+
+def run(gradients, decay=0.9):
+    """All readings and states over a sequence of lists of gradients."""
+    quantity = GradientSNR(decay)
+    shapes = [np.shape(g) for g in gradients[0]]
+    state = [ops.zeros(shape) for shape in quantity.init_state(shapes)]
+    found = []
+    for given in gradients:
+        given = [None if g is None else ops.convert_to_tensor(g) for g in given]
+        value, state = quantity.compute(view(gradients=given), state)
+        found.append((float(value), state))
+    return found
+
+
+def averages(gradients, decay):
+    """The moments from explicit weights, in double precision."""
+    steps = len(gradients)
+    weights = decay ** np.arange(steps - 1, -1, -1.0)
+    weights /= weights.sum()
+    all_of_them = np.stack([flat(g).astype("float64") for g in gradients])
+    mean = weights @ all_of_them
+    square = weights @ (all_of_them**2).sum(-1)
+    return mean @ mean, square, (weights**2).sum()
+
+
+@pytest.mark.parametrize("decay", [0.5, 0.9, 0.99])
+def test_snr_is_the_ratio_of_the_moments(decay):
+    mean = [1.5 * some(3, 4), 1.5 * some(4)]
+    gradients = [[m + some(*m.shape) for m in mean] for _ in range(12)]
+    readings = [value for value, _ in run(gradients, decay)]
+    assert np.isnan(readings[0]), "one batch has no variance"
+    for step in range(2, 13):
+        signal, spread, c = averages(gradients[:step], decay)
+        expected = max(signal - c * spread, 0) / (spread - signal)
+        np.testing.assert_allclose(readings[step - 1], expected, rtol=2e-3)
+
+
+def test_snr_leaves_out_variables_without_a_gradient():
+    gradients = [[some(3, 4), None, some(4)] for _ in range(6)]
+    quantity = GradientSNR()
+    state = [ops.zeros(s) for s in quantity.init_state([(3, 4), (7,), (4,)])]
+    for given in gradients:
+        value, state = quantity.compute(view(gradients=given), state)
+    without = [[g for g in given if g is not None] for given in gradients]
+    assert float(value) == run(without)[-1][0]
+    assert not np.asarray(state[3]).any()
+
+
+def monte_carlo(mean, noise, steps=30, trials=400, decay=0.9, size=50):
+    """Numerators, denominators and readings after `steps` steps, over trials."""
+    import tensorflow as tf
+
+    quantity = GradientSNR(decay)
+    mean = np.full(size, mean, "float32")
+    rng = np.random.default_rng(1)
+    draws = (mean + noise * rng.normal(size=(trials, steps, size))).astype("float32")
+
+    def one(gradients):
+        state = [tf.zeros(shape) for shape in quantity.init_state([(size,)])]
+        for step in range(steps):
+            value, state = quantity.compute(view(gradients=[gradients[step]]), state)
+        return tf.stack([value, *state[:2], tf.reduce_sum(state[2] ** 2)])
+
+    found = tf.function(lambda d: tf.vectorized_map(one, d))(draws).numpy()
+    value, total, square, signal = found.T.astype("float64")
+    power = 1 - total
+    np.testing.assert_allclose(power, decay**steps, rtol=1e-3)
+    c = (1 - decay) * (1 + power) / ((1 + decay) * (1 - power))
+    signal, spread = signal / total**2, square / total
+    return signal - c * spread, spread - signal, value
+
+
+@pytest.mark.parametrize(
+    ("mean", "noise"), [(1.0, 1.0), (0.3, 1.0), (0.1, 1.0), (0.0, 1.0), (2.0, 0.5)]
+)
+def test_snr_is_unbiased_in_numerator_and_denominator(mean, noise):
+    size = 50
+    above, below, readings = monte_carlo(mean, noise, size=size)
+    # Both carry the factor that one less the sum of squared weights is.
+    power = 0.9**30
+    factor = 1 - 0.1 * (1 + power) / (1.9 * (1 - power))
+    for found, expected in ((above, mean**2 * size), (below, noise**2 * size)):
+        error = found.std() / np.sqrt(len(found))
+        assert abs(found.mean() / factor - expected) < 4 * error
+    ratio = above.mean() / below.mean()
+    assert abs(ratio - (mean / noise) ** 2) < max(0.004, 0.02 * (mean / noise) ** 2)
+    np.testing.assert_allclose(readings, np.maximum(above, 0) / below, atol=2e-3)
+
+
+def test_zero_mean_noise_gives_about_zero_and_a_constant_gradient_a_lot():
+    _, _, noise = monte_carlo(0.0, 1.0, size=400)
+    assert (noise >= 0).all()
+    assert noise.mean() < 0.005
+    assert noise.max() < 0.03
+    _, _, signal = monte_carlo(1.0, 0.01)
+    assert signal.min() > 1e3
+
+
+def test_snr_does_not_depend_on_the_scale_of_the_gradients():
+    gradients = [[some(20) + 0.5] for _ in range(6)]
+    expected = run(gradients)[-1][0]
+    for scale in (1e-3, 1e3):
+        scaled = [[scale * g for g in given] for given in gradients]
+        np.testing.assert_allclose(run(scaled)[-1][0], expected, rtol=1e-3)
+
+
+def test_snr_recovers_from_nothing_but_not_from_infinity():
+    calm = [[some(5)] for _ in range(3)]
+    broken = [*calm, [np.full(5, np.inf, "float32")], *calm]
+    readings = [value for value, _ in run(broken)]
+    assert np.isfinite(readings[1:3]).all()
+    assert not np.isfinite(readings[3:]).any()
+
+
+@pytest.mark.parametrize("decay", [0.0, 1.0, -0.1, 1.1, float("nan")])
+def test_a_decay_outside_of_0_to_1_is_refused(decay):
+    with pytest.raises(ValueError, match=r"GradientSNR\(decay=.*0 < decay < 1"):
+        GradientSNR(decay)
+
+
+def test_snr_keeps_one_copy_of_the_gradient():
+    shapes = [(3, 4), (4,)]
+    kept = GradientSNR().init_state(shapes)
+    assert kept[-2:] == shapes
+    assert kept[:-2] == [(), ()]
+    assert GradRMS().init_state(shapes) == UpdateRatio().init_state(shapes) == []
+
+
+def test_quantities_say_what_they_are():
+    for quantity in (GradRMS(), UpdateRatio(), GradientSNR()):
+        assert quantity.name
+        assert quantity.formula
+        assert quantity.reading
+        assert quantity.healthy is None or quantity.healthy[0] < quantity.healthy[1]
+    assert keras.backend.backend() == "tensorflow"

@@ -1,0 +1,276 @@
+"""Where instrumented steps write: apart from Keras, and read at once."""
+
+import keras
+import numpy as np
+import pytest
+from keras import layers, ops
+
+import keras_e2e as e2e
+from keras_e2e import diagnostics
+from keras_e2e.diagnostics import GradientSNR, GradRMS, ModuleLoss, Quantity
+
+RNG = np.random.default_rng(0)
+X = RNG.normal(size=(8, 5)).astype("float32")
+Y = RNG.normal(size=(8, 2)).astype("float32")
+
+
+def modular(**options):
+    inputs = keras.Input((5,))
+    x = layers.Dense(4, name="a")(inputs)
+    x = layers.Dense(4, name="b")(x)
+    base = keras.Model(inputs, layers.Dense(2, name="out")(x), name="net")
+    model = e2e.modularize(base, ["a", "b"])
+    model.compile("adam", "mse", metrics=["mae"], **options)
+    return model
+
+
+def step(model):
+    model.request_diagnostics()
+    return model.fit(X, Y, verbose=0)
+
+
+def numbers(read):
+    return {q: list(modules.values()) for q, modules in read.items()}
+
+
+def test_the_numbers_come_by_quantity_and_module():
+    model = modular()
+    recorder = model.instrument([GradRMS(), ModuleLoss()])
+    step(model)
+    read = recorder.read()
+    assert list(read) == ["grad_rms", "loss"]
+    assert list(read["grad_rms"]) == ["a", "b", "out"]
+    assert list(read["loss"]) == ["out"], "no local loss counts end to end"
+    assert all(type(v) is float for v in read["grad_rms"].values())
+
+
+def test_reading_is_one_transfer():
+    model = modular()
+    recorder = model.instrument(diagnostics.default_quantities())
+    step(model)
+    expected = recorder.read()
+
+    class Counted:
+        transfers = 0
+
+        def numpy(self):
+            Counted.transfers += 1
+            return recorded.numpy()
+
+    recorded, recorder.values = recorder.values, Counted()
+    again = recorder.read()
+    assert Counted.transfers == 1
+    for name, modules in expected.items():
+        np.testing.assert_array_equal(list(again[name].values()), list(modules.values()))
+
+
+def test_nothing_of_it_is_tracked_by_keras():
+    model = modular()
+    step_free = model.fit(X, Y, validation_data=(X, Y), verbose=0).history
+    lists = ("weights", "variables", "metrics", "metrics_variables", "layers", "losses")
+    before = {name: [id(x) for x in getattr(model, name)] for name in lists}
+    optimizer = [id(v) for v in model.optimizer.variables]
+    recorder = model.instrument(diagnostics.default_quantities())
+    model.request_diagnostics()
+    history = model.fit(X, Y, validation_data=(X, Y), verbose=0).history
+    assert {name: [id(x) for x in getattr(model, name)] for name in lists} == before
+    assert [id(v) for v in model.optimizer.variables] == optimizer
+    assert list(history) == list(step_free)
+    kept = keras.tree.flatten([recorder.values, recorder.kept])
+    assert not {id(v) for v in kept} & {i for ids in before.values() for i in ids}
+
+
+def test_nothing_of_it_is_saved(tmp_path):
+    model = modular()
+    model.fit(X, Y, verbose=0)
+    model.save(tmp_path / "plain.keras")
+    model.instrument(diagnostics.default_quantities())
+    step(model)
+    model.save(tmp_path / "instrumented.keras")
+    sizes = [
+        len(keras.models.load_model(tmp_path / name).variables)
+        for name in ("plain.keras", "instrumented.keras")
+    ]
+    assert sizes[0] == sizes[1]
+    again = keras.models.load_model(tmp_path / "instrumented.keras")
+    with pytest.raises(RuntimeError, match="instrument"):
+        again.request_diagnostics()
+
+
+def test_a_step_records_only_when_it_is_due():
+    model = modular()
+    recorder = model.instrument([GradRMS()])
+    model.fit(X, Y, verbose=0)
+    assert not np.asarray(recorder.values).any()
+    step(model)
+    first = recorder.read()
+    assert np.all(numbers(first)["grad_rms"])
+    model.fit(X, Y, epochs=3, verbose=0)
+    assert recorder.read() == first
+    assert model.trace_counts[("end_to_end", True)] == 1
+    step(model)
+    assert recorder.read() != first
+    assert model.trace_counts[("end_to_end", True)] == 1
+
+
+def test_a_request_is_for_one_execution():
+    model = modular()
+    recorder = model.instrument([GradRMS()])
+    seen = []
+
+    class Watch(keras.callbacks.Callback):
+        def on_train_batch_begin(self, batch, logs=None):
+            if batch == 1:
+                model.request_diagnostics()
+
+        def on_train_batch_end(self, batch, logs=None):
+            seen.append(recorder.read()["grad_rms"].get("a"))
+
+    model.fit(X, Y, batch_size=2, shuffle=False, verbose=0, callbacks=[Watch()])
+    assert seen[0] is None
+    assert seen[1] > 0
+    assert seen[1] == seen[2] == seen[3]
+
+
+def test_the_first_snr_is_nan_and_so_is_the_first_after_a_switch_of_modes():
+    model = modular()
+    recorder = model.instrument([GradientSNR()])
+
+    def read():
+        step(model)
+        return numbers(recorder.read())["gradient_snr"]
+
+    assert np.isnan(read()).all()
+    assert np.isfinite(read()).all()
+    model.training_mode = "end_to_end"  # no switch
+    assert np.isfinite(read()).all()
+    model.training_mode = "local"
+    assert np.isnan(read()).all()
+    assert np.isfinite(read()).all()
+    model.training_mode = "end_to_end"
+    assert np.isnan(read()).all()
+
+
+def test_a_module_has_its_numbers_again_when_its_mode_comes_back():
+    """Which numbers a mode has does not depend on the modes that came in between."""
+    model = modular()
+    recorder = model.instrument([GradRMS(), ModuleLoss()])
+    expected = {}
+    modes = ["end_to_end", "local", "sequential:a", "sequential:out"]
+    for mode in [*modes, *modes[::-1], *modes]:
+        model.training_mode = mode
+        step(model)
+        read = recorder.read()
+        names = {quantity: list(modules) for quantity, modules in read.items()}
+        assert names == expected.setdefault(mode, names), mode
+        assert all(np.isfinite(v).all() for v in numbers(read).values()), mode
+    assert expected["local"] == {
+        "grad_rms": ["a", "b", "out"],
+        "loss": ["a", "b", "out"],
+    }
+    assert expected["sequential:a"] == {"grad_rms": ["a"], "loss": ["a"]}
+
+
+def test_instrumenting_again_with_the_same_quantities_keeps_the_recorder():
+    model = modular()
+    quantities = [GradRMS()]
+    recorder = model.instrument(quantities)
+    step(model)
+    assert model.instrument(quantities) is recorder
+    assert np.all(numbers(recorder.read())["grad_rms"])
+
+
+def test_instrumenting_with_others_makes_steps_that_write_them():
+    model = modular()
+    model.instrument([GradRMS()])
+    step(model)
+    recorder = model.instrument([ModuleLoss(), GradRMS()])
+    step(model)
+    read = recorder.read()
+    assert list(read) == ["loss", "grad_rms"]
+    assert np.all(numbers(read)["grad_rms"])
+
+
+def test_diagnostics_leave_the_weights_as_they_are_without_them():
+    weights = []
+    for instrumented in (False, True):
+        keras.utils.set_random_seed(5)
+        model = modular()
+        if instrumented:
+            model.instrument(diagnostics.default_quantities())
+        for _ in range(3):
+            if instrumented:
+                model.request_diagnostics()
+            model.fit(X, Y, batch_size=4, shuffle=False, verbose=0)
+        weights.append(model.get_weights())
+    for one, other in zip(*weights, strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+# A quantity of one's own
+
+
+class LargestGradient(Quantity):
+    """The example of the contract."""
+
+    name, formula = "largest_gradient", "max abs(g)"
+
+    def compute(self, module, state):
+        if not any(g is not None for g in module.gradients):
+            return None, state
+        sizes = [ops.max(ops.abs(g)) for g in module.gradients if g is not None]
+        return ops.max(ops.stack(sizes)), state
+
+
+class Count(Quantity):
+    """Keeps a number from step to step."""
+
+    name, formula = "count", "how many instrumented steps"
+
+    def init_state(self, shapes):
+        return [(), *shapes]
+
+    def compute(self, module, state):
+        count, *rest = state
+        assert [tuple(t.shape) for t in rest] == [v.shape for v in module.variables]
+        return count + 1, [count + 1, *rest]
+
+
+def test_quantities_of_ones_own_are_recorded():
+    model = modular()
+    recorder = model.instrument([LargestGradient(), Count()])
+    for number in (1, 2, 3):
+        step(model)
+        assert recorder.read()["count"] == dict.fromkeys(("a", "b", "out"), number)
+    assert all(recorder.read()["largest_gradient"].values())
+    model.training_mode = "local"
+    step(model)
+    assert recorder.read()["count"]["a"] == 1, "state is set back by a switch of modes"
+
+
+def test_a_quantity_must_say_how_it_is_computed():
+    class Empty(Quantity):
+        name, formula = "empty", "-"
+
+    model = modular(run_eagerly=True)
+    model.instrument([Empty()])
+    with pytest.raises(NotImplementedError, match="Empty must implement compute"):
+        step(model)
+
+
+def test_the_default_quantities_have_names_of_their_own():
+    names = [quantity.name for quantity in diagnostics.default_quantities()]
+    assert len(names) == len(set(names))
+    assert set(names) == {
+        "loss",
+        "grad_rms",
+        "update_ratio",
+        "signal_gain",
+        "gradient_snr",
+        "signal_coherence",
+        "dormant_fraction",
+    }
+    for quantity in diagnostics.default_quantities():
+        assert "/" not in quantity.name
+        assert quantity.reading
+        assert quantity.formula

@@ -1,0 +1,74 @@
+"""The table of modules."""
+
+import keras
+from keras import layers
+
+import keras_e2e as e2e
+from keras_e2e.objectives import Reconstruction
+
+
+def model_of(depth=2):
+    x = inputs = keras.Input((4,))
+    for number in range(depth):
+        x = layers.Dense(10, name=f"d{number}")(x)
+    x = layers.Dense(3, name="plain")(x)
+    base = keras.Model(inputs, layers.Dense(2, name="out")(x), name="net")
+    objectives = {f"d{depth - 1}": Reconstruction(), "plain": False}
+    return e2e.modularize(base, objectives)
+
+
+def printed(model):
+    lines = []
+    assert model.module_summary(print_fn=lines.append) is None
+    (text,) = lines
+    return text
+
+
+def row_of(text, module):
+    """The cells of the row of a module."""
+    for line in text.splitlines():
+        cells = [cell.strip() for cell in line.replace("┃", "│").split("│")][1:-1]
+        if len(cells) > 1 and cells[1] == module:
+            return cells
+    raise AssertionError(f"no row of {module}:\n{text}")
+
+
+def test_each_module_has_a_row():
+    text = printed(model_of())
+    assert "'net'" in text
+    # parameters: 4*10+10 + 10*10+10; 10*3+3; 3*2+2. The decoder: 10*4+4.
+    assert row_of(text, "d1") == ["1", "d1", "d0, d1", "Reconstruction", "160", "44"]
+    assert row_of(text, "plain") == ["2", "plain", "plain", "none", "33", "-"]
+    assert row_of(text, "out") == ["3", "out", "out", "task loss", "8", "-"]
+
+
+def test_many_layers_are_not_all_named():
+    row = row_of(printed(model_of(depth=6)), "d5")
+    assert row[2].startswith("d0")
+    assert "d3" not in row[2]
+    assert row[4] == "600"  # 50 + 5 * 110
+
+
+def test_large_numbers_are_grouped():
+    inputs = keras.Input((1000,))
+    x = layers.Dense(100, name="wide")(inputs)
+    model = e2e.modularize(keras.Model(inputs, layers.Dense(1)(x)), ["wide"])
+    assert row_of(printed(model), "wide")[4] == "100,100"
+
+
+def test_it_prints_to_the_terminal_by_default(capsys):
+    model = model_of()
+    model.module_summary()
+    out = capsys.readouterr().out
+    for word in ("net", "module", "plain", "task loss"):
+        assert word in out
+
+
+def test_long_names_are_kept_whole():
+    name = "a_layer_with_quite_a_long_name_that_somebody_took_from_a_paper"
+    inputs = keras.Input((4,))
+    base = keras.Model(inputs, layers.Dense(1)(layers.Dense(3, name=name)(inputs)))
+    text = printed(e2e.modularize(base, [name]))
+    rows = [line.replace("┃", "│").split("│") for line in text.splitlines()]
+    column = "".join(cells[2].strip() for cells in rows if len(cells) > 3)
+    assert name in column
