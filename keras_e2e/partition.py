@@ -210,6 +210,12 @@ class Graph:
             inner = [x for x in _compat.all_layers(layer) if is_boundary(x)]
             if inner and isinstance(layer, LOOPS):
                 raise in_loop(inner[0].module, layer)
+            if inner and not isinstance(layer, keras.Model):
+                raise ValueError(
+                    f"Boundary {inner[0].module!r} is inside {layer.name!r}, which is not "
+                    "a graph of layers, so a ModularModel cannot see it. Set the boundary "
+                    f"on {layer.name!r} itself."
+                )
             if inner:
                 raise ValueError(
                     f"Boundary {inner[0].module!r} is inside {layer.name!r}, a model "

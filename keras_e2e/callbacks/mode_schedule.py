@@ -1,5 +1,6 @@
 """Which training mode is in force when."""
 
+import numbers
 from collections.abc import Mapping
 
 import keras
@@ -48,7 +49,7 @@ class ModeSchedule(keras.callbacks.Callback):
             )
         previous = -1
         for key in schedule:
-            if isinstance(key, bool) or not isinstance(key, int) or key < 0:
+            if isinstance(key, bool) or not isinstance(key, numbers.Integral) or key < 0:
                 raise ValueError(
                     f"ModeSchedule: {key!r} is no {unit}; expected a whole number >= 0."
                 )
@@ -59,7 +60,7 @@ class ModeSchedule(keras.callbacks.Callback):
                 )
             previous = key
         self.unit = unit
-        self.schedule = {k: TrainingMode.get(mode) for k, mode in schedule.items()}
+        self.schedule = {int(k): TrainingMode.get(mode) for k, mode in schedule.items()}
         self._first_step = 0
 
     def mode_at(self, when: int) -> TrainingMode | None:

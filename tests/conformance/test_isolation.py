@@ -375,9 +375,9 @@ def test_a_missing_label_counts_as_one_of_weight_zero(kind, head):
     )
     full = gradients(model, x, {"out": y, "first": complete}, LABELLED)
     for a, b, c in zip(
-        sum(missing["first"], []),
-        sum(weighted["first"], []),
-        sum(full["first"], []),
+        flat(missing),
+        flat(weighted),
+        flat(full),
         strict=True,
     ):
         np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-7)
