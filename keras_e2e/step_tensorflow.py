@@ -98,8 +98,8 @@ class Recorder:
     """Where instrumented steps write; read by callbacks.
 
     One variable with the numbers, `[modules, quantities]`, and what the quantities keep
-    between steps. Keras does not track them: they are in no weights, logs or files. Each replica
-    holds its own copy with the same values, so writing needs no synchronisation.
+    between steps. Keras does not track them: they are in no weights, logs or files. Each
+    replica holds its own copy with the same values, so writing needs no synchronisation.
 
     Attributes:
         module_names: the rows.

@@ -101,6 +101,7 @@ class ModularTraining(ModularStep):
         return self._check_mode(TrainingMode.get(mode))
 
     def _check_mode(self, mode: TrainingMode) -> TrainingMode:
+        _refuse_averages(self.name, mode, getattr(self, "optimizer", None))
         modules = self._modular.modules
         if not modules:
             return mode  # a wrapper that has not seen data yet; checked then
@@ -295,6 +296,12 @@ class ModularTraining(ModularStep):
 
     # One compiled function for each (mode, with diagnostics or not)
 
+    def compile(self, optimizer="rmsprop", *args, **kwargs):
+        """As in Keras."""
+        optimizer = keras.optimizers.get(optimizer)
+        _refuse_averages(self.name, self._modular.mode, optimizer)
+        super().compile(optimizer, *args, **kwargs)
+
     def make_train_function(self, force=False):
         if self.train_function is not None and not force:
             return self.train_function
@@ -307,7 +314,6 @@ class ModularTraining(ModularStep):
         key = (state.mode, state.due)
         state.due = False
         if key not in state.functions:
-            self._refuse_averages()
             self._build_optimizer()
             super().make_train_function(force=True)
             state.functions[key] = self.train_function
@@ -318,17 +324,6 @@ class ModularTraining(ModularStep):
         finally:
             state.instrumented = False
 
-    def _refuse_averages(self):
-        """Refuses an optimizer that would move what must stand still."""
-        optimizer = getattr(self.optimizer, "inner_optimizer", self.optimizer)
-        if self._modular.mode.name == "sequential" and getattr(optimizer, "use_ema", False):
-            raise ValueError(
-                f"{self.name!r}: training mode '{self._modular.mode}' keeps all other "
-                f"modules as they are, but {type(optimizer).__name__}(use_ema=True) "
-                "writes averages over every variable at the end of fit. Compile with "
-                "use_ema=False for sequential training, or use another mode."
-            )
-
     def _build_optimizer(self):
         """Builds the optimizer on all variables, the heads of idle objectives too.
 
@@ -337,6 +332,18 @@ class ModularTraining(ModularStep):
         if self.optimizer is not None and not self.optimizer.built:
             with strategy_scope(self):
                 self.optimizer.build(self.trainable_variables)
+
+
+def _refuse_averages(name: str, mode: TrainingMode, optimizer: Any) -> None:
+    """Refuses an optimizer that would move what must stand still."""
+    optimizer = getattr(optimizer, "inner_optimizer", optimizer)
+    if mode.name == "sequential" and getattr(optimizer, "use_ema", False):
+        raise ValueError(
+            f"{name!r}: training mode '{mode}' keeps all other modules as they are, but "
+            f"{type(optimizer).__name__}(use_ema=True) writes averages over every "
+            "variable at the end of fit. Compile with use_ema=False for sequential "
+            "training, or use another mode."
+        )
 
 
 def strategy_scope(model: keras.Model) -> Any:

@@ -297,13 +297,11 @@ def test_only_the_steps_asked_for_are_instrumented(due, expected):
 
 
 def test_a_switch_of_modes_starts_the_averages_anew():
-    model = plain()
-    diagnose = cases.Diagnose(quantities=lambda: [Count()])
+    model, count = plain(), Count()
+    diagnose = cases.Diagnose(quantities=lambda: [count])
     x, y = models.inputs("dense", 24), models.targets("dense", 24)
     for mode, expected in (("local", 3), ("local", 6), ("end_to_end", 3)):
         model.training_mode = mode
-        recorder = model.instrument([q for q in diagnose.quantities()])
-        del recorder
         cases.fit(model, x, y, callbacks=[diagnose])
         assert set(diagnose.recorder.read()["count"].values()) == {expected}
 
