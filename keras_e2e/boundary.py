@@ -33,8 +33,9 @@ class Collector:
         stops: tells by a boundary's module whether it stops the gradient.
         known: `id`s of the boundaries that count. A boundary of another modular model
             that shares layers with this one is the identity here.
-        tap: makes of each boundary's output a tensor of its own that a tape watches,
-            so that it can tell what the next module sends back, or would have sent.
+        tap: makes of each boundary's output a tensor of its own. In an instrumented
+            step a tape watches it, so that it can tell what the next module sends
+            back, or would have sent.
         freezes: tells by the modules whose boundaries were crossed so far whether
             the layers that follow run in inference mode. Only the layers of a
             subclassed model ask.

@@ -47,7 +47,7 @@ class ModularState:
         return self.instrumented or self.mode.name != "end_to_end"
 
     def tap(self):
-        """What an instrumented step does to the outputs of boundaries, or None."""
+        """What this thread's step does to the outputs of boundaries, or None."""
         return getattr(self.local, "tap", None)
 
     def skips_outputs(self) -> bool:

@@ -29,7 +29,7 @@ class ModularStep:
         metric_variables = len(self.metrics_variables)
         x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
         with tf.GradientTape() as tape:
-            state.local.tap = _tap(tape) if instrumented else None
+            state.local.tap = _tap(tape if instrumented else None)
             try:
                 y_pred = self(x, training=True)
             finally:
@@ -81,13 +81,28 @@ class ModularStep:
         return state.recorder
 
 
-def _tap(tape: tf.GradientTape) -> Any:
+def _tap(tape: tf.GradientTape | None) -> Any:
     def tap(tensor):
-        tensor = tf.identity(tensor)
-        tape.watch(tensor)
+        tensor = _summed_apart(tensor)
+        if tape is not None:
+            tape.watch(tensor)
         return tensor
 
     return tap
+
+
+@tf.custom_gradient
+def _summed_apart(tensor: Any) -> Any:
+    """The tensor, whose gradient is a sum of its own.
+
+    What comes back from the next module's branches is summed here, and then added to
+    what comes from the heads, whether or not the step reads it. Else TensorFlow would
+    make one sum of both where nobody reads the first, in another order: with
+    diagnostics the weights would differ in the last bit.
+    """
+    shape = tensor.shape
+    # Unlike tf.identity, this one is left in place by the graph optimizer.
+    return tf.identity(tensor), lambda gradient: tf.ensure_shape(gradient, shape)
 
 
 def _first_tensor(x: Any) -> Any:

@@ -213,6 +213,7 @@ class ModularTraining(ModularStep):
         collector = self._take_forward()
         collector.task_loss = total
         outputs = outputs_of(self, state.keys(), own_y, own_weight)
+        terms = [] if total is None else [total]
         for module in active:
             loss = local_loss(
                 module,
@@ -224,9 +225,10 @@ class ModularTraining(ModularStep):
                 weights.get(module.name, _single(own_weight)),
             )
             collector.losses[module.name] = loss
-            loss = loss * state.weight(module)
-            total = loss if total is None else total + loss
-        return total
+            terms.append(loss * state.weight(module))
+        # One sum, not a chain of additions: TensorFlow reorders those in steps that do
+        # not read the single losses.
+        return ops.sum(ops.stack(terms)) if len(terms) > 1 else next(iter(terms), None)
 
     def _flat_inputs(self, x: Any) -> list:
         return tree.flatten(x)

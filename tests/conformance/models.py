@@ -95,6 +95,16 @@ def nested(hidden="tanh"):
     return keras.Model(inputs, x, name="nested")
 
 
+def residual(hidden="tanh"):
+    """Several branches start and meet again in every module."""
+    x = inputs = keras.Input((6,))
+    for name in ("first", "second", "third"):
+        branches = [layers.Dense(6, activation=hidden)(x) for _ in range(2)]
+        x = layers.Add(name=name)([x, *branches])
+    x = layers.Dense(CLASSES, activation="softmax", name="out")(x)
+    return keras.Model(inputs, x, name="residual")
+
+
 @keras.saving.register_keras_serializable("conformance")
 class Chain(keras.Model):
     """A subclassed model: no graph, only code."""
@@ -126,7 +136,17 @@ def subclassed(hidden=None):
 
 
 BUILDERS = {
-    f.__name__: f for f in (dense, conv, regression, two_outputs, rich, nested, subclassed)
+    f.__name__: f
+    for f in (
+        dense,
+        conv,
+        regression,
+        two_outputs,
+        rich,
+        nested,
+        residual,
+        subclassed,
+    )
 }
 
 

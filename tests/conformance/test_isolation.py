@@ -306,7 +306,7 @@ def test_in_sequential_mode_averaged_weights_are_refused(make):
     with pytest.raises(ValueError, match="use_ema"):
         model.compile(averaging, **models.losses("dense"))
     scaling = keras.optimizers.LossScaleOptimizer(averaging)
-    with pytest.raises(ValueError, match="Adam.*use_ema"):
+    with pytest.raises(ValueError, match=r"Adam.*use_ema"):
         model.compile(scaling, **models.losses("dense"))
     assert model.optimizer is not averaging
 

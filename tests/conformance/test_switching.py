@@ -242,6 +242,22 @@ def test_looking_changes_nothing_with_another_optimizer(optimizer):
     assert_looking_changes_nothing("local", optimizer=optimizer)
 
 
+@each_mode
+@pytest.mark.parametrize("eager", [False, True], ids=["graph", "eager"])
+def test_looking_changes_nothing_where_branches_meet(mode, eager):
+    """Sums of many gradients keep their order, which decides the last bit."""
+    results = []
+    for callbacks in ([], [cases.Diagnose()]):
+        model = e2e.modularize(models.build("residual"), models.CUTS, training_mode=mode)
+        optimizer = keras.optimizers.SGD(0.05)
+        model.compile(optimizer, **models.losses("residual"), run_eagerly=eager)
+        x, y = models.inputs("residual", 64), models.targets("residual", 64)
+        history = cases.fit(model, x, y, callbacks=callbacks).history
+        results.append((history, cases.weights(model)))
+    assert results[0][0] == results[1][0]
+    assert models.same(results[0][1], results[1][1])
+
+
 @cases.each_objective
 def test_looking_changes_nothing_whatever_the_objective(case):
     results = []
