@@ -298,13 +298,10 @@ class ModularTraining(ModularStep):
 
     # One compiled function for each (mode, with diagnostics or not)
 
-    def compile(self, optimizer="rmsprop", *args, **kwargs):
-        """As in Keras."""
-        optimizer = keras.optimizers.get(optimizer)
-        _refuse_averages(self.name, self._modular.mode, optimizer)
-        super().compile(optimizer, *args, **kwargs)
-
     def make_train_function(self, force=False):
+        # Not in `compile`: Keras does not compile a loaded model that overrides it.
+        optimizer = getattr(self, "optimizer", None)
+        _refuse_averages(self.name, self._modular.mode, optimizer)
         if self.train_function is not None and not force:
             return self.train_function
         self._modular.functions.clear()

@@ -303,12 +303,16 @@ def test_in_sequential_mode_averaged_weights_are_refused(make):
     assert model.training_mode.name == "end_to_end"
     model.compile("adam", **models.losses("dense"))
     model.training_mode = "sequential"
-    with pytest.raises(ValueError, match="use_ema"):
-        model.compile(averaging, **models.losses("dense"))
-    scaling = keras.optimizers.LossScaleOptimizer(averaging)
-    with pytest.raises(ValueError, match=r"Adam.*use_ema"):
-        model.compile(scaling, **models.losses("dense"))
-    assert model.optimizer is not averaging
+    x, y = models.inputs("dense", 16), models.targets("dense", 16)
+    before = model.get_weights()
+    for optimizer in (averaging, keras.optimizers.LossScaleOptimizer(averaging)):
+        model.compile(optimizer, **models.losses("dense"))
+        with pytest.raises(ValueError, match=r"Adam.*use_ema"):
+            model.fit(x, y, verbose=0)
+        with pytest.raises(ValueError, match=r"Adam.*use_ema"):
+            model.train_on_batch(x, y)
+    for value, expected in zip(model.get_weights(), before, strict=True):
+        np.testing.assert_array_equal(value, expected)
 
 
 @pytest.mark.parametrize("make", [_normalised, _subclassed])
