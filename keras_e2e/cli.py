@@ -33,11 +33,10 @@ def _main(argv: list[str]) -> int:
         print(f"Expected the command 'demo', found {found!r}.\n", file=sys.stderr)
         print(_help(), file=sys.stderr)
         return 2
-    try:
-        sizes = [int(k) for k in FLAGS.k]
-    except ValueError:
+    sizes = [int(k) if k.strip().isdecimal() else 0 for k in FLAGS.k]
+    if not sizes or min(sizes) < 1:
         print(
-            f"--k={','.join(FLAGS.k)}: expected numbers, as in --k=1,4.",
+            f"--k={','.join(FLAGS.k)}: expected numbers from 1 on, as in --k=1,4.",
             file=sys.stderr,
         )
         return 2

@@ -1,0 +1,90 @@
+"""What the README shows runs as it stands there."""
+
+import pathlib
+import re
+
+import keras
+import numpy as np
+import pytest
+from keras import layers
+
+import keras_e2e as e2e
+
+README = pathlib.Path(__file__).parents[1] / "README.md"
+BLOCKS = re.findall(r"^```python\n(.*?)^```$", README.read_text(), re.DOTALL | re.MULTILINE)
+
+
+def block(containing):
+    """The one block of Python with this text."""
+    (found,) = (text for text in BLOCKS if containing in text)
+    return found
+
+
+def run(text, **names):
+    """Runs a block of Python; returns the names that it leaves."""
+    exec(compile(text, README.name, "exec"), names)
+    return names
+
+
+@pytest.fixture
+def in_an_empty_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def convnet():
+    """A user's model, with the layer names that the README speaks of."""
+    return keras.Sequential(
+        [
+            keras.Input((8, 8, 1)),
+            layers.Conv2D(4, 3, padding="same", activation="relu"),
+            layers.MaxPooling2D(name="block2_pool"),
+            layers.Conv2D(4, 3, padding="same", activation="relu"),
+            layers.MaxPooling2D(name="block4_pool"),
+            layers.Flatten(),
+            layers.Dense(3, activation="softmax"),
+        ]
+    )
+
+
+def test_the_use(in_an_empty_folder):
+    base = convnet()
+    rng = np.random.default_rng(0)
+    x, y = rng.normal(size=(64, 8, 8, 1)).astype("float32"), rng.integers(0, 3, 64)
+    before = [w.copy() for w in base.get_weights()]
+    names = run(block("e2e.strip"), base=base, x=x, y=y)
+    assert names["model"].training_mode.name == "end_to_end"
+    assert [m.name for m in names["model"].modules][:2] == ["block2_pool", "block4_pool"]
+    assert set(names["model"].trace_counts.values()) <= {1, 2}
+    assert type(names["plain"]).__module__.startswith("keras.")
+    after = names["plain"].get_weights()
+    for old, new in zip(before, after, strict=True):
+        assert not np.array_equal(old, new)
+    assert list((in_an_empty_folder / "logs").iterdir())
+
+
+def test_an_objective_of_ones_own_in_fifteen_lines(in_an_empty_folder):
+    text = block("LocalObjective")
+    written = [line for line in text.splitlines() if line.strip()]
+    assert len(written) <= 15, "the README promises an objective in 15 lines"
+
+    inputs = keras.Input((6,))
+    code = layers.Dense(4, activation="tanh", name="code")(inputs)
+    base = keras.Model(inputs, layers.Dense(3)(code))
+    names = run(text, base=base)
+    model = names["model"]
+    model.compile(
+        keras.optimizers.Adam(0.01),
+        keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+    )
+    model.training_mode = "local"
+    rng = np.random.default_rng(0)
+    x, y = rng.normal(size=(64, 6)).astype("float32"), rng.integers(0, 3, 64)
+    board = e2e.callbacks.ModuleTensorBoard("logs", every=1)
+    model.fit(x, y, epochs=20, verbose=0, callbacks=[board])
+    losses = board.history["loss"]["code"]
+    assert losses[-1] < losses[0]
+    model.save("model.keras")
+    loaded = keras.saving.load_model("model.keras")
+    assert isinstance(loaded.modules[0].objective, names["Sparse"])
+    loaded.fit(x, y, verbose=0)
