@@ -29,8 +29,8 @@ HELP = {"-h", "--help", "-help", "--helpfull", "--helpshort"}
 
 def _main(argv: list[str]) -> int:
     if argv[1:] != ["demo"]:
-        found = " ".join(argv[1:]) or "nothing"
-        print(f"Expected the command 'demo', found {found!r}.\n", file=sys.stderr)
+        found = repr(" ".join(argv[1:])) if argv[1:] else "nothing"
+        print(f"Expected the command 'demo', found {found}.\n", file=sys.stderr)
         print(_help(), file=sys.stderr)
         return 2
     sizes = [int(k) if k.strip().isdecimal() else 0 for k in FLAGS.k]
@@ -70,7 +70,3 @@ def main() -> None:
         print(_help())
         return
     app.run(_main)
-
-
-if __name__ == "__main__":
-    main()

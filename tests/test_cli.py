@@ -9,14 +9,14 @@ import sys
 import pytest
 from tensorboard.backend.event_processing import event_accumulator
 
-TINY = ["--k=1", "--epochs=2", "--tuples=640", "--batch_size=64", "--every=1"]
+TINY = ["--k=1", "--epochs=2", "--tuples=1920", "--batch_size=64", "--every=1"]
 REGIMES = ["end to end", "deep supervision", "local", "local, then end to end"]
 
 
 def call(*arguments, cwd=None):
     """Runs the command in a process of its own."""
     return subprocess.run(
-        [sys.executable, "-m", "keras_e2e.cli", *arguments],
+        [sys.executable, "-m", "keras_e2e", *arguments],
         capture_output=True,
         text=True,
         cwd=cwd,
@@ -48,8 +48,8 @@ def test_the_demo_writes_what_it_measured(demo):
     for run in found["runs"]:
         assert f"{run['accuracy']:.3f}" in process.stdout
         assert len(run["losses"]) == len(run["snrs"]) == len(run["steps"]) > 0
-    # 2 epochs of 10 steps, so the schedule's change comes with step 10.
-    assert [run["switch"] for run in found["runs"]] == [None, None, None, 10]
+    # 2 epochs of 30 steps, so the schedule's change comes with step 30.
+    assert [run["switch"] for run in found["runs"]] == [None, None, None, 30]
     assert (folder / "demo.png").read_bytes().startswith(b"\x89PNG")
 
 
@@ -63,7 +63,7 @@ def test_the_demo_logs_each_run_for_tensorboard(demo):
         "k1_local_then_end_to_end",
     ]
     for path in (folder / "logs").iterdir():
-        events = event_accumulator.EventAccumulator(str(path)).Reload()
+        events = event_accumulator.EventAccumulator(str(path / "modules")).Reload()
         tags = events.Tags()["tensors"]
         assert any(tag.startswith("e2e_gradient_snr/") for tag in tags)
 
