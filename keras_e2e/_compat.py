@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import keras
+from keras.src import backend
 from keras.src.trainers.compile_utils import CompileLoss
 
 
@@ -117,6 +118,16 @@ def logits_of(tensor: Any) -> Any:
     probabilities. Any other tensor is returned as it is.
     """
     return getattr(tensor, "_keras_logits", tensor)
+
+
+def mask_of(tensor: Any) -> Any:
+    """The mask that Keras notes on a tensor (`_keras_mask`), or None."""
+    return backend.get_keras_mask(tensor)
+
+
+def set_mask(tensor: Any, mask: Any) -> None:
+    """Notes a mask on a tensor, as layers do; a Keras loss leaves masked values out."""
+    backend.set_keras_mask(tensor, mask)
 
 
 def has_stock_call(model: keras.Model) -> bool:

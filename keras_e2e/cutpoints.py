@@ -21,8 +21,14 @@ _OPENERS = (
     keras.layers.Flatten,
     keras.layers.Reshape,
 )
-# Layers that belong to the layer before: a convolution and its normalisation stay together.
-_FINISHERS = (keras.layers.BatchNormalization,)
+# Layers that belong to the layer before where nothing else follows it: a convolution and
+# its normalisation stay together, and so do a residual sum and the one that follows it.
+_FINISHERS = (
+    keras.layers.BatchNormalization,
+    keras.layers.GroupNormalization,
+    keras.layers.LayerNormalization,
+    keras.layers.RMSNormalization,
+)
 
 
 class CutPoint(NamedTuple):
@@ -42,7 +48,8 @@ def cut_points(graph: Graph) -> list[CutPoint]:
 
     Of the layers without weights that follow a layer with weights, only the last one
     that still ends a module in the usual sense is kept (the pooling, say, rather than
-    the convolution or the dropout). A layer is not cut off from its BatchNormalization.
+    the convolution or the dropout). A layer is not cut off from the normalisation
+    that alone follows it.
     """
     calls = graph.calls
     place = {id(c.outputs[0]): i for i, c in enumerate(calls) if c.outputs}

@@ -96,10 +96,15 @@ def make_head(
         )
     make = _position_layers if by_position else _summary_layers
     layers = make(kind, shape, target_shape, dtype)
-    head = keras.Sequential(
-        [keras.Input(shape[1:], dtype=activation.dtype), *layers], name="head"
-    )
-    return head
+    return _Head([keras.Input(shape[1:], dtype=activation.dtype), *layers], name="head")
+
+
+class _Head(keras.Sequential):
+    """The layers of a head, one after another."""
+
+    def compute_mask(self, inputs, previous_mask):
+        # Its layers have set the masks there are. Keras would warn that they are lost.
+        return None
 
 
 def _by_position(shape: tuple, target: tuple) -> bool:

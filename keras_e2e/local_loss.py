@@ -98,6 +98,8 @@ def local_loss(
     )
     total = 0.0
     for crossing in crossings:
+        # A layer's mask is noted on what it puts out, so behind the boundary.
+        _compat.set_mask(crossing.activation, _compat.mask_of(crossing.output))
         try:
             total = total + objective.compute_loss(crossing.activation, batch)
         except ValueError as error:

@@ -72,7 +72,7 @@ class Stages:
             return outputs
 
         _compat.run_graph(self.model, inputs, call)
-        return keras.Model(inputs, leaving)
+        return _Stage(inputs, leaving)
 
     def _model_of(self, module: Module, upstream: set[str]) -> keras.Model:
         """From the model's inputs and what enters a module to the module's end."""
@@ -90,10 +90,18 @@ class Stages:
             return outputs
 
         outputs = _compat.run_graph(self.model, inputs, call)
-        return keras.Model([*inputs, *entering], ends or tree.flatten(outputs))
+        return _Stage([*inputs, *entering], ends or tree.flatten(outputs))
 
     def _fresh_inputs(self) -> list:
         return [
             keras.Input(batch_shape=t.shape, dtype=t.dtype, name=t.name)
             for t in self.model.inputs
         ]
+
+
+class _Stage(keras.Model):
+    """A part of a graph, on inputs of its own."""
+
+    def compute_mask(self, inputs, previous_mask):
+        # Its layers have set the masks there are. Keras would warn that they are lost.
+        return None

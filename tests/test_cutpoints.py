@@ -257,6 +257,19 @@ def test_a_layer_stays_with_its_batch_normalization():
     assert points == ["relu", "second_norm"]
 
 
+def test_a_transformer_block_ends_after_its_normalization():
+    x = inputs = keras.Input((5, 4))
+    for block in ("one", "two", "three"):
+        x = layers.Add()([x, layers.MultiHeadAttention(1, 4)(x, x)])
+        x = layers.LayerNormalization(name=f"{block}_attended")(x)
+        x = layers.Add()([x, layers.Dense(4, activation="gelu")(x)])
+        x = layers.RMSNormalization(name=block)(x)
+    graph = Graph(keras.Model(inputs, layers.Dense(1)(x)))
+    blocks = ("one", "two", "three")
+    expected = [name for b in blocks for name in (f"{b}_attended", b)]
+    assert [p.layer.name for p in cut_points(graph)] == expected
+
+
 def test_no_cut_before_the_first_weights_or_after_the_last():
     model = keras.Sequential(
         [

@@ -6,6 +6,8 @@ from typing import Any, NamedTuple
 import keras
 from keras import ops
 
+from keras_e2e import _compat
+
 
 class Output(NamedTuple):
     """One output of the model, as a local objective sees it.
@@ -130,7 +132,9 @@ class LocalObjective(keras.layers.Layer):
         Returns:
             A tensor whose first axis is the batch. The model averages it with
             the sample weights; never average over the batch yourself, the
-            loss would then be too large under a distribution strategy.
+            loss would then be too large under a distribution strategy. Where
+            it has the axes of the activation's Keras mask (a value for each
+            token, say), masked positions do not count.
         """
         raise NotImplementedError(
             f"{type(self).__name__} must implement loss(activation, batch)."
@@ -144,14 +148,26 @@ class LocalObjective(keras.layers.Layer):
         """
         values = ops.cast(self.loss(activation, batch), keras.config.floatx())
         # Weights of examples weigh all that an example's loss consists of.
-        weight = batch.sample_weight
+        weight, mask = batch.sample_weight, _compat.mask_of(activation)
         kept = 1 if weight is None else len(weight.shape)
+        if mask is not None and _begins_with(values.shape, mask.shape):
+            kept = max(kept, len(mask.shape))
+        else:
+            mask = None
         if len(values.shape) > kept:
             values = ops.mean(values, axis=tuple(range(kept, len(values.shape))))
-        return BatchMean()(values, values, batch.sample_weight)
+        _compat.set_mask(values, mask)
+        return BatchMean()(values, values, weight)
 
     def build_for(self, activation: keras.KerasTensor, model: ModelSpec) -> None:
         """Builds the head once; called by the model, never by the user."""
         if not self.built:
             self.build_head(activation, model)
             self.built = True
+
+
+def _begins_with(shape: tuple, axes: tuple) -> bool:
+    """Whether the first axes of a shape are these; unknown sizes fit any."""
+    return len(shape) >= len(axes) and all(
+        a is None or b is None or a == b for a, b in zip(shape, axes, strict=False)
+    )

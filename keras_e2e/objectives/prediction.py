@@ -6,7 +6,7 @@ from typing import Any
 import keras
 from keras import ops
 
-from keras_e2e import heads
+from keras_e2e import _compat, heads
 from keras_e2e.objectives.base import Batch, LocalObjective, ModelSpec, Output
 
 
@@ -84,7 +84,10 @@ class Prediction(LocalObjective):
             self.networks, self.endings, outputs, strict=True
         ):
             ending = ending or ending_for_loss(self.loss_spec or output.compiled_loss)
-            predictions.append(ending(network(activation, training=True)))
+            raw = network(activation, training=True)
+            prediction = ending(raw)
+            _compat.set_mask(prediction, _compat.mask_of(raw))
+            predictions.append(prediction)
         return predictions
 
     def compute_loss(self, activation: Any, batch: Batch) -> Any:

@@ -1,7 +1,7 @@
 """Promise 2: in local mode a module learns from its own loss, and from no other.
 
 The tests read gradients off the weights: a step of plain SGD at rate 1 subtracts them.
-So they run on every backend; `test_backends.py` runs this file on JAX.
+So they run on every backend; `test_jax.py` runs this file on JAX.
 """
 
 import functools
@@ -59,7 +59,7 @@ def moved(groups):
 
 def model_of(case):
     """The case's model, to be trained by plain SGD; no bias sits on a ReLU's kink."""
-    # On JAX compiling takes most of the time; `on_jax.py` runs compiled steps there.
+    # On JAX compiling would take most of the time.
     model = case.compiled(
         optimizer=keras.optimizers.SGD(1.0), run_eagerly=not on_tensorflow
     )
