@@ -140,12 +140,12 @@ class Recorder:
         One transfer. Holds no entry where a quantity does not apply to a module; NaN
         and infinity are as they came out.
         """
-        values, applies = self.values.numpy()
+        values, applies = self.values.numpy().tolist()
         return {
             quantity.name: {
-                name: float(values[row, column])
+                name: values[row][column]
                 for row, name in enumerate(self.module_names)
-                if applies[row, column]
+                if applies[row][column]
             }
             for column, quantity in enumerate(self.quantities)
         }

@@ -100,7 +100,8 @@ class ModuleTensorBoard(keras.callbacks.Callback):
                 f"{type(self.model).__name__}. Use keras_e2e.modularize(model, ...)."
             )
         recorder = self.model.instrument(self.quantities)
-        writer = Writer(os.path.join(self.log_dir, "modules"))
+        descriptions = charts.descriptions(recorder.module_names, self.quantities)
+        writer = Writer(os.path.join(self.log_dir, "modules"), descriptions)
         self._close()  # after a fit that was interrupted
         self.recorder, self._writer = recorder, writer
         self._mode, self._due = None, False
@@ -167,29 +168,21 @@ class ModuleTensorBoard(keras.callbacks.Callback):
         self._writer.text(step, charts.MODE_TEXT, text)
         self._mode = mode
 
-    def _scalars(self, readings: dict[str, dict[str, float]]) -> list[tuple]:
-        positions = {name: i for i, name in enumerate(self.recorder.module_names)}
+    def _scalars(self, readings: dict[str, dict[str, float]]) -> list[tuple[str, float]]:
         scalars = [_mode_scalar(self._mode)]
         for quantity in self.quantities:
-            for module, value in readings[quantity.name].items():
-                tag = charts.module_tag(quantity.name, positions[module], module)
-                scalars.append((tag, value, _description(quantity)))
+            for position, module in enumerate(self.recorder.module_names):
+                if module in readings[quantity.name]:
+                    tag = charts.module_tag(quantity.name, position, module)
+                    scalars.append((tag, readings[quantity.name][module]))
             if quantity.healthy is not None:
                 tags = charts.band_tags(quantity.name)
-                text = f"End of the healthy band of {quantity.name}: a heuristic."
-                for tag, end in zip(tags, quantity.healthy, strict=True):
-                    scalars.append((tag, end, text))
+                scalars += zip(tags, quantity.healthy, strict=True)
         gains = readings.get("signal_gain")
         if gains:
             with np.errstate(over="ignore"):  # infinity is written as such
                 product = np.prod(np.array([*gains.values()], "float32"))
-            text = (
-                "Product of signal_gain over the modules: how much of the signal at the "
-                "output reaches the end of the first module. Far from 1, heuristically, "
-                "it dies or explodes on the way. Where boundaries stop the gradient, a "
-                "product of what each module would have sent back."
-            )
-            scalars.append((charts.SIGNAL_GAIN_PRODUCT, product, text))
+            scalars.append((charts.SIGNAL_GAIN_PRODUCT, product))
         return scalars
 
     def _close(self) -> None:
@@ -198,20 +191,8 @@ class ModuleTensorBoard(keras.callbacks.Callback):
             self._writer = None
 
 
-def _mode_scalar(mode: TrainingMode) -> tuple[str, float, str]:
-    description = f"The training mode: {charts.MODES}."
-    return charts.MODE, modes.NAMES.index(mode.name), description
-
-
-def _description(quantity: Quantity) -> str:
-    unit = f" [{quantity.unit}]" if quantity.unit else ""
-    text = f"`{quantity.formula}`{unit}"
-    if quantity.reading:
-        text += f". {quantity.reading[0].upper()}{quantity.reading[1:]}"
-    if quantity.healthy is not None:
-        low, high = quantity.healthy
-        text += f". Healthy: {low:g} to {high:g} (a heuristic)"
-    return text + "."
+def _mode_scalar(mode: TrainingMode) -> tuple[str, float]:
+    return charts.MODE, modes.NAMES.index(mode.name)
 
 
 def _checked(quantities: list[Quantity]) -> list[Quantity]:

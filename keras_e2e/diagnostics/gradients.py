@@ -45,11 +45,15 @@ class GradientSNR(Quantity):
     """Signal to noise of a module's gradient: `norm(E g)^2 / trace(Var g)`.
 
     Mean and variance over batches, from exponential moving averages over the
-    instrumented steps: m of g (one copy of the module's gradient) and s of norm(g)^2.
+    instrumented steps: m of g and s of norm(g)^2.
     With c the sum of the squared averaging weights, E norm(m)^2 = norm(E g)^2 +
     c trace(Var g), so (norm(m)^2 - c s) / (s - norm(m)^2) estimates the ratio without
     the floor that pure noise would leave; it is clipped at 0. The first reading after
     a switch of modes is NaN: one batch has no variance.
+
+    Of a large variable, evenly spaced entries stand for all: both moments are sums over
+    entries, and the share that is left out cancels in the ratio. So neither the memory
+    for m nor the time grows with the model.
 
     A low value with a low loss is convergence; a low value with the loss at its
     starting value is starvation (see `verdicts`). The quantity is that of
@@ -57,6 +61,7 @@ class GradientSNR(Quantity):
 
     Args:
         decay: decay of the averages per instrumented step. 0.9 averages over about 10.
+        entries: how many entries of a variable to look at, at most.
     """
 
     name = "gradient_snr"
@@ -64,32 +69,51 @@ class GradientSNR(Quantity):
     reading = "0 with the loss at its starting value: the module gets no usable signal"
     healthy = (0.01, 10.0)
 
-    def __init__(self, decay: float = 0.9):
+    def __init__(self, decay: float = 0.9, entries: int = 65536):
         if not 0.0 < decay < 1.0:
             raise ValueError(f"GradientSNR(decay={decay}): expected 0 < decay < 1.")
+        if isinstance(entries, bool) or not isinstance(entries, int) or entries < 1:
+            raise ValueError(
+                f"GradientSNR(entries={entries!r}): expected a whole number, 1 or larger."
+            )
         self.decay = decay
+        self.entries = entries
 
     def init_state(self, shapes: list[tuple]) -> list[tuple]:
-        # decay^t counted up from 0 as 1 - decay^t, the average of norm(g)^2, of g.
-        return [(), (), *shapes]
+        # Sums over the steps: of the weights, of their squares, of norm(g)^2, of g.
+        sizes = [-(-math.prod(s) // self._stride(s)) for s in shapes]
+        return [(), (), (), *[(size,) for size in sizes]]
 
     def compute(self, module: ModuleView, state: list) -> tuple[Any, list]:
-        square = sum_of_squares(module.gradients)
+        gradients = [g if g is None else self._some(g) for g in module.gradients]
+        square = sum_of_squares(gradients)
         if square is None:
             return None, state
         decay = self.decay
-        seen, mean_square, *means = state
-        power = (1.0 - seen) * decay  # decay^t
-        mean_square = decay * mean_square + (1.0 - decay) * square
-        means = [
-            m if g is None else decay * m + (1.0 - decay) * g
-            for m, g in zip(means, module.gradients, strict=True)
+        weight, weight_square, squares, *sums = state
+        # Weights of 1, decay, decay^2, ...: one pass over the gradient less than for
+        # weights that add up to 1.
+        weight = decay * weight + 1.0
+        weight_square = decay * decay * weight_square + 1.0
+        squares = decay * squares + square
+        sums = [
+            s if g is None else decay * s + g for s, g in zip(sums, gradients, strict=True)
         ]
-        total = 1.0 - power
-        signal = sum_of_squares(means) / ops.square(total)
-        spread = mean_square / total
-        c = (1.0 - decay) * (1.0 + power) / ((1.0 + decay) * total)
+        signal = sum_of_squares(sums) / ops.square(weight)
+        spread = squares / weight
+        c = weight_square / ops.square(weight)
         snr = ops.maximum(signal - c * spread, 0.0) / (spread - signal)
         # After one batch c is 1 and both differences are rounding errors.
-        value = ops.where(power < 0.999 * decay, snr, float("nan"))
-        return value, [total, mean_square, *means]
+        value = ops.where(weight > 1.0, snr, float("nan"))
+        return value, [weight, weight_square, squares, *sums]
+
+    def _some(self, gradient: Any) -> Any:
+        """The entries of a gradient that count, as a flat tensor."""
+        return ops.reshape(gradient, (-1,))[:: self._stride(gradient.shape)]
+
+    def _stride(self, shape: tuple) -> int:
+        stride = max(1, -(-math.prod(shape) // self.entries))
+        # With no common factor, the entries go through all places of the last axis.
+        while stride > 1 and math.gcd(stride, shape[-1]) > 1:
+            stride += 1
+        return stride

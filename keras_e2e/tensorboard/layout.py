@@ -1,5 +1,6 @@
 """Tags, and the charts of TensorBoard's Custom Scalars dashboard that show them."""
 
+import functools
 import re
 from collections.abc import Sequence
 
@@ -14,6 +15,7 @@ MODES = ", ".join(f"{index} {name}" for index, name in enumerate(NAMES))
 SIGNAL_GAIN_PRODUCT = "e2e_summary/signal_gain_product"
 
 
+@functools.cache  # asked for at each reading
 def module_tag(quantity: str, position: int, module: str) -> str:
     """The tag of one quantity of one module: `e2e_<quantity>/<NN>_<module>`.
 
@@ -38,6 +40,43 @@ def band_tags(quantity: str) -> tuple[str, str]:
     They share one group, apart from the values, so that it can stay closed.
     """
     return f"e2e_healthy/{quantity}_low", f"e2e_healthy/{quantity}_high"
+
+
+def descriptions(
+    module_names: Sequence[str], quantities: Sequence[Quantity]
+) -> dict[str, str]:
+    """What TensorBoard says of each scalar, by its tag.
+
+    Args:
+        module_names: the modules, in order.
+        quantities: what is written for each.
+    """
+    found = {
+        MODE: f"The training mode: {MODES}.",
+        SIGNAL_GAIN_PRODUCT: (
+            "Product of signal_gain over the modules: how much of the signal at the "
+            "output reaches the end of the first module. Far from 1, heuristically, "
+            "it dies or explodes on the way. Where boundaries stop the gradient, a "
+            "product of what each module would have sent back."
+        ),
+    }
+    for quantity in quantities:
+        for position, module in enumerate(module_names):
+            found[module_tag(quantity.name, position, module)] = _description(quantity)
+        for tag in band_tags(quantity.name):
+            found[tag] = f"End of the healthy band of {quantity.name}: a heuristic."
+    return found
+
+
+def _description(quantity: Quantity) -> str:
+    unit = f" [{quantity.unit}]" if quantity.unit else ""
+    text = f"`{quantity.formula}`{unit}"
+    if quantity.reading:
+        text += f". {quantity.reading[0].upper()}{quantity.reading[1:]}"
+    if quantity.healthy is not None:
+        low, high = quantity.healthy
+        text += f". Healthy: {low:g} to {high:g} (a heuristic)"
+    return text + "."
 
 
 def layout(

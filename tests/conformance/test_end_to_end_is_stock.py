@@ -1,5 +1,6 @@
 """Promise 1: `end_to_end` mode equals stock Keras, bit for bit."""
 
+import collections
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -176,6 +177,39 @@ def test_end_to_end_is_stock_after_other_modes_were_tried_out():
         results.append((history, cases.weights(base)))
     assert results[0][0] == results[1][0]
     assert models.same(results[0][1], results[1][1])
+
+
+def kinds_of_ops(model, x, y):
+    """How many operations of each kind a compiled step of the model has."""
+    import tensorflow as tf
+
+    step = tf.function(lambda x, y: model.train_step((x, y)), autograph=False)
+    graph = step.get_concrete_function(x, y).graph.as_graph_def()
+    nodes = [*graph.node, *(n for f in graph.library.function for n in f.node_def)]
+    return collections.Counter(node.op for node in nodes)
+
+
+@pytest.mark.skipif(not on_tensorflow, reason="a graph of TensorFlow")
+@pytest.mark.parametrize("kind", ["rich", "conv", "two_outputs"])
+def test_an_end_to_end_step_has_the_operations_of_a_stock_step(kind):
+    """What the benchmark of overhead can only measure: nothing is computed besides.
+
+    Without averages (`use_ema`): Keras makes those of the idle heads too.
+    """
+    x, y = models.inputs(kind, 8), models.targets(kind, 8)
+    x, y = keras.tree.map_structure(keras.ops.convert_to_tensor, (x, y))
+    counts = []
+    for modular in (False, True):
+        base = models.build(kind)
+        model = e2e.modularize(base, models.CUTS) if modular else base
+        optimizer = keras.optimizers.AdamW(weight_decay=0.01, clipnorm=0.5)
+        model.compile(optimizer, **models.losses(kind))
+        cases.fit(model, x, y)
+        counts.append(kinds_of_ops(model, x, y))
+    assert counts[0].total() > 100
+    assert counts[0] == counts[1]
+    model.training_mode = "local"
+    assert kinds_of_ops(model, x, y) != counts[0], "else the count would show nothing"
 
 
 def test_end_to_end_train_on_batch_is_stock():

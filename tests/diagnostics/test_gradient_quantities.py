@@ -65,9 +65,9 @@ def test_a_module_that_stands_still_has_no_update_ratio():
 # The signal to noise ratio
 
 
-def run(gradients, decay=0.9):
+def run(gradients, decay=0.9, **kwargs):
     """All readings and states over a sequence of lists of gradients."""
-    quantity = GradientSNR(decay)
+    quantity = GradientSNR(decay, **kwargs)
     shapes = [np.shape(g) for g in gradients[0]]
     state = [ops.zeros(shape) for shape in quantity.init_state(shapes)]
     found = []
@@ -109,7 +109,7 @@ def test_snr_leaves_out_variables_without_a_gradient():
         value, state = quantity.compute(view(gradients=given), state)
     without = [[g for g in given if g is not None] for given in gradients]
     assert float(value) == run(without)[-1][0]
-    assert not np.asarray(state[3]).any()
+    assert not np.asarray(state[-2]).any()
 
 
 def monte_carlo(mean, noise, steps=30, trials=400, decay=0.9, size=50):
@@ -125,13 +125,14 @@ def monte_carlo(mean, noise, steps=30, trials=400, decay=0.9, size=50):
         state = [tf.zeros(shape) for shape in quantity.init_state([(size,)])]
         for step in range(steps):
             value, state = quantity.compute(view(gradients=[gradients[step]]), state)
-        return tf.stack([value, *state[:2], tf.reduce_sum(state[2] ** 2)])
+        return tf.stack([value, *state[:3], tf.reduce_sum(state[3] ** 2)])
 
     found = tf.function(lambda d: tf.vectorized_map(one, d))(draws).numpy()
-    value, total, square, signal = found.T.astype("float64")
-    power = 1 - total
-    np.testing.assert_allclose(power, decay**steps, rtol=1e-3)
+    value, total, squared, square, signal = found.T.astype("float64")
+    np.testing.assert_allclose(total, (1 - decay**steps) / (1 - decay), rtol=1e-3)
+    power = decay**steps
     c = (1 - decay) * (1 + power) / ((1 + decay) * (1 - power))
+    np.testing.assert_allclose(squared / total**2, c, rtol=1e-3)
     signal, spread = signal / total**2, square / total
     return signal - c * spread, spread - signal, value
 
@@ -184,12 +185,32 @@ def test_a_decay_outside_of_0_to_1_is_refused(decay):
         GradientSNR(decay)
 
 
-def test_snr_keeps_one_copy_of_the_gradient():
+def test_snr_keeps_no_more_than_a_copy_of_the_gradient():
     shapes = [(3, 4), (4,)]
     kept = GradientSNR().init_state(shapes)
-    assert kept[-2:] == shapes
-    assert kept[:-2] == [(), ()]
+    assert kept[-2:] == [(12,), (4,)]
+    assert set(kept[:-2]) == {()}
     assert GradRMS().init_state(shapes) == UpdateRatio().init_state(shapes) == []
+
+
+def test_snr_of_a_large_variable_is_told_from_some_entries_of_each_column():
+    shapes = [(500, 300), (300,)]
+    rising = np.linspace(0, 0.3, 300, dtype="float32")
+    mean = [some(*s) * rising for s in shapes]
+    gradients = [[m + some(*m.shape) for m in mean] for _ in range(8)]
+    kept = GradientSNR(entries=2000).init_state(shapes)
+    # 150,000 / 2,000 = 75 shares a factor with 300; 77 does not.
+    assert kept[-2:] == [(-(-150_000 // 77),), (300,)]
+    few, full = (run(gradients, entries=entries)[-1][0] for entries in (2000, 10**6))
+    assert 0.5 < few / full < 2.0
+    looked_at = np.arange(0, 150_000, 77) % 300
+    assert set(looked_at) == set(range(300))
+
+
+@pytest.mark.parametrize("entries", [0, -1, 1.5, True])
+def test_a_number_of_entries_that_is_none_is_refused(entries):
+    with pytest.raises(ValueError, match=r"GradientSNR\(entries=.*1 or larger"):
+        GradientSNR(entries=entries)
 
 
 def test_quantities_say_what_they_are():
