@@ -13,6 +13,7 @@ $(STAMP): pyproject.toml
 	$(BIN)/python -m pip install -q --disable-pip-version-check -e '.[dev]'
 	@touch $@
 
+demo: export TF_CPP_MIN_LOG_LEVEL = 3
 demo: setup
 	$(BIN)/keras-e2e demo --output_dir=demo_output
 

@@ -40,7 +40,7 @@ def _main(argv: list[str]) -> int:
             file=sys.stderr,
         )
         return 2
-    # TensorFlow takes seconds to import: only now, so that --help does not wait.
+    # Needs the packages of the extra [demo]; --help does not.
     from keras_e2e import demo
 
     demo.run(

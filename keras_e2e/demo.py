@@ -219,6 +219,7 @@ def _print_verdicts(console: Console, runs: list[Run]) -> None:
         f"\nWhat the module {MODULE!r} was taught, end to end (heuristic, from the "
         "latest readings):"
     )
+    lines = Table.grid(padding=(0, 1))
     for run in runs:
         if run.regime != "end to end":
             continue
@@ -240,7 +241,8 @@ def _print_verdicts(console: Console, runs: list[Run]) -> None:
             ),
             "unclear": "unclear: too few readings.",
         }[found.state]
-        console.print(f"  k={run.k} (test {run.accuracy:.3f}) {line}", highlight=False)
+        lines.add_row(f"  k={run.k} (test {run.accuracy:.3f})", line)
+    console.print(lines, highlight=False)
     console.print(
         "One seed. Whether end-to-end training breaks down differs from seed to seed: "
         "repeat with --seed."

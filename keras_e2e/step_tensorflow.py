@@ -78,6 +78,12 @@ class ModularStep:
                 state.recorder = Recorder(state.modules, quantities)
             # Instrumented steps write to the recorder they were traced with.
             state.functions = {k: f for k, f in state.functions.items() if not k[1]}
+        elif any(
+            a is not b for a, b in zip(state.recorder.quantities, quantities, strict=True)
+        ):
+            # Asked for anew, by another callback: the steps serve, the averages do not.
+            state.recorder.quantities = quantities
+            state.recorder.reset()
         return state.recorder
 
 

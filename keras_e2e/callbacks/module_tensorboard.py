@@ -30,7 +30,7 @@ class ModuleTensorBoard(keras.callbacks.Callback):
 
     Weights, logs and `val_` logs are what they are without it. Put it after
     `ModeSchedule` and other callbacks that set the mode when an epoch or batch begins.
-    One model takes the quantities of one ModuleTensorBoard at a time.
+    Several on one model must have equal quantities.
 
     Args:
         log_dir: where TensorBoard looks.

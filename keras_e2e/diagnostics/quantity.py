@@ -75,6 +75,18 @@ class Quantity:
     unit: str = ""
     healthy: tuple[float, float] | None = None
 
+    def __eq__(self, other: object) -> bool:
+        """Whether the other computes the same: a step traced for one serves both."""
+        if type(self) is not type(other):
+            return False
+        try:
+            return bool(vars(self) == vars(other))
+        except (TypeError, ValueError):  # attributes, such as arrays, without one answer
+            return self is other
+
+    def __hash__(self) -> int:
+        return hash(type(self))
+
     def init_state(self, shapes: list[tuple]) -> list[tuple]:
         """Shapes of the float32 tensors to keep between instrumented steps.
 

@@ -324,13 +324,26 @@ def test_quantities_must_be_quantities_with_names_of_their_own(tmp_path):
         ModuleTensorBoard(tmp_path, quantities=[])
 
 
+def boards_with(tmp_path, *quantities):
+    return [
+        ModuleTensorBoard(tmp_path / str(i), every=1 + i, quantities=[quantity])
+        for i, quantity in enumerate(quantities)
+    ]
+
+
 def test_a_second_one_with_other_quantities_is_refused(tmp_path):
     """The steps write to one recorder: the first would read zeros."""
     model = model_of_three()
-    boards = [
-        ModuleTensorBoard(tmp_path / name, quantities=[diagnostics.GradRMS()])
-        for name in ("one", "two")
-    ]
+    boards = boards_with(tmp_path, diagnostics.GradRMS(), diagnostics.ModuleLoss())
     with pytest.raises(RuntimeError, match="one callback"):
         fit(model, boards)
     assert int(model.optimizer.iterations) == 0
+
+
+def test_a_second_one_with_the_same_quantities_reads_the_same(tmp_path):
+    model = model_of_three()
+    boards = boards_with(tmp_path, diagnostics.GradRMS(), diagnostics.GradRMS())
+    fit(model, boards)
+    each, every_other = ([*board.history["grad_rms"].values()] for board in boards)
+    assert every_other[0]
+    assert [values[::2] for values in each] == every_other

@@ -180,6 +180,35 @@ def test_instrumenting_again_with_the_same_quantities_keeps_the_recorder():
     assert np.all(numbers(recorder.read())["grad_rms"])
 
 
+def test_equal_quantities_of_another_callback_cost_no_trace_and_start_anew():
+    model = modular()
+    first = model.instrument([GradientSNR(decay=0.8), GradRMS()])
+    step(model)
+    traces = model.trace_counts
+    recorder = model.instrument([GradientSNR(decay=0.8), GradRMS()])
+    assert recorder is first
+    step(model)
+    assert model.trace_counts == traces
+    # One batch since the start has no variance.
+    assert np.isnan(numbers(recorder.read())["gradient_snr"]).all()
+    step(model)
+    assert not np.isnan(numbers(recorder.read())["gradient_snr"]).any()
+    assert model.instrument([GradientSNR(decay=0.9), GradRMS()]) is not recorder
+
+
+def test_quantities_are_equal_if_they_compute_the_same():
+    assert GradRMS() == GradRMS()
+    assert GradRMS() != ModuleLoss()
+    assert GradientSNR(0.8) != GradientSNR(0.9)
+    assert len({GradRMS(), GradRMS(), ModuleLoss()}) == 2
+    odd, other = GradRMS(), GradRMS()
+    odd.array = other.array = np.zeros(2)
+    assert odd == other  # one array
+    other.array = np.zeros(2)
+    assert odd != other  # no single answer: not the same
+    assert odd == odd
+
+
 def test_instrumenting_with_others_makes_steps_that_write_them():
     model = modular()
     model.instrument([GradRMS()])
