@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 import keras
 from keras.src import backend
+from keras.src.models.functional import Functional
 from keras.src.trainers.compile_utils import CompileLoss
 
 
@@ -49,7 +50,7 @@ def is_functional(model: Any) -> bool:
     """
     if isinstance(model, keras.Sequential):
         return model._functional is not None
-    return isinstance(model, keras.Model) and hasattr(model, "_nodes_by_depth")
+    return isinstance(model, Functional)
 
 
 def as_functional(model: keras.Model) -> keras.Model:
@@ -65,7 +66,7 @@ def run_graph(model: keras.Model, inputs: Any, call: Callable) -> Any:
     the end, which severs the graph when a nested model is to be inlined.
     """
     functional = as_functional(model)
-    return functional._run_through_graph(inputs, call_fn=call)
+    return functional._run_through_graph(inputs, lambda operation: operation, call)
 
 
 def producing_call(tensor: keras.KerasTensor) -> GraphCall:
@@ -132,6 +133,4 @@ def set_mask(tensor: Any, mask: Any) -> None:
 
 def has_stock_call(model: keras.Model) -> bool:
     """Whether a Functional or Sequential model runs its graph and nothing else."""
-    inputs = keras.Input((1,))
-    functional = type(keras.Model(inputs, inputs))
-    return type(model).call in (functional.call, keras.Sequential.call)
+    return type(model).call in (Functional.call, keras.Sequential.call)
