@@ -152,6 +152,8 @@ class LocalObjective(keras.layers.Layer):
         kept = 1 if weight is None else len(weight.shape)
         if mask is not None and _begins_with(values.shape, mask.shape):
             kept = max(kept, len(mask.shape))
+            while weight is not None and len(weight.shape) < kept:
+                weight = ops.expand_dims(weight, -1)  # Keras would not broadcast it
         else:
             mask = None
         if len(values.shape) > kept:

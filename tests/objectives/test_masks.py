@@ -59,8 +59,13 @@ def build(subclassed, per_token):
     return keras.Sequential([keras.Input((None,), dtype="int32"), *parts(per_token)])
 
 
-def trained(objective, mode, length, *, subclassed=False, per_token=True, noise=0):
-    """Weights after two steps on sentences of 4 tokens, padded to `length`."""
+def trained(
+    objective, mode, length, *, subclassed=False, per_token=True, noise=0, ignored=None
+):
+    """Weights after two steps on sentences of 4 tokens, padded to `length`.
+
+    With `ignored` every other sentence weighs nothing, and begins with that token.
+    """
     objectives = {"embed": Small(), "read": objective()}
     model = e2e.modularize(build(subclassed, per_token), objectives)
     model.compile(keras.optimizers.SGD(0.5), "sparse_categorical_crossentropy")
@@ -68,6 +73,8 @@ def trained(objective, mode, length, *, subclassed=False, per_token=True, noise=
     x = np.zeros((16, length), "int32")
     x[:, :LENGTH] = rng.randint(1, 20, (16, LENGTH))
     x[0, LENGTH - 1] = 0  # one is shorter: not all examples weigh the same
+    if ignored is not None:
+        x[::2, 0] = ignored
     y = np.full((16, length), noise)
     y[:, :LENGTH] = rng.randint(0, 4, (16, LENGTH))
     labels = np.minimum(y, 2)
@@ -78,7 +85,8 @@ def trained(objective, mode, length, *, subclassed=False, per_token=True, noise=
     if subclassed:
         model.examine(x[:2])
     model.training_mode = mode
-    model.fit(x, y, batch_size=8, shuffle=False, verbose=0)
+    weight = None if ignored is None else np.arange(16) % 2
+    model.fit(x, y, batch_size=8, shuffle=False, verbose=0, sample_weight=weight)
     return model.get_weights()
 
 
@@ -101,6 +109,15 @@ def test_training_on_padded_sentences_is_training_on_the_sentences(name, subclas
 def test_labels_of_padding_do_not_matter(name):
     zeros, ones = (trained(OBJECTIVES[name], "local", PADDED, noise=n) for n in (0, 1))
     assert all(np.array_equal(a, b) for a, b in zip(zeros, ones, strict=True))
+
+
+@pytest.mark.parametrize("name", OBJECTIVES)
+def test_a_padded_sentence_of_weight_zero_teaches_nothing(name):
+    ours, theirs = (
+        trained(OBJECTIVES[name], "local", PADDED, per_token=False, ignored=token)
+        for token in (3, 4)
+    )
+    assert_close(ours, theirs)
 
 
 @pytest.mark.parametrize("head", ["gap_linear", "mlp"])
