@@ -11,6 +11,7 @@ from keras import ops, tree
 from keras_e2e import _compat, labels
 from keras_e2e.boundary import Collector, ModuleBoundary, collecting
 from keras_e2e.diagnostics.quantity import Quantity
+from keras_e2e.fitting import fitting, refuse_averages
 from keras_e2e.local_loss import local_loss, outputs_of, refuse_missing
 from keras_e2e.modes import TrainingMode
 from keras_e2e.objectives.base import ModelSpec, OutputSpec
@@ -101,33 +102,10 @@ class ModularTraining(ModularStep):
         return self._check_mode(TrainingMode.get(mode))
 
     def _check_mode(self, mode: TrainingMode) -> TrainingMode:
-        _refuse_averages(self.name, mode, getattr(self, "optimizer", None))
+        refuse_averages(self.name, mode, getattr(self, "optimizer", None))
         modules = self._modular.modules
-        if not modules:
-            return mode  # a wrapper that has not seen data yet; checked then
-        names = [m.name for m in modules]
-        boundaries = [m.name for m in modules if m.boundary is not None]
-        if mode.name == "sequential" and mode.module is None:
-            mode = TrainingMode.get({**mode.get_config(), "module": names[0]})
-        allowed = set(boundaries) | ({mode.module} & set(names))
-        unknown = sorted(mode.names() - allowed)
-        if unknown:
-            raise ValueError(
-                f"Training mode '{mode}' names {unknown}, but the model's boundaries "
-                f"are {boundaries} and its modules {names}."
-            )
-        for module in modules:
-            if module.boundary is None or module.objective is not None:
-                continue
-            untrained = mode.name in ("local", "mixed") and mode.stops(module.name)
-            if untrained or mode.module == module.name:
-                raise ValueError(
-                    f"Training mode '{mode}': boundary {module.name!r} stops the "
-                    "gradient but has no objective, so nothing would train the module "
-                    f"{module.name!r}. Give the boundary an objective, or use "
-                    "TrainingMode('mixed', stop=[...]) with the other boundaries."
-                )
-        return mode
+        # A wrapper that has not seen data yet knows none; it is checked then.
+        return fitting(mode, modules) if modules else mode
 
     # Modules
 
@@ -301,7 +279,7 @@ class ModularTraining(ModularStep):
     def make_train_function(self, force=False):
         # Not in `compile`: Keras does not compile a loaded model that overrides it.
         optimizer = getattr(self, "optimizer", None)
-        _refuse_averages(self.name, self._modular.mode, optimizer)
+        refuse_averages(self.name, self._modular.mode, optimizer)
         if self.train_function is not None and not force:
             return self.train_function
         self._modular.functions.clear()
@@ -331,18 +309,6 @@ class ModularTraining(ModularStep):
         if self.optimizer is not None and not self.optimizer.built:
             with strategy_scope(self):
                 self.optimizer.build(self.trainable_variables)
-
-
-def _refuse_averages(name: str, mode: TrainingMode, optimizer: Any) -> None:
-    """Refuses an optimizer that would move what must stand still."""
-    optimizer = getattr(optimizer, "inner_optimizer", optimizer)
-    if mode.name == "sequential" and getattr(optimizer, "use_ema", False):
-        raise ValueError(
-            f"{name!r}: training mode '{mode}' keeps all other modules as they are, but "
-            f"{type(optimizer).__name__}(use_ema=True) writes averages over every "
-            "variable at the end of fit. Compile with use_ema=False for sequential "
-            "training, or use another mode."
-        )
 
 
 def strategy_scope(model: keras.Model) -> Any:
