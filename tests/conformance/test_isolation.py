@@ -315,6 +315,27 @@ def test_in_sequential_mode_averaged_weights_are_refused(make):
         np.testing.assert_array_equal(value, expected)
 
 
+@pytest.mark.skipif(not on_tensorflow, reason="a graph of TensorFlow")
+@pytest.mark.parametrize("kind", ["dense", "conv", "nested", "residual", "two_outputs"])
+def test_in_sequential_mode_later_modules_are_not_computed(kind):
+    import tensorflow as tf
+
+    model = e2e.modularize(models.build(kind), models.CUTS)
+    model.compile("sgd", **models.losses(kind))
+    x, y = models.inputs(kind, 8), models.targets(kind, 8)
+    x, y = keras.tree.map_structure(keras.ops.convert_to_tensor, (x, y))
+    for place, active in enumerate(model.modules):
+        model.training_mode = f"sequential:{active.name}"
+        model.train_on_batch(x, y)
+        step = tf.function(lambda x, y: model.train_step((x, y)), autograph=False)
+        graph = step.get_concrete_function(x, y).graph
+        read = {id(handle) for handle, _ in graph.captures}
+        for other, module in enumerate(model.modules):
+            used = [id(v.value.handle) in read for v in module.trainable_variables]
+            assert used
+            assert all(used) if other <= place else not any(used), module.name
+
+
 @pytest.mark.parametrize("make", [_normalised, _subclassed])
 def test_in_sequential_mode_frozen_modules_run_in_inference_mode(make):
     """Their Dropout is off: what the active module learns has nothing random in it."""
