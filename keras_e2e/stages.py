@@ -72,7 +72,7 @@ class Stages:
             return outputs
 
         _compat.run_graph(self.model, inputs, call)
-        return _Stage(inputs, leaving)
+        return _Stage(inputs, leaving, name="upstream")
 
     def _model_of(self, module: Module, upstream: set[str]) -> keras.Model:
         """From the model's inputs and what enters a module to the module's end."""
@@ -90,7 +90,8 @@ class Stages:
             return outputs
 
         outputs = _compat.run_graph(self.model, inputs, call)
-        return _Stage([*inputs, *entering], ends or tree.flatten(outputs))
+        outputs = ends or tree.flatten(outputs)
+        return _Stage([*inputs, *entering], outputs, name="stage")
 
     def _fresh_inputs(self) -> list:
         return [
@@ -100,7 +101,11 @@ class Stages:
 
 
 class _Stage(keras.Model):
-    """A part of a graph, on inputs of its own."""
+    """A part of a graph, on inputs of its own.
+
+    It is given a name: one that counts up would sort otherwise in the graphs of models
+    made alike, and so could change the order of a sum in TensorFlow.
+    """
 
     def compute_mask(self, inputs, previous_mask):
         # Its layers have set the masks there are. Keras would warn that they are lost.

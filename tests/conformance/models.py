@@ -99,7 +99,10 @@ def residual(hidden="tanh"):
     """Several branches start and meet again in every module."""
     x = inputs = keras.Input((6,))
     for name in ("first", "second", "third"):
-        branches = [layers.Dense(6, activation=hidden)(x) for _ in range(2)]
+        # Named: TensorFlow orders sums by names, and automatic ones count up.
+        branches = [
+            layers.Dense(6, activation=hidden, name=f"{name}_{i}")(x) for i in range(2)
+        ]
         x = layers.Add(name=name)([x, *branches])
     x = layers.Dense(CLASSES, activation="softmax", name="out")(x)
     return keras.Model(inputs, x, name="residual")
