@@ -18,9 +18,10 @@ class Writer:
     """An event file, written on the host.
 
     Never by tf.summary: in a step under XLA it fails or silently writes nothing, and
-    after a step it takes six times as long as a record written by hand. (TensorBoard's
-    EventFileWriter computes checksums in Python, in a thread that holds up the next
-    step.) Nor do the conditions that other callbacks set for tf.summary hold here.
+    after a step it takes 0.45 ms where a record written by hand takes 0.05 ms.
+    (TensorBoard's EventFileWriter computes checksums in Python, in a thread that holds
+    up the next step.) Nor do the conditions that other callbacks set for tf.summary
+    hold here.
 
     Args:
         folder: the folder of the run; made if need be.
