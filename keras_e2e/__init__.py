@@ -2,18 +2,25 @@
 
 from keras_e2e import callbacks, diagnostics, objectives
 from keras_e2e.boundary import ModuleBoundary
+from keras_e2e.goodness import goodness_predict
 from keras_e2e.model import ModularModel
+from keras_e2e.model_heads import AugLocal, MomentumAuxiliary
 from keras_e2e.modes import TrainingMode
 from keras_e2e.modularize import modularize, strip
+from keras_e2e.optimizers import ModuleOptimizers
 from keras_e2e.wrapper import ModularWrapper
 
 __all__ = [
+    "AugLocal",
     "ModularModel",
     "ModularWrapper",
     "ModuleBoundary",
+    "ModuleOptimizers",
+    "MomentumAuxiliary",
     "TrainingMode",
     "callbacks",
     "diagnostics",
+    "goodness_predict",
     "modularize",
     "objectives",
     "strip",

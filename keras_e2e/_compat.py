@@ -11,6 +11,13 @@ import keras
 from keras.src import backend
 from keras.src.models.functional import Functional
 from keras.src.trainers.compile_utils import CompileLoss
+from keras.src.utils.python_utils import default
+
+
+# Marks a `get_config` that subclasses with simple arguments need not override
+# (`python_utils.default`): Keras then reads those off the constructor call, as it does
+# where nobody overrides its own.
+default_config = default
 
 
 class GraphCall(NamedTuple):
@@ -111,6 +118,18 @@ def loss_weights(model: keras.Model) -> Any:
     return None if compiled is None else compiled._user_loss_weights
 
 
+def compiled_metrics(model: keras.Model) -> tuple[Any, Any]:
+    """The `metrics` and `weighted_metrics` given to `compile`.
+
+    Stands for the private `CompileMetrics`. `get_compile_config` is public, but brings
+    functions and classes back only where they are registered.
+    """
+    compiled = model._compile_metrics
+    if compiled is None:
+        return None, None
+    return compiled._user_metrics, compiled._user_weighted_metrics
+
+
 def logits_of(tensor: Any) -> Any:
     """The tensor from which Keras computes a cross-entropy on `tensor`.
 
@@ -134,3 +153,20 @@ def set_mask(tensor: Any, mask: Any) -> None:
 def has_stock_call(model: keras.Model) -> bool:
     """Whether a Functional or Sequential model runs its graph and nothing else."""
     return type(model).call in (Functional.call, keras.Sequential.call)
+
+
+def with_logits(tensor: Any, logits: Any) -> Any:
+    """Notes on a probability the values under it (`_keras_logits`), as Keras does."""
+    tensor._keras_logits = logits
+    return tensor
+
+
+def copy_weight_decay_exclusions(source: Any, target: Any) -> None:
+    """Gives an optimizer the exclusions of another (`exclude_from_weight_decay`).
+
+    Keras notes them in `_exclude_from_weight_decay` and
+    `_exclude_from_weight_decay_pattern`, which are in no config.
+    """
+    for name in ("_exclude_from_weight_decay", "_exclude_from_weight_decay_pattern"):
+        if hasattr(source, name):
+            setattr(target, name, getattr(source, name))

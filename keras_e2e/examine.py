@@ -45,7 +45,7 @@ class _Replay(Collector):
     """Feeds each module what it was given before, whatever the one before puts out."""
 
     def __init__(self, first: Collector):
-        super().__init__(stops=lambda name: False, known=first.known)
+        super().__init__(first.known)
         self.first = first
 
     def cross(self, boundary, activation):
@@ -86,7 +86,7 @@ def examine(wrapper: Any, x: Any) -> Findings:
                 "ModuleBoundary a name of its own."
             )
     known = {id(b) for b in boundaries}
-    collector = Collector(stops=lambda name: False, known=known)
+    collector = Collector(known)
     with collecting(collector), _Reads(collector) as reads:
         outputs = _run(base, x, training=True)
     crossed = [c.boundary for c in collector.crossings]

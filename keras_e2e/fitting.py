@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
+from keras_e2e.building import check_reach
 from keras_e2e.modes import TrainingMode
 from keras_e2e.partition import Module
 
@@ -24,7 +25,16 @@ def fitting(mode: TrainingMode, modules: Sequence[Module]) -> TrainingMode:
             f"Training mode '{mode}' names {unknown}, but the model's boundaries "
             f"are {boundaries} and its modules {names}."
         )
+    check_reach(mode.reach, len(modules), f"Training mode '{mode}'")
     for module in modules:
+        objective = module.objective
+        if objective and objective.listens and mode.module == module.name:
+            raise ValueError(
+                f"Training mode '{mode}': the objective {type(objective).__name__} of "
+                f"{module.name!r} passes on a signal that comes from later modules, which "
+                "sequential training does not compute. Use 'local', or give the boundary "
+                "an objective with a loss of its own."
+            )
         if module.boundary is None or module.objective is not None:
             continue
         untrained = mode.name in ("local", "mixed") and mode.stops(module.name)

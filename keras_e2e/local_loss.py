@@ -1,11 +1,12 @@
 """The loss of one module, from what its boundary noted."""
 
+from collections.abc import Hashable, Mapping
 from typing import Any
 
-from keras import tree
+from keras import ops, tree
 
 from keras_e2e import _compat, labels
-from keras_e2e.boundary import Collector
+from keras_e2e.boundary import Collector, Crossing
 from keras_e2e.objectives.base import Batch, Output
 from keras_e2e.partition import Module
 
@@ -34,14 +35,14 @@ def refuse_missing(module: Module, y: Any, given: Any) -> None:
     """Raises ValueError where the labels or targets of an objective are not there."""
     objective = module.objective
     assert objective is not None, "a module without an objective has no local loss"
-    if objective.needs == "labels" and given is None:
+    if "labels" in objective.requirements and given is None:
         raise ValueError(
             f"Boundary {module.name!r}: its objective {objective.name!r} needs "
             f"labels, in y under the key {module.name!r}, and there are none. "
             f"Give y={{..., {module.name!r}: "
             "labels}, or use a mode in which this objective does not count."
         )
-    if objective.needs == "target" and y is None:
+    if "target" in objective.requirements and y is None:
         raise ValueError(
             f"Boundary {module.name!r}: its objective {objective.name!r} needs the "
             "model's targets, and no y was given. Give y, or use an objective "
@@ -52,59 +53,75 @@ def refuse_missing(module: Module, y: Any, given: Any) -> None:
 def local_loss(
     module: Module,
     collector: Collector,
-    x: Any,
     flat_inputs: list,
-    outputs: tuple[Output, ...],
-    given: Any,
-    sample_weight: Any,
+    batch: Batch,
+    views: Mapping[Hashable, Collector],
 ) -> Any:
     """The loss of one module's objective, averaged over the crossings of its boundary.
 
     Args:
         module: the module.
         collector: the crossings of this step.
-        x: the model's inputs.
-        flat_inputs: the same as a flat list, in the order of the model's.
-        outputs: the model's outputs, from `outputs_of`.
-        given: the labels given under the boundary's name, or None.
-        sample_weight: weights of the examples for this objective, or None.
+        flat_inputs: the model's inputs as a flat list, in the order of the model's.
+        batch: what the objective may look at; what is this boundary's is filled in here.
+        views: the crossings of further passes.
 
     Raises:
         ValueError: the boundary was not crossed, or more than once with labels.
     """
     objective = module.objective
     assert objective is not None, "a module without an objective has no local loss"
-    crossings = [c for c in collector.crossings if c.boundary is module.boundary]
+    crossings = _of(module, collector)
     if not crossings:
         raise ValueError(
             f"Boundary {module.name!r} was not crossed in this step, so its local "
             "loss cannot be computed. A boundary must be crossed in each call."
         )
-    if len(crossings) > 1 and objective.needs == "labels":
+    if len(crossings) > 1 and "labels" in objective.requirements:
         raise ValueError(
             f"Boundary {module.name!r} is crossed {len(crossings)} times in a step; "
             "labels under its name cannot tell the crossings apart. Apply the "
             "module once, to the stacked inputs."
         )
     entered = [
-        c.output for c in collector.crossings if c.boundary.module in module.inputs
+        _before_noise(c) for c in collector.crossings if c.boundary.module in module.inputs
     ] or [flat_inputs[i] for i in module.model_inputs]
-    batch = Batch(
-        x=x,
-        outputs=outputs,
-        labels=given,
-        sample_weight=sample_weight,
-        module_input=entered[0] if len(entered) == 1 else entered,
-    )
+    batch = batch._replace(module_input=entered[0] if len(entered) == 1 else entered)
     total = 0.0
-    for crossing in crossings:
-        # A layer's mask is noted on what it puts out, so behind the boundary.
-        _compat.set_mask(crossing.activation, _compat.mask_of(crossing.output))
+    for place, crossing in enumerate(crossings):
+        seen = {
+            key: _activation(_of(module, views[key])[place]) for key in objective.views()
+        }
+        own = batch._replace(views=seen, sent=crossing.sent)
         try:
-            total = total + objective.compute_loss(crossing.activation, batch)
+            total = total + objective.compute_loss(_activation(crossing), own)
         except ValueError as error:
             raise ValueError(f"Boundary {module.name!r}: {error}") from error
     return total / len(crossings) if len(crossings) > 1 else total
+
+
+def activations(module: Module, collector: Collector) -> list:
+    """What came in at each crossing of a module's boundary, with its mask."""
+    return [_activation(crossing) for crossing in _of(module, collector)]
+
+
+def _of(module: Module, collector: Collector) -> list[Crossing]:
+    return [c for c in collector.crossings if c.boundary is module.boundary]
+
+
+def _activation(crossing: Crossing) -> Any:
+    # A layer's mask is noted on what it puts out, so behind the boundary.
+    _compat.set_mask(crossing.activation, _compat.mask_of(crossing.output))
+    return crossing.activation
+
+
+def _before_noise(crossing: Crossing) -> Any:
+    """What a module is given, without the noise that its boundary adds."""
+    if not crossing.boundary.noise:
+        return crossing.output
+    given = ops.stop_gradient(crossing.activation)
+    _compat.set_mask(given, _compat.mask_of(crossing.output))
+    return given
 
 
 def _only(value: Any) -> Any:

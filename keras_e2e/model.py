@@ -3,6 +3,7 @@
 import keras
 
 from keras_e2e import labels
+from keras_e2e.blocks import blocks_after
 from keras_e2e.endings import ending_of
 from keras_e2e.modes import TrainingMode
 from keras_e2e.objectives.base import OutputSpec
@@ -76,6 +77,7 @@ class ModularModel(ModularTraining, keras.Model):
                 for key, tensor in zip(keys, self.outputs, strict=True)
             ],
             {name: tensors[0][0] for name, tensors in crossed.items()},
+            {name: blocks_after(graph, boundary) for name, boundary in boundaries.items()},
         )
         # Keras unpacks a list of one output, but not a dict.
         self._modular.single_output = len(keys) == 1 and not isinstance(self.output, dict)

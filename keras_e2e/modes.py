@@ -15,7 +15,7 @@ class TrainingMode:
     | name | at a boundary | local objectives | task loss |
     |---|---|---|---|
     | `end_to_end` | gradient passes | off | trains everything |
-    | `local` | gradient stops | each trains its own module | trains the last module |
+    | `local` | gradient stops | each trains its own module, or as many as `reach` says | trains the last module, or as many |
     | `deep_supervision` | gradient passes | added to the loss | trains everything |
     | `sequential` | modules before stand still | the active module's only | trains the last module, in its turn |
     | `mixed` | stops at `stop` | on at `stop` and where `weights` says | flows up to the nearest stop |
@@ -31,6 +31,11 @@ class TrainingMode:
         stop: names of the boundaries that stop the gradient, for `mixed` only.
         module: the module to train, for `sequential` only; the first one by
             default.
+        reach: over how many modules the gradient of each loss flows back, for `local`
+            only, the task loss included: 1 (the default) trains each module by its own
+            loss alone, 2 also by that of the next (overlapping local learning, Laskin
+            et al. 2020), `"all"` is deep supervision. An objective may have a reach
+            of its own.
 
     Raises:
         ValueError: an unknown name, a negative or non-finite weight, or an
@@ -50,6 +55,7 @@ class TrainingMode:
     weights: float | tuple[tuple[str, float], ...] | None
     stop: tuple[str, ...]
     module: str | None
+    reach: int | str | None
 
     def __init__(
         self,
@@ -58,6 +64,7 @@ class TrainingMode:
         weights: float | Mapping[str, float] | None = None,
         stop: Iterable[str] = (),
         module: str | None = None,
+        reach: int | str | None = None,
     ):
         if isinstance(name, str) and name.startswith("sequential:"):
             name, _, spelled = name.partition(":")
@@ -87,6 +94,10 @@ class TrainingMode:
                 f"TrainingMode({name!r}, module={module!r}): only 'sequential' takes "
                 "`module`."
             )
+        if reach is not None and name != "local":
+            raise ValueError(
+                f"TrainingMode({name!r}, reach={reach!r}): only 'local' takes `reach`."
+            )
         if name == "end_to_end" and weights is not None:
             raise ValueError(
                 "TrainingMode('end_to_end') has no local losses to weigh. For local "
@@ -101,6 +112,7 @@ class TrainingMode:
         object.__setattr__(self, "weights", kept)
         object.__setattr__(self, "stop", stop)
         object.__setattr__(self, "module", module)
+        object.__setattr__(self, "reach", check_reach(reach, f"TrainingMode({name!r})"))
 
     @classmethod
     def get(cls, mode: "TrainingMode | str | dict[str, Any]") -> "TrainingMode":
@@ -151,12 +163,15 @@ class TrainingMode:
             "weights": dict(weights) if isinstance(weights, tuple) else weights,
             "stop": list(self.stop),
             "module": self.module,
+            "reach": self.reach,
         }
 
     def __str__(self) -> str:
         details = []
         if self.module is not None:
             details.append(self.module)
+        if self.reach not in (None, 1):
+            details.append(f"reach {self.reach}")
         if self.stop:
             details.append("stop " + ", ".join(self.stop))
         if isinstance(self.weights, tuple):
@@ -164,6 +179,17 @@ class TrainingMode:
         elif self.weights is not None:
             details.append(f"x{self.weights:g}")
         return self.name + (f" ({'; '.join(details)})" if details else "")
+
+
+def check_reach(reach: Any, where: str) -> int | str | None:
+    """Returns a reach, or raises ValueError for what is none."""
+    whole = isinstance(reach, int) and not isinstance(reach, bool) and reach >= 1
+    if reach is None or reach == "all" or whole:
+        return reach
+    raise ValueError(
+        f"{where}: reach is {reach!r}; expected over how many modules the gradient flows "
+        "back, 1 or more (1 is the module alone), or 'all'."
+    )
 
 
 def _factor(mode: str, key: str, value: Any) -> float:

@@ -11,6 +11,7 @@ from keras_e2e import _compat
 from keras_e2e.boundary import ModuleBoundary
 from keras_e2e.cutpoints import balanced
 from keras_e2e.model import ModularModel
+from keras_e2e.objectives.base import LocalObjective
 from keras_e2e.partition import LOOPS, Graph, in_loop
 from keras_e2e.training import ModularTraining, strategy_scope
 from keras_e2e.wrapper import ModularWrapper
@@ -22,6 +23,7 @@ def modularize(
     model: keras.Model,
     boundaries: Boundaries = (),
     *,
+    objective: Any = None,
     training_mode: Any = "end_to_end",
 ) -> ModularModel | ModularWrapper:
     """Splits an existing model into modules. Layers and weights are shared with it.
@@ -35,9 +37,11 @@ def modularize(
             found by name among all its sublayers; boundaries that its `call` already
             applies need not be named). It need not be compiled; compile the result.
         boundaries: names of layers, in any order (`"nested/layer"` where a name alone
-            is ambiguous); or a dict from name to objective (None for the default
-            `Prediction()`, False to only mark the place); or how many boundaries to set
-            at balanced cut points of the graph.
+            is ambiguous); or a dict from name to objective (a `LocalObjective`, an alias
+            such as `"predsim"`, None for the default `Prediction()`, False to only mark
+            the place); or how many boundaries to set at balanced cut points of the graph.
+        objective: the objective of boundaries that are listed or counted, each a copy of
+            its own. Default: `Prediction()`.
         training_mode: the mode to start in.
 
     Returns:
@@ -64,6 +68,11 @@ def modularize(
             "modularize(strip(model), boundaries)."
         )
     _refuse_custom_training(model)
+    if isinstance(boundaries, Mapping) and objective is not None:
+        raise ValueError(
+            f"modularize: the dict of boundaries names objectives already; "
+            f"objective={objective!r} is for boundaries in a list or counted."
+        )
     with strategy_scope(model):
         if isinstance(model, keras.Sequential) and not _compat.is_functional(model):
             raise ValueError(
@@ -73,16 +82,16 @@ def modularize(
             )
         if not _compat.is_functional(model):
             return ModularWrapper(
-                model, _named(boundaries, model), training_mode=training_mode
+                model, _named(boundaries, model, objective), training_mode=training_mode
             )
         if isinstance(boundaries, int) and not isinstance(boundaries, bool):
             inputs, outputs = _rewire(model, {}, keep=True, flatten=True)
             flat = keras.Model(inputs, outputs, name=model.name)
             graph = Graph(flat)
             chosen = {layer.name: layer for layer in balanced(graph, boundaries)}
-            objectives: dict[str, Any] = dict.fromkeys(chosen)
+            objectives = {name: _copy(objective) for name in chosen}
         else:
-            objectives = _named(boundaries, model)
+            objectives = _named(boundaries, model, objective)
             chosen = {name: _find(model, name) for name in objectives}
         inserted: dict[int, ModuleBoundary] = {}
         marked = {x.module for _, x in _paths(model) if isinstance(x, ModuleBoundary)}
@@ -201,7 +210,14 @@ def _takes_training(layer: Any) -> bool:
     return "training" in inspect.signature(layer.call).parameters
 
 
-def _named(boundaries: Boundaries, model: keras.Model) -> dict[str, Any]:
+def _copy(objective: Any) -> Any:
+    """An objective as it was, without what was built of it."""
+    if isinstance(objective, LocalObjective):
+        return type(objective).from_config(objective.get_config())
+    return objective
+
+
+def _named(boundaries: Boundaries, model: keras.Model, objective: Any) -> dict[str, Any]:
     """Boundaries as a dict from name to objective."""
     if isinstance(boundaries, Mapping):
         return dict(boundaries)
@@ -228,7 +244,7 @@ def _named(boundaries: Boundaries, model: keras.Model) -> dict[str, Any]:
             raise ValueError(
                 f"boundaries: layer {name!r} is named {names.count(name)} times."
             )
-    return dict.fromkeys(names)
+    return {name: _copy(objective) for name in names}
 
 
 def _find(model: keras.Model, name: str) -> keras.layers.Layer:

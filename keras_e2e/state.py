@@ -7,6 +7,7 @@ from typing import Any
 from keras_e2e.modes import TrainingMode
 from keras_e2e.objectives.base import OutputSpec
 from keras_e2e.partition import Module
+from keras_e2e.reach import Reach, reach_of
 
 
 class ModularState:
@@ -40,7 +41,46 @@ class ModularState:
 
     def weight(self, module: Module) -> float:
         """Factor of a module's local loss in this mode; 0 without an objective."""
-        return self.mode.weight(module.name) if module.objective is not None else 0.0
+        if module.objective is None:
+            return 0.0
+        if module.objective.listens and not self.mode.stops(module.name):
+            return 0.0  # the true signal gets through: nothing to stand in for
+        return self.mode.weight(module.name)
+
+    def reach(self) -> Reach | None:
+        """How far the losses reach, in `local` mode; None in any other."""
+        return reach_of(self.modules, self.mode) if self.mode.name == "local" else None
+
+    def stopping(self) -> frozenset[str]:
+        """The boundaries that stop the gradient."""
+        reach = self.reach()
+        opened: frozenset[str] = frozenset() if reach is None else reach.open
+        return frozenset(
+            m.name
+            for m in self.modules
+            if m.boundary is not None and self.mode.stops(m.name) and m.name not in opened
+        )
+
+    def listeners(self) -> dict[str, dict[str, float]]:
+        """Whose objectives listen to the signal at the end of each module, with weights.
+
+        Those that stand in for the true signal, where the boundary stops it.
+        """
+        stopping, last = self.stopping(), self.modules[-1].name
+        found: dict[str, dict[str, float]] = {}
+        for module in self.modules:
+            listens = None if module.objective is None else module.objective.listens
+            weight = self.weight(module)
+            if not listens or not weight or module.name not in stopping:
+                continue
+            ends = {
+                "boundary": [module.name],
+                "outputs": [last],
+                "following": [m.name for m in self.modules if module.name in m.inputs],
+            }
+            for end in ends[listens]:
+                found.setdefault(end, {})[module.name] = weight
+        return found
 
     def collects(self) -> bool:
         """Whether a training pass must gather what crosses the boundaries."""
@@ -49,6 +89,10 @@ class ModularState:
     def tap(self):
         """What this thread's step does to the outputs of boundaries, or None."""
         return getattr(self.local, "tap", None)
+
+    def targets(self) -> tuple:
+        """`y` and `sample_weight` of this thread's step; None twice outside of one."""
+        return getattr(self.local, "targets", (None, None))
 
     def skips_outputs(self) -> bool:
         """Whether the active module ends before the model's outputs."""

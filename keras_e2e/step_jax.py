@@ -2,6 +2,8 @@
 
 from typing import Any
 
+import keras
+
 
 class ModularStep:
     """Mixin with the JAX `train_step` of modular models."""
@@ -12,7 +14,18 @@ class ModularStep:
     def train_step(self, state, data):
         modular = self._modular
         modular.traces[(str(modular.mode), False)] += 1
-        logs, new_state = super().train_step(state, data)
+        reach = modular.reach()
+        if reach is not None and reach.separate:
+            raise NotImplementedError(
+                f"{self.name}: mode '{modular.mode}' needs a backward pass for each of the "
+                f"losses of {list(reach.separate)}, which the tensorflow backend has and "
+                "jax has not. Use reach 1 or 'all', or KERAS_BACKEND=tensorflow."
+            )
+        modular.local.targets = keras.utils.unpack_x_y_sample_weight(data)[1:]
+        try:
+            logs, new_state = super().train_step(state, data)
+        finally:
+            del modular.local.targets
         self._forget_forward()
         still = modular.still_variables()
         # A zero gradient still moves a variable under momentum or weight decay.

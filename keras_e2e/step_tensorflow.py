@@ -9,6 +9,7 @@ import tensorflow as tf
 from keras import tree
 
 from keras_e2e import _compat
+from keras_e2e.backward_tensorflow import Backward
 from keras_e2e.diagnostics.quantity import ModuleView, Quantity
 
 
@@ -28,12 +29,16 @@ class ModularStep:
         instrumented = state.instrumented
         metric_variables = len(self.metrics_variables)
         x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
-        with tf.GradientTape() as tape:
+        reach = state.reach()
+        apart = reach is not None and bool(reach.separate)
+        with tf.GradientTape(persistent=apart) as tape:
             state.local.tap = _tap(tape if instrumented else None)
+            state.local.targets = (y, sample_weight)
             try:
                 y_pred = self(x, training=True)
             finally:
                 state.local.tap = None
+                del state.local.targets
             loss = self.compute_loss(
                 x=x, y=y, y_pred=y_pred, sample_weight=sample_weight, training=True
             )
@@ -42,14 +47,15 @@ class ModularStep:
                 loss * tf.cast(replicas, loss.dtype) if replicas > 1 else loss,
                 sample_weight=tf.shape(_first_tensor(x))[0],
             )
-            scaled = self.optimizer.scale_loss(loss)
+            backward = Backward(self, tape, loss)
         still = state.still_variables()
         variables = [v for v in self.trainable_variables if id(v) not in still]
         if instrumented:
             probe = _Probe(self, y_pred, loss)
-            gradients, signals = probe.differentiate(tape, scaled, variables)
+            gradients, signals = probe.differentiate(backward, variables)
         else:
-            gradients = tape.gradient(scaled, variables)
+            gradients = backward.gradients(variables)
+        del tape, backward  # a persistent tape holds every activation
         if variables:
             self.optimizer.apply_gradients(zip(gradients, variables, strict=True))
         else:
@@ -187,7 +193,7 @@ class _Probe:
         self.outputs = [] if y_pred is None else tree.flatten(y_pred)
         self.loss = loss
 
-    def differentiate(self, tape, loss, variables) -> tuple[list, dict]:
+    def differentiate(self, backward, variables) -> tuple[list, dict]:
         """Gradients of the variables and signals at the crossings, in one pass."""
         crossings = self.collector.crossings
         taps = [
@@ -197,7 +203,7 @@ class _Probe:
         ]
         # A cross-entropy on probabilities is computed from the values under them.
         raw = [_compat.logits_of(tensor) for tensor in taps]
-        found = tape.gradient(loss, [*variables, *taps, *raw])
+        found = backward.gradients(variables, [*taps, *raw], self._places() * 2)
         self.before = [tf.identity(v) for v in variables]
         gradients, found = found[: len(variables)], found[len(variables) :]
         direct, below = found[: len(taps)], found[len(taps) :]
@@ -210,6 +216,19 @@ class _Probe:
             "activations": signals[ends[0] : ends[1]],
             "boundary_outputs": signals[ends[1] :],
         }
+
+    def _places(self) -> list[frozenset[str]]:
+        """For each tap the modules whose losses speak through it."""
+        modules = self.model._modular.modules
+        crossed = [c.boundary.module for c in self.collector.crossings]
+        following = {
+            name: frozenset(m.name for m in modules if name in m.inputs) for name in crossed
+        }
+        return [
+            *[frozenset([modules[-1].name])] * len(self.outputs),
+            *[frozenset([name]) for name in crossed],
+            *[following[name] for name in crossed],
+        ]
 
     def record(self, recorder, variables, gradients, signals) -> None:
         scale = self.model.optimizer.scale_loss(tf.ones(()))

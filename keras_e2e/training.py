@@ -10,11 +10,14 @@ from keras import ops, tree
 
 from keras_e2e import _compat, labels
 from keras_e2e.boundary import Collector, ModuleBoundary, collecting
+from keras_e2e.building import build_objectives
 from keras_e2e.diagnostics.quantity import Quantity
+from keras_e2e.evaluation import ModuleEvaluation
 from keras_e2e.fitting import fitting, refuse_averages
-from keras_e2e.local_loss import local_loss, outputs_of, refuse_missing
+from keras_e2e.local_loss import activations, local_loss, outputs_of, refuse_missing
 from keras_e2e.modes import TrainingMode
-from keras_e2e.objectives.base import ModelSpec, OutputSpec
+from keras_e2e.objectives.base import Batch, Output, OutputSpec
+from keras_e2e.optimizers import ModuleOptimizers
 from keras_e2e.partition import Module
 from keras_e2e.step import ModularStep
 from keras_e2e.summary import print_modules
@@ -30,8 +33,8 @@ class _Forward(threading.local):
 _forward = _Forward()
 
 
-class ModularTraining(ModularStep):
-    """What every modular model does: modes, local losses, diagnostics.
+class ModularTraining(ModuleEvaluation, ModularStep):
+    """What every modular model does: modes, local losses, diagnostics, evaluation.
 
     A mixin in front of `keras.Model`. A class that uses it calls `_set_modules` once
     its modules are known.
@@ -44,34 +47,14 @@ class ModularTraining(ModularStep):
         inputs: list,
         outputs: list[OutputSpec],
         activations: dict[str, Any],
+        rests: dict[str, tuple],
     ) -> None:
         """Notes the modules and builds the heads of their objectives."""
+        build_objectives(modules, module_inputs, inputs, outputs, activations, rests)
         state = self._modular
-        owners: dict[int, str] = {}
-        for module in modules:
-            if module.objective is None:
-                continue
-            owner = owners.setdefault(id(module.objective), module.name)
-            if owner != module.name:
-                raise ValueError(
-                    f"Boundaries {owner!r} and {module.name!r} share one objective, so "
-                    "they would share its head. Give each an objective of its own."
-                )
         state.modules = modules
         state.outputs = outputs
         state.known = {id(m.boundary) for m in modules if m.boundary is not None}
-        for module in modules:
-            if module.boundary is None or module.objective is None:
-                continue
-            spec = ModelSpec(module_inputs[module.name], inputs, tuple(outputs))
-            try:
-                with keras.name_scope(module.boundary.name):
-                    module.objective.build_for(activations[module.name], spec)
-            except ValueError as error:
-                raise ValueError(
-                    f"The objective of boundary {module.name!r} cannot be built: "
-                    f"{error} (objective=False only marks the place.)"
-                ) from error
 
     # Modes
 
@@ -140,18 +123,60 @@ class ModularTraining(ModularStep):
 
     def call(self, inputs, training=None, mask=None, **kwargs):
         state = self._modular
-        if not training or not state.modules or not state.collects():
+        if not training and self._measured(training=False):
+            collector = Collector(state.known)
+            with collecting(collector):
+                outputs = self._plain_call(inputs, training, mask, **kwargs)
+            _forward.model, _forward.collector = self, collector
+            return outputs
+        if not training or not state.modules or not self._collects():
             return self._plain_call(inputs, training, mask, **kwargs)
         collector = Collector(
-            state.mode.stops, state.known, tap=state.tap(), freezes=self._freezes()
+            state.known,
+            state.stopping(),
+            tap=state.tap(),
+            freezes=self._freezes(),
+            listeners=state.listeners(),
+            outputs=self._targets(),
         )
-        with collecting(collector):
-            if state.mode.name == "sequential":
-                outputs = self._sequential_call(inputs, state.mode.module, mask, **kwargs)
-            else:
-                outputs = self._plain_call(inputs, training, mask, **kwargs)
+        outputs = self._pass(inputs, mask, collector, **kwargs)
         _forward.model, _forward.collector = self, collector
         return outputs
+
+    def _pass(self, inputs, mask, collector, **kwargs):
+        """Runs the modules that train, noting what crosses the boundaries."""
+        state = self._modular
+        with collecting(collector):
+            if state.mode.name == "sequential":
+                return self._sequential_call(inputs, state.mode.module, mask, **kwargs)
+            outputs = self._plain_call(inputs, True, mask, **kwargs)
+            return collector.hear_outputs(state.modules[-1].name, outputs)
+
+    def _targets(self) -> tuple[Output, ...]:
+        """The targets of the step under way, where an objective predicts from them.
+
+        None are known outside of a `train_step`.
+        """
+        state = self._modular
+        if not any(
+            m.objective and m.objective.listens == "boundary" for m in state.modules
+        ):
+            return ()
+        y, sample_weight, _, _ = self._split(*state.targets())
+        return outputs_of(self, state.keys(), y, sample_weight)
+
+    def _views(self, active: list[Module], batch: Batch) -> dict:
+        """Makes the further passes that objectives ask for, each once."""
+        state = self._modular
+        wanted: dict = {}
+        for module in active:
+            assert module.objective is not None, "an active module has one"
+            wanted = {**module.objective.views(), **wanted}
+        made = {}
+        for key, inputs_of in wanted.items():
+            made[key] = Collector(state.known, state.stopping(), freezes=self._freezes())
+            self._pass(inputs_of(batch), None, made[key])
+        return made
 
     def _freezes(self):
         return None
@@ -181,7 +206,14 @@ class ModularTraining(ModularStep):
             total = super().compute_loss(
                 x=x, y=own_y, y_pred=y_pred, sample_weight=own_weight, training=training
             )
-        if not training or not state.collects():
+        measured = self._measured(training)
+        if not training:
+            if measured:
+                outputs = outputs_of(self, state.keys(), own_y, own_weight)
+                batch = Batch(x, outputs, None, None, None, training=False)
+                self._measure(measured, batch, given)
+            return total
+        if not self._collects():
             return total
         if not state.modules:
             raise RuntimeError(
@@ -191,22 +223,73 @@ class ModularTraining(ModularStep):
         collector = self._take_forward()
         collector.task_loss = total
         outputs = outputs_of(self, state.keys(), own_y, own_weight)
-        terms = [] if total is None else [total]
+        batch = Batch(x, outputs, None, _single(own_weight), None)
+        views = self._views(active, batch)
+        collector.terms = {} if total is None else {state.modules[-1].name: total}
         for module in active:
-            loss = local_loss(
-                module,
-                collector,
-                x,
-                self._flat_inputs(x),
-                outputs,
-                given.get(module.name),
-                weights.get(module.name, _single(own_weight)),
+            own = batch._replace(
+                labels=given.get(module.name),
+                sample_weight=weights.get(module.name, batch.sample_weight),
             )
+            flat = self._flat_inputs(x)
+            loss = local_loss(module, collector, flat, own, views)
             collector.losses[module.name] = loss
-            terms.append(loss * state.weight(module))
+            factor = state.weight(module) * module.objective.factor()
+            collector.terms[module.name] = loss * factor
+            module.objective.advance()
+        # Those that count have measured while they computed their loss.
+        self._measure([m for m in measured if not state.weight(m)], batch, given)
+        terms = list(collector.terms.values())
         # One sum, not a chain of additions: TensorFlow reorders those in steps that do
         # not read the single losses.
         return ops.sum(ops.stack(terms)) if len(terms) > 1 else next(iter(terms), None)
+
+    # Metrics of the modules' own heads
+
+    @property
+    def metrics(self):
+        # Keras lists a metric of a layer inside of a layer more than once, and JAX's
+        # trainer then gives its variables away twice.
+        return list({id(metric): metric for metric in super().metrics}.values())
+
+    def test_step(self, *args):
+        # `predict` calls the model just so, and wants nothing of the heads.
+        self._modular.local.testing = True
+        try:
+            return super().test_step(*args)
+        finally:
+            self._modular.local.testing = False
+            self._forget_forward()
+
+    def _testing(self) -> bool:
+        return getattr(self._modular.local, "testing", False)
+
+    def _measured(self, training: bool) -> list[Module]:
+        """The modules whose metrics were asked for and are updated in this step."""
+        state = self._modular
+        asked = [m for m in state.modules if m.objective and m.objective.asked_metrics()]
+        if not training:
+            return asked if self._testing() else []
+        if not asked or state.mode.name != "sequential":
+            return asked
+        inputs = {m.name: m.inputs for m in state.modules}
+        crossed, pending = {state.mode.module}, [state.mode.module]
+        while pending:
+            upstream = set(inputs[pending.pop()]) - crossed
+            crossed |= upstream
+            pending += upstream
+        return [m for m in asked if m.name in crossed]
+
+    def _collects(self) -> bool:
+        return self._modular.collects() or bool(self._measured(training=True))
+
+    def _measure(self, modules: list[Module], batch: Batch, given: dict) -> None:
+        """Updates the metrics of modules whose loss does not count in this step."""
+        for module in modules:
+            assert module.objective is not None, "its metrics were asked for"
+            own = batch._replace(labels=given.get(module.name))
+            for activation in activations(module, self._take_forward()):
+                module.objective.measure(activation, own)
 
     def _flat_inputs(self, x: Any) -> list:
         return tree.flatten(x)
@@ -226,10 +309,15 @@ class ModularTraining(ModularStep):
 
     def compute_metrics(self, x, y, y_pred, sample_weight=None):
         own_y, own_weight, _, _ = self._split(y, sample_weight)
-        if y_pred is None and self._modular.skips_outputs():
+        state = self._modular
+        measured = self._measured(training=not self._testing())
+        current = {metric.name: metric.result() for metric in _asked(measured)}
+        if y_pred is None and state.skips_outputs():
             # No prediction was made: report the loss only, not stale metrics.
-            return {"loss": _compat.loss_tracker(self).result()}
-        return super().compute_metrics(x, own_y, y_pred, own_weight)
+            return {"loss": _compat.loss_tracker(self).result(), **current}
+        logs = super().compute_metrics(x, own_y, y_pred, own_weight)
+        stale = {metric.name for metric in _asked(state.modules)} - set(current)
+        return {name: value for name, value in logs.items() if name not in stale}
 
     def get_metrics_result(self):
         """As in Keras, also before a metric has seen its first prediction."""
@@ -280,6 +368,9 @@ class ModularTraining(ModularStep):
         # Not in `compile`: Keras does not compile a loaded model that overrides it.
         optimizer = getattr(self, "optimizer", None)
         refuse_averages(self.name, self._modular.mode, optimizer)
+        if self._modular.modules:
+            # Callbacks that load weights and JAX's trainer want the variables to be there.
+            self._build_optimizer()
         if self.train_function is not None and not force:
             return self.train_function
         self._modular.functions.clear()
@@ -306,15 +397,45 @@ class ModularTraining(ModularStep):
 
         Left to its first apply, it would know only those of the first mode.
         """
-        if self.optimizer is not None and not self.optimizer.built:
-            with strategy_scope(self):
-                self.optimizer.build(self.trainable_variables)
+        optimizer = getattr(self, "optimizer", None)
+        if optimizer is None:
+            return
+        inner = getattr(optimizer, "inner_optimizer", optimizer)
+        with strategy_scope(self):
+            if isinstance(inner, ModuleOptimizers) and not inner.built:
+                inner.bind(
+                    {
+                        m.name: [*m.trainable_variables, *m.head_variables]
+                        for m in self._modular.modules
+                    }
+                )
+                # A LossScaleOptimizer that Keras built before the modules were known
+                # would not build it again.
+                inner.build(self.trainable_variables)
+            if not optimizer.built:
+                optimizer.build(self.trainable_variables)
+
+    def compile_from_config(self, config):
+        """As in Keras; an optimizer that waits for the modules is built here.
+
+        Its variables must be there before the saved ones are loaded.
+        """
+        super().compile_from_config(config)
+        if self._modular.modules and self.built:
+            self._build_optimizer()
 
 
 def strategy_scope(model: keras.Model) -> Any:
     """The scope of the strategy that a model was made under, for new variables."""
     strategy = getattr(model, "distribute_strategy", None)
     return contextlib.nullcontext() if strategy is None else strategy.scope()
+
+
+def _asked(modules: list[Module]) -> list[keras.metrics.Metric]:
+    """The metrics that the objectives of modules were asked for."""
+    return [
+        metric for m in modules if m.objective for metric in m.objective.asked_metrics()
+    ]
 
 
 def _single(weight: Any) -> Any:

@@ -91,6 +91,7 @@ class ModularWrapper(ModularTraining, keras.Model):
             [_spec(t) for t in tree.flatten(x)],
             [OutputSpec(key, _spec(t), None) for key, t in zip(keys, outputs, strict=True)],
             {name: _spec(t) for name, t in found.activations.items()},
+            {},  # code shows no layers to come
         )
         self._modular.single_output = not tree.is_nested(found.outputs)
         self._modular.mode = self._check_mode(self._modular.mode)

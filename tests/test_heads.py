@@ -7,9 +7,10 @@ import keras
 import numpy as np
 import pytest
 
-from keras_e2e.heads import KINDS, MAX_LINEAR_INPUTS, check_kind, make_head
+from keras_e2e import heads
+from keras_e2e.heads import KINDS, MAX_LINEAR_INPUTS, make_head
 
-# Activations by rank. "conv" needs 1 to 3 spatial axes.
+# Activations by rank: dense, sequence, image, video, and one that no convolution takes.
 ACTIVATIONS = {
     2: (None, 7),
     3: (None, 5, 7),
@@ -38,19 +39,19 @@ def kinds_of(head):
 FITTING = [
     (kind, rank)
     for kind, rank in itertools.product([None, *KINDS], ACTIVATIONS)
-    if kind != "conv" or rank in (3, 4, 5)
+    if kind not in ("conv1", "conv_mlp") or rank in (3, 4, 5)
 ]
 
 
-@pytest.mark.parametrize("target", TARGETS, ids=str)
 @pytest.mark.parametrize(("kind", "rank"), FITTING)
-def test_a_head_puts_out_the_targets_shape(kind, rank, target):
+def test_a_head_puts_out_the_targets_shape(kind, rank):
     shape = ACTIVATIONS[rank]
-    head = head_for(kind, shape, target)
-    assert head.output_shape == target
-    outputs = head(some(shape))
-    assert outputs.shape == (3, *target[1:])
-    assert np.isfinite(outputs).all()
+    for target in TARGETS:
+        head = head_for(kind, shape, target)
+        assert head.output_shape == target
+        outputs = head(some(shape), training=True)
+        assert outputs.shape == (3, *target[1:])
+        assert np.isfinite(outputs).all()
 
 
 @pytest.mark.parametrize("target", [(None, 3), (None, 6, 5, 3)], ids=str)
@@ -70,11 +71,74 @@ def test_the_kinds_are_the_layers_their_sources_say():
     assert [layer.units for layer in mlp.layers[1:]] == [7, 7, 3]
     hidden = [layer.activation for layer in mlp.layers[1:]]
     assert hidden == [*[keras.activations.relu] * 2, keras.activations.linear]
-    conv = head_for("conv", shape, target)
-    assert kinds_of(conv) == [
-        *["Conv2D", "BatchNormalization", "ReLU", "GlobalAveragePooling2D", "Dense"]
-    ]
+    block = ["BatchNormalization", "ReLU"]
+    conv = head_for("conv1", shape, target)
+    assert kinds_of(conv) == ["Conv2D", *block, *pooled]
     assert conv.layers[0].kernel.shape == (3, 3, 7, 7)
+    decoder = head_for("decoder", shape, (None, 12, 12, 2))
+    assert kinds_of(decoder) == ["Resizing", "Conv2D", *block, "Conv2D"]
+    assert decoder.layers[1].kernel.shape == (3, 3, 7, 12)
+    assert decoder.layers[-1].kernel.shape == (3, 3, 12, 2)
+    assert decoder.layers[0].interpolation == "bilinear"
+    assert kinds_of(head_for("decoder", (None, 7), (None, 4, 2))) == ["Dense", "Reshape"]
+
+
+@pytest.mark.parametrize(
+    ("shape", "pools", "width"),
+    [
+        ((None, 30, 17, 7), [(4, 4), (4, 3)], 28),  # 8 x 5 positions, then 2 x 2
+        ((None, 3, 8, 7), [(3, 4)], 14),  # 1 x 2 positions
+        ((None, 9, 7), [(4,), (2,)], 14),
+        ((None, 5, 1, 9, 7), [(4, 1, 4), (1, 1, 2)], 28),
+    ],
+    ids=str,
+)
+def test_conv_mlp_pools_as_dgl_does(shape, pools, width):
+    head = head_for("conv_mlp", shape, (None, 3))
+    assert [x.pool_size for x in head.layers if hasattr(x, "pool_size")] == pools
+    convs = [x for x in head.layers if hasattr(x, "kernel_size")]
+    ones = (1,) * (len(shape) - 2)
+    assert [x.kernel.shape for x in convs] == [(*ones, 7, 7)] * 3
+    assert kinds_of(head).count("BatchNormalization") == 5
+    dense = [x.kernel.shape for x in head.layers if isinstance(x, keras.layers.Dense)]
+    assert dense == [(width, width), (width, width), (width, 3)]
+    flat = head_for("conv_mlp", (None, 7), (None, 3))
+    assert kinds_of(flat) == kinds_of(head_for("mlp", (None, 7), (None, 3)))
+
+
+def test_a_linear_head_starts_from_zero_where_it_predicts_one_vector():
+    for shape, target in [((None, 7), (None, 3)), (ACTIVATIONS[4], (None,))]:
+        head = head_for("linear", shape, target)
+        np.testing.assert_array_equal(head(some(shape)), np.zeros((3, *target[1:])))
+    for shape, target in [((None, 7), (None, 4, 2)), (ACTIVATIONS[3], (None, 5, 3))]:
+        assert np.abs(head_for("linear", shape, target)(some(shape))).max() > 0.01
+    assert np.abs(head_for("gap_linear", (None, 7), (None, 3))(some((None, 7)))).max() > 0
+
+
+@pytest.mark.parametrize(
+    ("shape", "target", "kept"),
+    [
+        # Repeated to 6 positions, of which the first 5 stay.
+        ((None, 3, 1), (None, 5, 1), lambda x: np.repeat(x, 2, 1)[:, :5]),
+        # Repeated to 9, of which 2 go at either end.
+        ((None, 3, 1), (None, 5 + 2, 1), lambda x: np.repeat(x, 3, 1)[:, 1:8]),
+        # Averaged over pairs; the odd one out is left over.
+        ((None, 7, 1), (None, 3, 1), lambda x: x[:, :6].reshape(3, 3, 2, 1).mean(2)),
+        (
+            (None, 2, 4, 2, 1),
+            (None, 4, 2, 2, 1),
+            lambda x: np.repeat(x.reshape(3, 2, 2, 2, 2, 1).mean(3), 2, 1),
+        ),
+    ],
+    ids=["up", "up_and_cropped", "down", "both"],
+)
+def test_a_decoder_resizes_sequences_and_videos(shape, target, kept):
+    activation = some(shape)
+    resizing = head_for("decoder", shape, target).layers[:-4]
+    values = activation
+    for layer in resizing:
+        values = layer(values)
+    np.testing.assert_allclose(values, kept(activation), rtol=1e-6)
 
 
 @pytest.mark.parametrize(
@@ -96,6 +160,7 @@ def test_the_default_head_follows_the_activation(shape, target, same):
 def test_a_linear_head_computes_a_linear_map():
     activation = some(ACTIVATIONS[3])
     head = head_for("linear", ACTIVATIONS[3], (None, 4))
+    head.set_weights([some((None, 4), batch=35), some((None,), batch=4)])
     kernel, bias = (np.asarray(v) for v in head.weights)
     expected = activation.reshape(3, -1) @ kernel + bias
     np.testing.assert_allclose(head(activation), expected, rtol=1e-5, atol=1e-6)
@@ -171,7 +236,7 @@ def test_the_same_values_at_two_positions_get_the_same_outputs():
     np.testing.assert_array_equal(outputs, np.repeat(outputs[:, :1], 5, axis=1))
 
 
-@pytest.mark.parametrize("kind", [k for k in KINDS if k != "conv"])
+@pytest.mark.parametrize("kind", ["linear", "gap_linear", "mlp", "conv_mlp"])
 @pytest.mark.parametrize("shape", [(None, 5, 7), (None, 6, 5, 7)], ids=str)
 def test_a_position_sees_no_other_position(kind, shape):
     head = head_for(kind, shape, (*shape[:-1], 3))
@@ -205,10 +270,15 @@ def test_heads_share_nothing():
 @pytest.mark.parametrize(
     ("kind", "shape", "target", "said"),
     [
-        ("lin", (None, 7), (None, 3), ["'lin'", *map(repr, KINDS), "None"]),
-        ("", (None, 7), (None, 3), ["''", "'linear'"]),
-        ("conv", (None, 7), (None, 3), ["'conv'", "(None, 7)", "'linear'", "'mlp'"]),
-        ("conv", ACTIVATIONS[6], (None, 3), ["'conv'", "'linear'", "'mlp'"]),
+        ("lin", (None, 7), (None, 3), ["mean 'linear'", *map(repr, KINDS), "None"]),
+        ("conv", (None, 7), (None, 3), ["mean 'conv1' or 'conv_mlp'?"]),
+        ("", (None, 7), (None, 3), ["head ''. Expected", "'linear'"]),
+        ("conv1", (None, 7), (None, 3), ["'conv1'", "(None, 7)", "'linear'", "'mlp'"]),
+        ("conv1", ACTIVATIONS[6], (None, 3), ["'conv1'", "'linear'", "'mlp'"]),
+        ("conv_mlp", ACTIVATIONS[6], (None, 3), ["'conv_mlp'", "'linear'", "'mlp'"]),
+        ("conv_mlp", (None, None, 7), (None, 3), ["'conv_mlp'", "(None, None, 7)"]),
+        ("decoder", ACTIVATIONS[6], (*ACTIVATIONS[6][:-1], 1), ["'decoder'", "'linear'"]),
+        ("decoder", (None, None, 7), (None, 9, 3), ["'decoder'", "both sizes"]),
         ("mlp", (None, None), (None, 3), ["last axis", "(None, None)"]),
         (None, (None, 5, None), (None, 3), ["last axis", "(None, 5, None)"]),
         ("linear", (None, None, 7), (None, 3), ["(None, None, 7)", "'gap_linear'"]),
@@ -225,5 +295,106 @@ def test_a_head_that_cannot_be_is_refused(kind, shape, target, said):
         assert phrase in str(caught.value)
 
 
-def test_check_kind_returns_what_it_checked():
-    assert [check_kind(kind) for kind in (None, *KINDS)] == [None, *KINDS]
+class Lazy(keras.layers.Layer):
+    """A layer that makes its weights when it is called, not in `build`."""
+
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        self.dense = keras.layers.Dense(3)
+
+    def call(self, inputs):
+        return self.dense(inputs)
+
+
+def test_a_layer_of_ones_own_is_built_and_returned():
+    model = keras.Sequential([keras.layers.Dense(4, "relu"), keras.layers.Dense(3)])
+    for layer in (keras.layers.Dense(3, dtype="bfloat16"), model, Lazy()):
+        head = make_head(layer, keras.KerasTensor((None, 7)), (None, 3))
+        assert head is layer
+        assert head.weights
+        assert head(some((None, 7)), training=True).shape == (3, 3)
+    assert make_head(model, keras.KerasTensor((None, 7)), (None, 3)) is model
+    tagger = keras.layers.Dense(3)
+    activation = keras.KerasTensor((None, None, 7))
+    assert make_head(tagger, activation, (None, None, 3)) is tagger
+
+
+@pytest.mark.parametrize(
+    ("layer", "said"),
+    [
+        (keras.layers.Dense(4, name="mine"), ["'mine' (Dense)", "(None, 4)", "(None, 3)"]),
+        (
+            keras.layers.Conv2D(3, 3, name="map"),
+            ["'map' (Conv2D)", "(None, 7)", "'linear'"],
+        ),
+        (
+            keras.Sequential([keras.Input((5,)), keras.layers.Dense(3)], name="own"),
+            ["'own' (Sequential)", "(None, 7)"],
+        ),
+        (
+            keras.layers.Lambda(lambda x: [x, x], name="two"),
+            ["'two' (Lambda)", "no single tensor"],
+        ),
+    ],
+    ids=lambda v: getattr(v, "name", ""),
+)
+def test_a_layer_of_ones_own_that_does_not_fit_is_refused(layer, said):
+    with pytest.raises(ValueError) as caught:
+        make_head(layer, keras.KerasTensor((None, 7)), (None, 3))
+    for phrase in said:
+        assert phrase in str(caught.value)
+
+
+def test_check_returns_what_it_checked():
+    layer = keras.layers.Dense(3)
+    assert [heads.check(head) for head in (None, *KINDS, layer)] == [None, *KINDS, layer]
+
+
+@pytest.mark.parametrize(
+    ("head", "said"),
+    [(3, "head=3"), (keras.layers.Dense, "mean Dense()?"), (["mlp"], "own")],
+)
+def test_check_refuses_what_is_no_head(head, said):
+    with pytest.raises(TypeError) as caught:
+        heads.check(head)
+    assert said in str(caught.value)
+    assert "'gap_linear'" in str(caught.value)
+
+
+@keras.saving.register_keras_serializable("test_heads")
+class Holder(keras.layers.Layer):
+    """A layer with a head, as an objective is one."""
+
+    def __init__(self, head=None, **kwargs):
+        super().__init__(**kwargs)
+        self.head = heads.check(head)
+        self.network = None
+
+    def build(self, shape):
+        self.network = make_head(self.head, keras.KerasTensor(shape), (None, 3))
+
+    def call(self, inputs, training=False):
+        return self.network(inputs, training=training)
+
+    def get_config(self):
+        return {**super().get_config(), "head": heads.serialize(self.head)}
+
+    @classmethod
+    def from_config(cls, config):
+        return cls(**{**config, "head": heads.deserialize(config["head"])})
+
+
+@pytest.mark.parametrize("kind", ["layer", "model", "conv_mlp", None])
+def test_a_head_is_saved_and_loaded_with_its_layer(kind, tmp_path):
+    head = {
+        "layer": keras.layers.Dense(3, "relu"),
+        "model": keras.Sequential([keras.layers.Dense(4), keras.layers.Dense(3)]),
+    }.get(kind, kind)
+    inputs = keras.Input((7,))
+    model = keras.Model(inputs, Holder(head)(inputs))
+    for variable in model.weights:
+        variable.assign(some((None, *variable.shape[1:]), batch=variable.shape[0]))
+    model.save(tmp_path / "model.keras")
+    loaded = keras.models.load_model(tmp_path / "model.keras")
+    assert type(loaded.layers[-1].head) is type(head)
+    np.testing.assert_array_equal(loaded(some((None, 7))), model(some((None, 7))))

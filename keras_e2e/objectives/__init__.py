@@ -1,5 +1,7 @@
 """Local objectives: the losses that train a module from its own activation."""
 
+from keras_e2e.objectives.aliases import get
+from keras_e2e.objectives.augmented import BarlowTwins, ViewContrast, VICReg
 from keras_e2e.objectives.base import (
     Batch,
     LocalObjective,
@@ -7,17 +9,39 @@ from keras_e2e.objectives.base import (
     Output,
     OutputSpec,
 )
+from keras_e2e.objectives.feedback import DirectFeedbackAlignment, FeedbackAlignment
+from keras_e2e.objectives.forward_forward import ForwardForward
+from keras_e2e.objectives.infonce import InfoNCE
+from keras_e2e.objectives.mixture import InfoPro, Mixture, PredSim
 from keras_e2e.objectives.prediction import Prediction
 from keras_e2e.objectives.reconstruction import Reconstruction
+from keras_e2e.objectives.signal import Signal
+from keras_e2e.objectives.similarity import SimilarityMatching, SupervisedContrastive
+from keras_e2e.objectives.synthetic import SyntheticGradient
 from keras_e2e.objectives.target import Target
 
 __all__ = [
+    "BarlowTwins",
     "Batch",
+    "DirectFeedbackAlignment",
+    "FeedbackAlignment",
+    "ForwardForward",
+    "InfoNCE",
+    "InfoPro",
     "LocalObjective",
+    "Mixture",
     "ModelSpec",
     "Output",
     "OutputSpec",
+    "PredSim",
     "Prediction",
     "Reconstruction",
+    "Signal",
+    "SimilarityMatching",
+    "SupervisedContrastive",
+    "SyntheticGradient",
     "Target",
+    "VICReg",
+    "ViewContrast",
+    "get",
 ]

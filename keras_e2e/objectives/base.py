@@ -1,12 +1,14 @@
 """The contract of a local objective."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Hashable, Mapping
+from numbers import Real
 from typing import Any, NamedTuple
 
 import keras
 from keras import ops
 
 from keras_e2e import _compat
+from keras_e2e.modes import check_reach
 
 
 class Output(NamedTuple):
@@ -39,6 +41,11 @@ class Batch(NamedTuple):
             or None.
         sample_weight: weights of shape `(batch,)` for this objective, or None.
         module_input: what the module itself was given, gradient stopped.
+        views: this boundary's activation in the further passes that the objective
+            asked for, by the keys of `LocalObjective.views`.
+        sent: what a `Signal` predicted at the boundary, else None.
+        training: whether heads run in training mode. False where losses are only
+            looked at, in `evaluate_modules`.
     """
 
     x: Any
@@ -46,6 +53,9 @@ class Batch(NamedTuple):
     labels: Any
     sample_weight: Any
     module_input: Any
+    views: Mapping[Hashable, Any] = {}
+    sent: Any = None
+    training: bool = True
 
 
 class OutputSpec(NamedTuple):
@@ -71,11 +81,49 @@ class ModelSpec(NamedTuple):
             module is given.
         inputs: the model's inputs, flat.
         outputs: one `OutputSpec` for each output.
+        following: `keras.KerasTensor`s at the ends of the modules that come next: the
+            activations of their boundaries, or the model's outputs.
+        place: the module's position, from 0.
+        modules: how many modules the model has.
+        rest: the blocks of layers that come after the boundary (`blocks.Block`); empty
+            where the model shows no graph.
+        name: the module's name.
     """
 
     module_input: Any
     inputs: list
     outputs: tuple[OutputSpec, ...]
+    following: tuple = ()
+    place: int = 0
+    modules: int = 2
+    rest: tuple = ()
+    name: str = ""
+
+
+class Exit(NamedTuple):
+    """A prediction that an objective's head makes: a place to leave the model early.
+
+    Attributes:
+        output: name of the model output that is predicted; None for intermediate labels.
+        network: the head's layer, up to raw values; None where the activation itself is
+            the prediction.
+        ending: what comes on top of the raw values (a softmax, say); None for nothing.
+    """
+
+    output: str | None
+    network: Any
+    ending: Callable | None
+
+    def predict(self, activation: Any, training: bool = False) -> Any:
+        """The prediction from an activation."""
+        raw = activation
+        if self.network is not None:
+            raw = self.network(activation, training=training)
+        if self.ending is None:
+            return raw
+        prediction = self.ending(raw)
+        _compat.set_mask(prediction, _compat.mask_of(raw))
+        return prediction
 
 
 class BatchMean(keras.losses.Loss):
@@ -97,10 +145,27 @@ class LocalObjective(keras.layers.Layer):
     trained, saved and loaded; simple constructor arguments need no
     `get_config`.
 
+    Args:
+        weight: factor of the loss: a number, or a
+            `keras.optimizers.schedules.LearningRateSchedule` over the steps in which
+            the objective counted. It multiplies the mode's own weights.
+        reach: over how many modules the gradient flows back in `local` mode, this one
+            included: 1 trains the module alone, 2 also the one before it (overlapping
+            local learning, Laskin et al. 2020), `"all"` everything before. None
+            leaves it to the mode, `TrainingMode("local", reach=...)`, which says 1
+            unless told otherwise.
+        **kwargs: those of `keras.layers.Layer`.
+
     Attributes:
         needs: what must be in `y` for this objective: None (nothing),
-            `"target"` (the model's own targets) or `"labels"` (intermediate
-            labels under the boundary's name). Checked before a step is taken.
+            `"target"` (the model's own targets), `"labels"` (intermediate
+            labels under the boundary's name), or a tuple of these. Checked before a
+            step is taken.
+        listens: for objectives that send a signal of their own in place of a loss
+            (`objectives.Signal`): where they listen. None for a loss.
+
+    Raises:
+        ValueError: a weight or a reach that is none.
 
     Example: keep activations sparse.
 
@@ -108,11 +173,88 @@ class LocalObjective(keras.layers.Layer):
     >>> class Sparse(e2e.objectives.LocalObjective):
     ...     def loss(self, activation, batch):
     ...         return keras.ops.abs(activation)
-    >>> boundary = e2e.ModuleBoundary(Sparse(), name="code")
+    >>> boundary = e2e.ModuleBoundary(Sparse(weight=0.1), name="code")
     """
 
-    needs: str | None = None
+    needs: str | tuple[str, ...] | None = None
+    listens: str | None = None
     built: bool
+
+    def __new__(cls, *args: Any, **kwargs: Any) -> "LocalObjective":
+        # Keras makes the config of a class without a `get_config` of its own, if all that
+        # it was given is simple. A schedule is not, and `get_config` below adds it.
+        if not isinstance(kwargs.get("weight", 1.0), Real):
+            kwargs.pop("weight")
+        return super().__new__(cls, *args, **kwargs)
+
+    def __init__(self, *, weight: Any = 1.0, reach: int | str | None = None, **kwargs: Any):
+        super().__init__(**kwargs)
+        kind = type(self).__name__
+        schedule = isinstance(weight, keras.optimizers.schedules.LearningRateSchedule)
+        if not schedule and not (isinstance(weight, Real) and 0 <= float(weight) < float("inf")):
+            raise ValueError(
+                f"{kind}(weight={weight!r}): expected a finite number, 0 or larger, or a "
+                "keras.optimizers.schedules.LearningRateSchedule."
+            )
+        self.weight = weight
+        self.reach = check_reach(reach, kind)
+        if schedule:
+            # Not the optimizer's: on JAX a traced step would see that one stand still.
+            self.steps = self.add_weight(
+                shape=(),
+                initializer="zeros",
+                trainable=False,
+                dtype="float32",
+                name="steps",
+            )
+
+    @property
+    def requirements(self) -> set[str]:
+        """What must be in `y`, as a set."""
+        needs = self.needs
+        return {needs} if isinstance(needs, str) else set(needs or ())
+
+    def factor(self) -> Any:
+        """The weight in force."""
+        return (
+            float(self.weight) if isinstance(self.weight, Real) else self.weight(self.steps)
+        )
+
+    def advance(self) -> None:
+        """Counts a step in which the objective counted, if its weight has a schedule."""
+        if not isinstance(self.weight, Real):
+            self.steps.assign(self.steps + 1.0)
+
+    @_compat.default_config
+    def get_config(self):
+        # Only what was given: a subclass need not know these arguments.
+        config = super().get_config()
+        if not isinstance(self.weight, Real):
+            config["weight"] = keras.saving.serialize_keras_object(self.weight)
+        elif self.weight != 1.0:
+            config["weight"] = float(self.weight)
+        if self.reach is not None:
+            config["reach"] = self.reach
+        return config
+
+    @classmethod
+    def from_config(cls, config):
+        if isinstance(config.get("weight"), dict):
+            config = {
+                **config,
+                "weight": keras.saving.deserialize_keras_object(config["weight"]),
+            }
+        return super().from_config(config)
+
+    def views(self) -> Mapping[Hashable, Callable[[Batch], Any]]:
+        """Further passes of the model that the loss looks at. The default asks for none.
+
+        Returns:
+            For each a key and a function from the batch to the inputs of that pass.
+            Passes with equal keys are made once for all boundaries. The activations
+            come back as `batch.views[key]`.
+        """
+        return {}
 
     def build_head(self, activation: keras.KerasTensor, model: ModelSpec) -> None:
         """Makes the variables of the head. The default makes none.
@@ -160,6 +302,28 @@ class LocalObjective(keras.layers.Layer):
             values = ops.mean(values, axis=tuple(range(kept, len(values.shape))))
         _compat.set_mask(values, mask)
         return BatchMean()(values, values, weight)
+
+    def exits(self, outputs: tuple[Output, ...]) -> tuple[Exit, ...]:
+        """What the head predicts, for early exit and evaluation. The default: nothing.
+
+        Args:
+            outputs: the model's outputs with the losses that were compiled for them.
+        """
+        return ()
+
+    def asked_metrics(self) -> list[keras.metrics.Metric]:
+        """The metrics that were asked for during `fit`. The default: none.
+
+        `compute_loss` updates them where the objective counts, `measure` elsewhere.
+        """
+        return []
+
+    def measure(self, activation: Any, batch: Batch) -> None:
+        """Updates the metrics asked for in inference mode, without a loss.
+
+        Called where the boundary is crossed and the objective does not count: in
+        evaluation, and in modes that leave it out.
+        """
 
     def build_for(self, activation: keras.KerasTensor, model: ModelSpec) -> None:
         """Builds the head once; called by the model, never by the user."""

@@ -6,8 +6,8 @@ from typing import Any
 import keras
 from keras import ops
 
-from keras_e2e import _compat, heads
-from keras_e2e.objectives.base import Batch, LocalObjective, ModelSpec, Output
+from keras_e2e import heads, local_metrics
+from keras_e2e.objectives.base import Batch, Exit, LocalObjective, ModelSpec, Output
 
 
 @keras.saving.register_keras_serializable("keras_e2e")
@@ -18,7 +18,9 @@ class Prediction(LocalObjective):
     2020) and of local-loss `pred` (Noekland & Eidnes 2019).
 
     Args:
-        head: `"linear"`, `"gap_linear"`, `"mlp"` or `"conv"` (see
+        head: a kind of head (`"linear"`, `"gap_linear"`, `"mlp"`, `"conv_mlp"`,
+            `"conv1"`), a Keras layer or model of your own, or a head made of the model's
+            own layers, `keras_e2e.AugLocal()` or `keras_e2e.MomentumAuxiliary()` (see
             `heads.make_head`); None chooses by the activation's shape.
         target: name of the model output whose target is predicted; None for all of
             the outputs.
@@ -29,9 +31,16 @@ class Prediction(LocalObjective):
             the model does not show how it ends (a subclassed model), the compiled
             loss tells: softmax or sigmoid for a cross-entropy on probabilities,
             nothing otherwise.
+        metrics: metrics of the head's predictions, for the logs of `fit` and `evaluate`
+            under `<boundary>_<metric>`: a list as in `compile`, or a dict from output
+            name to such a list. Default: none. In modes that do not train the head they
+            tell how it does in inference mode; while a mode leaves out the module they
+            are not in the logs.
+        **kwargs: `weight` and `reach`, as in `LocalObjective`.
 
     Raises:
-        ValueError: an unknown head, or `target` names no output of the model.
+        ValueError: an unknown head or metric, `target` names no output of the model, or a
+            layer of one's own as the head of several outputs.
 
     Example:
 
@@ -44,16 +53,19 @@ class Prediction(LocalObjective):
 
     def __init__(
         self,
-        head: str | None = None,
+        head: Any = None,
         *,
         target: str | None = None,
         loss: Any = None,
         activation: Any = None,
+        metrics: Any = None,
         **kwargs: Any,
     ):
         super().__init__(**kwargs)
-        self.head = heads.check_kind(head)
+        self.head = heads.check(head)
         self.target = target
+        self.asked = local_metrics.AskedMetrics(metrics, type(self).__name__)
+        self.head_metrics: list = []
         self.loss_spec = loss
         self.activation = keras.activations.get(activation) if activation else None
         self.own_loss = None if loss is None else _loss_object(loss)
@@ -67,53 +79,98 @@ class Prediction(LocalObjective):
                 f"Prediction(target={self.target!r}): the model has no such output. "
                 f"Its outputs: {names}."
             )
+        chosen = [o for o in model.outputs if self.target in (None, o.name)]
+        if len(chosen) > 1 and isinstance(self.head, keras.layers.Layer):
+            raise ValueError(
+                f"Prediction(head={self.head.name!r}): one layer cannot be the head of the "
+                f"outputs {names}. Name one with target=..., or use a kind of head."
+            )
         endings = []
-        for output in model.outputs:
-            if self.target in (None, output.name):
-                network = heads.make_head(
-                    self.head, activation, output.spec.shape, self.dtype_policy
-                )
-                self.networks.append(network)
-                endings.append(self.activation or output.ending)
+        for output in chosen:
+            network = heads.make_head(
+                self.head, activation, output.spec.shape, self.dtype_policy, model.rest
+            )
+            self.networks.append(network)
+            endings.append(self.activation or output.ending)
         self.endings = tuple(endings)
+        self.head_metrics = self.asked.make(
+            [output.name for output in chosen], model.name, type(self).__name__
+        )
 
-    def predict(self, activation: Any, outputs: tuple[Output, ...]) -> list:
+    def exits(self, outputs: tuple[Output, ...]) -> tuple[Exit, ...]:
+        chosen = [o for o in outputs if self.target in (None, o.name)]
+        return tuple(
+            Exit(
+                output.name,
+                network,
+                ending or ending_for_loss(self.loss_spec or output.compiled_loss),
+            )
+            for network, ending, output in zip(
+                self.networks, self.endings, chosen, strict=True
+            )
+        )
+
+    def predict(
+        self, activation: Any, outputs: tuple[Output, ...], training: bool = True
+    ) -> list:
         """What the head makes of an activation, one tensor for each output."""
-        predictions = []
-        for network, ending, output in zip(
-            self.networks, self.endings, outputs, strict=True
-        ):
-            ending = ending or ending_for_loss(self.loss_spec or output.compiled_loss)
-            raw = network(activation, training=True)
-            prediction = ending(raw)
-            _compat.set_mask(prediction, _compat.mask_of(raw))
-            predictions.append(prediction)
-        return predictions
+        return [way.predict(activation, training) for way in self.exits(outputs)]
 
     def compute_loss(self, activation: Any, batch: Batch) -> Any:
         outputs = tuple(o for o in batch.outputs if self.target in (None, o.name))
         total = 0.0
-        for output, y_pred in zip(outputs, self.predict(activation, outputs), strict=True):
+        predictions = self.predict(activation, outputs, batch.training)
+        if batch.training:
+            self._update(outputs, predictions)
+        for output, y_pred in zip(outputs, predictions, strict=True):
             loss = self.own_loss or output.loss
             if loss is not None and output.y is not None:
                 total = total + loss(output.y, y_pred, output.sample_weight)
         return ops.convert_to_tensor(total)
 
+    def asked_metrics(self) -> list[keras.metrics.Metric]:
+        return [metric for metrics in self.head_metrics for metric in metrics]
+
+    def measure(self, activation: Any, batch: Batch) -> None:
+        if self.asked_metrics():
+            outputs = tuple(o for o in batch.outputs if self.target in (None, o.name))
+            self._update(outputs, self.predict(activation, outputs, training=False))
+
+    def _update(self, outputs: tuple[Output, ...], predictions: list) -> None:
+        for metrics, output, y_pred in zip(
+            self.head_metrics, outputs, predictions, strict=True
+        ):
+            for metric in metrics if output.y is not None else ():
+                try:
+                    metric.update_state(output.y, y_pred)
+                except (TypeError, ValueError) as error:
+                    raise ValueError(
+                        f"The metric {metric.name!r} does not fit targets of shape "
+                        f"{tuple(output.y.shape)} and predictions of shape "
+                        f"{tuple(y_pred.shape)}. Ask for another. Keras says: {error}"
+                    ) from error
+
     def get_config(self):
         config = super().get_config()
         config.update(
-            head=self.head,
+            head=heads.serialize(self.head),
             target=self.target,
             loss=serialize_loss(self.loss_spec),
             activation=None
             if self.activation is None
             else keras.activations.serialize(self.activation),
         )
+        if self.asked.given:
+            config["metrics"] = self.asked.get_config()
         return config
 
     @classmethod
     def from_config(cls, config):
-        return cls(**{**config, "loss": deserialize_loss(config.get("loss"))})
+        config = {**config, "loss": deserialize_loss(config.get("loss"))}
+        config["head"] = heads.deserialize(config.get("head"))
+        if "metrics" in config:
+            config["metrics"] = local_metrics.from_config(config["metrics"])
+        return super().from_config(config)
 
 
 def serialize_loss(loss: Any) -> Any:

@@ -3,12 +3,15 @@
 from typing import Any
 
 import keras
+import numpy as np
 from keras import ops, tree
 
 from keras_e2e import heads
+from keras_e2e.objectives.augmented import augmented_view
 from keras_e2e.objectives.base import Batch, LocalObjective, ModelSpec
 
 SOURCES = ("module_input", "model_input")
+LOSSES = ("mse", "binary_crossentropy")
 
 
 @keras.saving.register_keras_serializable("keras_e2e")
@@ -23,27 +26,58 @@ class Reconstruction(LocalObjective):
     Args:
         of: `"module_input"` (what the module was given) or `"model_input"` (what the
             model was given; its first input).
-        head: the decoder, as in `heads.make_head`. Default: `"conv"` from image map to
-            image map (resize, two 3x3 convolutions, as in InfoPro), else `"linear"`.
+        head: the decoder, as in `heads.make_head`. Default: `"decoder"` between maps
+            (resize, two 3x3 convolutions, as in InfoPro), else `"linear"`.
+        loss: `"mse"`, or `"binary_crossentropy"` for a source between 0 and 1, which the
+            decoder then tells through a sigmoid (InfoPro, Wang et al. 2021).
+        corrupt: a Keras layer that spoils the model's inputs at random, in a pass of its
+            own: `keras.layers.Dropout(0.5)` masks, `keras.layers.GaussianNoise(0.3)`
+            disturbs. The activation of the spoilt inputs must then tell the clean source
+            (Vincent et al. 2008, denoising autoencoders). Default: none.
+        mean, std: `source * std + mean` is to be told: what undoes a normalisation.
+            Numbers, or one for each entry of the last axis. Default: 0 and 1.
+        **kwargs: `weight` and `reach`, as in `LocalObjective`.
 
     Raises:
-        ValueError: an unknown `of` or head; a source whose size is not known; a module
-            with more than one input, whose `of` must be `"model_input"`.
+        TypeError: `corrupt` is no Keras layer.
+        ValueError: an unknown `of`, loss or head; a source whose size is not known; a
+            module with more than one input, whose `of` must be `"model_input"`.
 
     Example:
 
-    >>> import keras_e2e as e2e
-    >>> e2e.objectives.Reconstruction(of="model_input").needs is None
+    >>> import keras, keras_e2e as e2e
+    >>> masked = e2e.objectives.Reconstruction(corrupt=keras.layers.Dropout(0.5))
+    >>> masked.needs is None
     True
     """
 
-    def __init__(self, of: str = "module_input", *, head: str | None = None, **kwargs: Any):
+    def __init__(
+        self,
+        of: str = "module_input",
+        *,
+        head: Any = None,
+        loss: str = "mse",
+        corrupt: Any = None,
+        mean: Any = 0.0,
+        std: Any = 1.0,
+        **kwargs: Any,
+    ):
         super().__init__(**kwargs)
         if of not in SOURCES:
             raise ValueError(f"Reconstruction(of={of!r}): expected one of {list(SOURCES)}.")
-        self.of = of
-        self.head = heads.check_kind(head)
-        self.network: keras.Sequential | None = None
+        if loss not in LOSSES:
+            raise ValueError(
+                f"Reconstruction(loss={loss!r}): expected one of {list(LOSSES)}."
+            )
+        if corrupt is not None and not isinstance(corrupt, keras.layers.Layer):
+            raise TypeError(
+                f"Reconstruction(corrupt={corrupt!r}): expected a Keras layer, such as "
+                "keras.layers.Dropout(0.5), or None."
+            )
+        self.of, self.loss_name, self.corrupt = of, loss, corrupt
+        self.mean, self.std = _plain(mean), _plain(std)
+        self.head = heads.check(head)
+        self.network: keras.layers.Layer | None = None
 
     def build_head(self, activation: keras.KerasTensor, model: ModelSpec) -> None:
         source = model.module_input
@@ -54,20 +88,55 @@ class Reconstruction(LocalObjective):
                 f"Reconstruction(of='module_input'): the module has {len(source)} "
                 "inputs; use of='model_input' or a single-input module."
             )
-        maps = len(activation.shape) == len(source.shape) == 4
-        kind = self.head or ("conv" if maps else "linear")
+        maps = len(activation.shape) == len(source.shape) > 3
+        kind = self.head or ("decoder" if maps else "linear")
         self.network = heads.make_head(
-            kind, activation, tuple(source.shape), self.dtype_policy
+            kind, activation, tuple(source.shape), self.dtype_policy, model.rest
         )
 
+    def views(self):
+        return {} if self.corrupt is None else augmented_view(self.corrupt)
+
     def loss(self, activation: Any, batch: Batch) -> Any:
+        assert self.network is not None, "build_head comes first"
         source = batch.module_input
         if self.of == "model_input":
             source = tree.flatten(batch.x)[0]
-        assert self.network is not None, "build_head comes first"
-        decoded = self.network(activation, training=True)
+        for spoilt in batch.views.values():
+            activation = spoilt
+        decoded = self.network(activation, training=batch.training)
         source = ops.stop_gradient(ops.cast(source, decoded.dtype))
-        return keras.losses.mean_squared_error(source, decoded)
+        if self.mean != 0.0 or self.std != 1.0:
+            source = source * ops.cast(self.std, source.dtype) + self.mean
+        if self.loss_name == "mse":
+            return keras.losses.mean_squared_error(source, decoded)
+        source = ops.clip(source, 0.0, 1.0)
+        return keras.losses.binary_crossentropy(source, decoded, from_logits=True)
 
     def get_config(self):
-        return {**super().get_config(), "of": self.of, "head": self.head}
+        config = super().get_config()
+        corrupt = self.corrupt
+        config.update(
+            of=self.of,
+            head=heads.serialize(self.head),
+            loss=self.loss_name,
+            corrupt=None
+            if corrupt is None
+            else keras.saving.serialize_keras_object(corrupt),
+            mean=self.mean,
+            std=self.std,
+        )
+        return config
+
+    @classmethod
+    def from_config(cls, config):
+        config = {**config, "head": heads.deserialize(config.get("head"))}
+        if isinstance(config.get("corrupt"), dict):
+            config["corrupt"] = keras.saving.deserialize_keras_object(config["corrupt"])
+        return super().from_config(config)
+
+
+def _plain(value: Any) -> Any:
+    """A number, or a tuple of numbers, as a config takes it."""
+    plain = np.asarray(value, "float64").tolist()
+    return tuple(plain) if isinstance(plain, list) else plain

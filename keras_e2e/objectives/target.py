@@ -6,7 +6,7 @@ import keras
 from keras import ops
 
 from keras_e2e import heads
-from keras_e2e.objectives.base import Batch, LocalObjective, ModelSpec
+from keras_e2e.objectives.base import Batch, Exit, LocalObjective, ModelSpec, Output
 from keras_e2e.objectives.prediction import deserialize_loss, serialize_loss
 
 
@@ -27,7 +27,8 @@ class Target(LocalObjective):
         loss: a Keras loss (name, function or object). Default: sparse categorical
             cross-entropy.
         head: None when the activation itself is the prediction (say, it ends in a
-            softmax); otherwise a head of `heads.make_head`, which then needs `units`.
+            softmax); otherwise a head of `heads.make_head` (a kind, or a layer of your
+            own), which then needs `units`.
         units: size of the head's last axis: the number of classes, for example.
         per_position: whether the head predicts a label for each position of the
             activation (a token, a pixel) rather than one for the whole.
@@ -51,7 +52,7 @@ class Target(LocalObjective):
         self,
         loss: Any = "sparse_categorical_crossentropy",
         *,
-        head: str | None = None,
+        head: Any = None,
         units: int | None = None,
         per_position: bool = False,
         activation: Any = None,
@@ -70,7 +71,7 @@ class Target(LocalObjective):
                 "`head` and `units` too."
             )
         self.loss_spec = loss
-        self.head = heads.check_kind(head)
+        self.head = heads.check(head)
         self.units = units
         self.per_position = per_position
         sparse = loss == "sparse_categorical_crossentropy"
@@ -83,13 +84,22 @@ class Target(LocalObjective):
         if self.head is not None:
             positions = activation.shape[1:-1] if self.per_position else ()
             self.network = heads.make_head(
-                self.head, activation, (None, *positions, self.units), self.dtype_policy
+                self.head,
+                activation,
+                (None, *positions, self.units),
+                self.dtype_policy,
+                model.rest,
             )
+
+    def exits(self, outputs: tuple[Output, ...]) -> tuple[Exit, ...]:
+        ending = None if self.network is None else self.activation
+        return (Exit(None, self.network, ending),)
 
     def loss(self, activation: Any, batch: Batch) -> Any:
         prediction = activation
         if self.network is not None:
-            prediction = self.activation(self.network(activation, training=True))
+            raw = self.network(activation, training=batch.training)
+            prediction = self.activation(raw)
         labels = ops.convert_to_tensor(batch.labels)
         labels = self._fit_shape(labels, prediction)
         loss = keras.losses.get(self.loss_spec)
@@ -126,7 +136,7 @@ class Target(LocalObjective):
         config = super().get_config()
         config.update(
             loss=serialize_loss(self.loss_spec),
-            head=self.head,
+            head=heads.serialize(self.head),
             units=self.units,
             per_position=self.per_position,
             activation=None
@@ -137,7 +147,9 @@ class Target(LocalObjective):
 
     @classmethod
     def from_config(cls, config):
-        return cls(**{**config, "loss": deserialize_loss(config.get("loss"))})
+        config = {**config, "loss": deserialize_loss(config.get("loss"))}
+        config["head"] = heads.deserialize(config.get("head"))
+        return super().from_config(config)
 
 
 def _loss_name(loss: Any) -> str:

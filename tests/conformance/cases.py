@@ -22,7 +22,26 @@ from keras_e2e.diagnostics import (
     SignalGain,
     UpdateRatio,
 )
-from keras_e2e.objectives import LocalObjective, Prediction, Reconstruction, Target
+from keras_e2e.model_heads import AugLocal, MomentumAuxiliary
+from keras_e2e.objectives import (
+    BarlowTwins,
+    DirectFeedbackAlignment,
+    FeedbackAlignment,
+    ForwardForward,
+    InfoNCE,
+    InfoPro,
+    LocalObjective,
+    Mixture,
+    Prediction,
+    PredSim,
+    Reconstruction,
+    SimilarityMatching,
+    SupervisedContrastive,
+    SyntheticGradient,
+    Target,
+    VICReg,
+    ViewContrast,
+)
 
 from . import models
 
@@ -66,6 +85,9 @@ class ObjectiveCase:
         hidden: activation function of the hidden layers.
         labels: makes the labels of a module from `(random, n, module)`.
         batch_statistics: whether an example's loss depends on the rest of its batch.
+        draws: whether random numbers are drawn in a step. They are other ones on two
+            devices than on one, and under XLA than without.
+        signal: whether it sends a signal in place of a loss, in `local` mode only.
     """
 
     name: str
@@ -74,6 +96,13 @@ class ObjectiveCase:
     hidden: str = "tanh"
     labels: Callable | None = None
     batch_statistics: bool = False
+    draws: bool = False
+    signal: bool = False
+
+    @property
+    def mode(self) -> str:
+        """The mode in which most is computed: all losses, or the signals."""
+        return "local" if self.signal else "deep_supervision"
 
     def base(self, seed=1) -> keras.Model:
         """The stock model."""
@@ -116,6 +145,28 @@ def _map_of_classes(count):
     )
 
 
+def _zoom():
+    """An augmentation without randomness: what is compared is the arithmetic."""
+    return keras.layers.Rescaling(0.5, offset=0.1, name="zoom")
+
+
+_seeded = keras.initializers.GlorotUniform
+
+
+def _own_head():
+    return keras.Sequential(
+        [
+            keras.layers.Dense(4, activation="tanh", kernel_initializer=_seeded(1)),
+            keras.layers.Dense(models.CLASSES, kernel_initializer=_seeded(2)),
+        ]
+    )
+
+
+def _decaying():
+    schedule = keras.optimizers.schedules.PolynomialDecay(1.0, 10, 0.1)
+    return Mixture({"reconstruction": 0.5, "pred": 1.0}, weight=schedule)
+
+
 def _some_numbers(count):
     def labels(random, n, module):
         numbers = random.randn(n, count).astype("float32")
@@ -132,8 +183,14 @@ OBJECTIVES = [
     ObjectiveCase("prediction-gap_linear", lambda: Prediction("gap_linear"), "conv"),
     ObjectiveCase("prediction-mlp", lambda: Prediction("mlp")),
     ObjectiveCase(
-        "prediction-conv", lambda: Prediction("conv"), "conv", batch_statistics=True
+        "prediction-conv1", lambda: Prediction("conv1"), "conv", batch_statistics=True
     ),
+    ObjectiveCase(
+        "prediction-conv_mlp", lambda: Prediction("conv_mlp"), "conv", batch_statistics=True
+    ),
+    ObjectiveCase("prediction-own-head", lambda: Prediction(_own_head())),
+    ObjectiveCase("prediction-auglocal", lambda: Prediction(AugLocal()), "deep"),
+    ObjectiveCase("prediction-momentum", lambda: Prediction(MomentumAuxiliary()), "deep"),
     ObjectiveCase(
         "prediction-one-output", lambda: Prediction(target="kind"), "two_outputs"
     ),
@@ -170,13 +227,62 @@ OBJECTIVES = [
         "target-numbers-missing", lambda: Target(loss="mse"), labels=_some_numbers(5)
     ),
     ObjectiveCase("reconstruction", Reconstruction),
-    ObjectiveCase("reconstruction-conv", Reconstruction, "conv"),
+    ObjectiveCase("reconstruction-conv", Reconstruction, "conv", batch_statistics=True),
     ObjectiveCase("reconstruction-model_input", lambda: Reconstruction(of="model_input")),
     ObjectiveCase(
         "reconstruction-model_input-conv",
         lambda: Reconstruction(of="model_input"),
         "conv",
+        batch_statistics=True,
     ),
+    ObjectiveCase(
+        "reconstruction-denoising",
+        lambda: Reconstruction(
+            of="model_input", loss="binary_crossentropy", corrupt=_zoom(), std=0.1, mean=0.5
+        ),
+    ),
+    ObjectiveCase("sim", SimilarityMatching, batch_statistics=True),
+    ObjectiveCase("predsim-conv", PredSim, "conv", batch_statistics=True),
+    ObjectiveCase(
+        # No ReLU in the head: projections near zero have no direction in half precision.
+        "supcon",
+        lambda: SupervisedContrastive("linear", temperature=0.5),
+        batch_statistics=True,
+    ),
+    ObjectiveCase(
+        "infopro-conv",
+        lambda: InfoPro(std=0.1, mean=0.5, label=(1.0, 1.0), reconstruction=(2.0, 1.0)),
+        "conv",
+        batch_statistics=True,
+    ),
+    ObjectiveCase("mixture-schedule", _decaying),
+    # Few dimensions and a mild temperature: finite differences of float32 losses.
+    ObjectiveCase(
+        "barlow_twins", lambda: BarlowTwins(_zoom(), dimension=8), batch_statistics=True
+    ),
+    ObjectiveCase("vicreg", lambda: VICReg(_zoom(), dimension=8), batch_statistics=True),
+    ObjectiveCase(
+        "view_contrast",
+        lambda: ViewContrast(_zoom(), dimension=8, temperature=0.5),
+        batch_statistics=True,
+    ),
+    ObjectiveCase(
+        "infonce",
+        lambda: InfoNCE(steps=2, negatives=4, seed=1),
+        "conv",
+        batch_statistics=True,
+        draws=True,
+    ),
+    ObjectiveCase("forward_forward", lambda: ForwardForward(seed=1), draws=True),
+    ObjectiveCase("synthetic_gradient", SyntheticGradient, signal=True),
+    ObjectiveCase(
+        "synthetic_gradient-conv",
+        lambda: SyntheticGradient(conditional=False, head="linear"),
+        "conv",
+        signal=True,
+    ),
+    ObjectiveCase("feedback_alignment", FeedbackAlignment, signal=True),
+    ObjectiveCase("direct_feedback", DirectFeedbackAlignment, "conv", signal=True),
     ObjectiveCase("user-written", lambda: InputNorm(power=1.5)),
 ]
 BY_NAME = {case.name: case for case in OBJECTIVES}
@@ -191,6 +297,9 @@ QUANTITIES = {
     "dormant_fraction": DormantFraction,
 }
 
+each_loss = pytest.mark.parametrize(
+    "case", [c for c in OBJECTIVES if not c.signal], ids=lambda c: c.name
+)
 each_objective = pytest.mark.parametrize("case", OBJECTIVES, ids=lambda c: c.name)
 each_quantity = pytest.mark.parametrize("quantity", QUANTITIES)
 each_module = pytest.mark.parametrize("module", models.CUTS)
@@ -230,6 +339,12 @@ def fit(model, x, y, **kwargs):
     return model.fit(x, y, **kwargs)
 
 
+def seeds(model) -> list:
+    """The states of the model's random generators."""
+    weights = {id(v) for v in model.weights}
+    return [v for v in model.variables if id(v) not in weights and "seed" in v.path]
+
+
 def weights(model) -> list[np.ndarray]:
     """Every weight of the model, heads included."""
     return values(model.weights)
@@ -237,4 +352,5 @@ def weights(model) -> list[np.ndarray]:
 
 def values(variables) -> list[np.ndarray]:
     """The values of variables."""
-    return [np.array(ops.convert_to_numpy(v.value)) for v in variables]
+    # By way of a tensor: NumPy does not take a number mirrored over devices.
+    return [np.array(ops.convert_to_numpy(ops.convert_to_tensor(v))) for v in variables]

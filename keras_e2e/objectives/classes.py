@@ -1,0 +1,93 @@
+"""Class labels and absent examples, for objectives that compare examples."""
+
+from typing import Any
+
+from keras import ops
+
+from keras_e2e.objectives.base import Batch, LocalObjective, ModelSpec
+
+
+def class_count(
+    objective: LocalObjective, model: ModelSpec, target: str | None, classes: int | None
+) -> tuple[str, int]:
+    """The output whose labels an objective uses, and how many classes there are.
+
+    Args:
+        objective: for errors.
+        model: the model's specs.
+        target: name of the output; None for the only one.
+        classes: the number of classes; None reads it off the output.
+
+    Raises:
+        ValueError: no such output, several, or one that does not score classes.
+    """
+    who = type(objective).__name__
+    names = [output.name for output in model.outputs]
+    chosen = [o for o in model.outputs if target in (None, o.name)]
+    if not chosen:
+        raise ValueError(
+            f"{who}(target={target!r}): the model has no such output. Its outputs: {names}."
+        )
+    if len(chosen) > 1:
+        raise ValueError(
+            f"{who} compares the classes of one output, and the model has {len(chosen)}: "
+            f"{names}. Name one: {who}(target={names[0]!r})."
+        )
+    shape = tuple(chosen[0].spec.shape)
+    if classes is not None and (not isinstance(classes, int) or classes < 2):
+        raise ValueError(f"{who}(classes={classes!r}): expected an integer, 2 or larger.")
+    if classes is None:
+        if len(shape) != 2 or shape[-1] is None or shape[-1] < 2:
+            raise ValueError(
+                f"{who} needs class labels, and the model's output {chosen[0].name!r} of "
+                f"shape {shape} does not score classes. If its targets are class indices "
+                f"all the same, say how many: {who}(classes=2); else use an objective "
+                "without labels."
+            )
+        classes = int(shape[-1])
+    return chosen[0].name, classes
+
+
+def one_hot(objective: LocalObjective, batch: Batch, target: str, classes: int) -> Any:
+    """The labels of an output as float32 of shape `(batch, classes)`.
+
+    Raises:
+        ValueError: targets that are neither class indices nor one-hot.
+    """
+    y = next(output.y for output in batch.outputs if output.name == target)
+    y = ops.convert_to_tensor(y)
+    shape = tuple(y.shape)
+    if len(shape) == 2 and shape[1] == classes and classes > 1:
+        return ops.cast(y, "float32")
+    if len(shape) == 2 and shape[1] == 1:
+        y, shape = ops.squeeze(y, 1), shape[:1]
+    if len(shape) != 1:
+        raise ValueError(
+            f"{type(objective).__name__} needs class indices of shape (batch,) or one-hot "
+            f"labels of shape (batch, {classes}) for the output {target!r}. Found targets "
+            f"of shape {shape}."
+        )
+    return ops.one_hot(ops.cast(y, "int32"), classes, dtype="float32")
+
+
+def present(batch: Batch, activation: Any) -> Any:
+    """1 for each example that counts, 0 for one of sample weight zero: `(batch,)`.
+
+    Objectives that compare examples leave the others out of their statistics, so that
+    an example of weight zero teaches nothing there either.
+    """
+    weight = batch.sample_weight
+    if weight is None:
+        return ops.ones((ops.shape(activation)[0],), dtype="float32")
+    weight = ops.convert_to_tensor(weight)
+    if len(weight.shape) > 1:
+        weight = ops.max(weight, axis=tuple(range(1, len(weight.shape))))
+    return ops.cast(ops.not_equal(weight, 0), "float32")
+
+
+def unit(rows: Any, epsilon: float = 1e-8) -> Any:
+    """Rows scaled to length 1; a row of zeros stays, with gradient zero."""
+    squares = ops.sum(ops.square(rows), axis=-1, keepdims=True)
+    some = squares > 0
+    length = ops.sqrt(ops.where(some, squares, ops.ones_like(squares)))
+    return ops.where(some, rows / (length + epsilon), ops.zeros_like(rows))

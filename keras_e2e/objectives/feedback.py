@@ -1,0 +1,109 @@
+"""Feedback through fixed random maps in place of the transposed weights."""
+
+from typing import Any
+
+import keras
+
+from keras_e2e import heads
+from keras_e2e.objectives.base import ModelSpec
+from keras_e2e.objectives.signal import Signal
+
+
+class _RandomFeedback(Signal):
+    """What both kinds of feedback alignment share.
+
+    Args:
+        seed: of the random map. Default: 0.
+        **kwargs: `weight`, as in `LocalObjective`.
+    """
+
+    def __init__(self, *, seed: int = 0, **kwargs: Any):
+        super().__init__(**kwargs)
+        self.seed = seed
+        self.maps: list = []
+
+    def build_head(self, activation: keras.KerasTensor, model: ModelSpec) -> None:
+        for place, heard in enumerate(self.ends(model)):
+            network = heads.make_head("linear", activation, tuple(heard.shape))
+            network.trainable = False
+            for layer in network.layers:
+                if isinstance(layer, keras.layers.Dense):
+                    # As Keras draws the weights that the map stands in for; not zero.
+                    draw = keras.initializers.GlorotUniform(self.seed + place)
+                    layer.kernel.assign(draw(layer.kernel.shape, layer.kernel.dtype))
+            self.maps.append(network)
+
+    def ends(self, model: ModelSpec) -> tuple:
+        """The tensors that are listened to."""
+        raise NotImplementedError
+
+    def echo(self, activation: Any) -> list:
+        return [network(activation, training=False) for network in self.maps]
+
+    def get_config(self):
+        return {**super().get_config(), "seed": self.seed}
+
+
+@keras.saving.register_keras_serializable("keras_e2e")
+class FeedbackAlignment(_RandomFeedback):
+    """Sends the next module's signal back through a fixed random map.
+
+    Lillicrap et al. 2016, "Random synaptic feedback weights support error backpropagation
+    for deep learning", between modules: the signal at this boundary is `B` times the
+    signal at the end of the next module, `B` random and fixed, in place of the product with
+    that module's transposed Jacobian. Inside a module backpropagation is exact, so one
+    module for each layer is feedback alignment as published.
+
+    The map is linear (after average pooling, where the activation has more than 2048
+    values), with the Glorot uniform values that a Keras layer in its place would begin with.
+
+    Args:
+        seed: of the map. Default: 0.
+        **kwargs: `weight`, as in `LocalObjective`.
+
+    Raises:
+        ValueError: sizes that must be known and are not.
+
+    Example:
+
+    >>> import keras_e2e as e2e
+    >>> e2e.objectives.FeedbackAlignment(seed=1).listens
+    'following'
+    """
+
+    listens = "following"
+
+    def ends(self, model: ModelSpec) -> tuple:
+        return model.following
+
+
+@keras.saving.register_keras_serializable("keras_e2e")
+class DirectFeedbackAlignment(_RandomFeedback):
+    """Sends the error at the model's outputs straight back through a fixed random map.
+
+    Noekland 2016, "Direct Feedback Alignment Provides Learning in Deep Neural Networks":
+    the signal at this boundary is `B` times the gradient of the loss with respect to the
+    outputs: of the values under a softmax or sigmoid where the loss is a cross-entropy (on
+    the TensorFlow backend; on JAX of the model's outputs, so let the model end in logits).
+
+    The map is as in `FeedbackAlignment`. Reported for LeNet on Fashion-MNIST, test error in
+    percent: backpropagation 9.2, feedback alignment 13.06, direct 12.81.
+
+    Args:
+        seed: of the map. Default: 0.
+        **kwargs: `weight`, as in `LocalObjective`.
+
+    Raises:
+        ValueError: sizes that must be known and are not.
+
+    Example:
+
+    >>> import keras_e2e as e2e
+    >>> e2e.objectives.DirectFeedbackAlignment().listens
+    'outputs'
+    """
+
+    listens = "outputs"
+
+    def ends(self, model: ModelSpec) -> tuple:
+        return tuple(output.spec for output in model.outputs)

@@ -1,0 +1,131 @@
+"""Two forward passes in place of a forward and a backward one."""
+
+from typing import Any
+
+import keras
+from keras import ops, tree
+
+from keras_e2e.objectives.base import Batch, LocalObjective, ModelSpec
+from keras_e2e.objectives.classes import class_count, one_hot
+
+
+@keras.saving.register_keras_serializable("keras_e2e")
+class ForwardForward(LocalObjective):
+    """High goodness for inputs with their true label, low for those with a wrong one.
+
+    Hinton 2022, "The Forward-Forward Algorithm": the goodness of an example is the mean of
+    its squared activations, the loss is
+    `softplus(threshold - goodness(true)) + softplus(goodness(wrong) - threshold)`. The
+    model is run twice more in each step: the first `classes` values of its (flattened) first
+    input are overwritten by the label, one-hot, once by the true one and once by another
+    one drawn at random.
+
+    A layer must not read off the length of its input what the layer before knew: begin
+    each module after the first with `keras.layers.UnitNormalization()`. The last module is
+    trained by the task loss on the input as it is, without a label, and `model.predict` is
+    its answer in one pass. `goodness_predict(model, x)` tries every label instead.
+
+    Args:
+        threshold: the goodness that divides true from wrong. Default: 2. (Hinton sums the
+            squares and takes the number of units, which is 1 here; public code that
+            takes the mean commonly uses 2.)
+        overlay: the value that stands for the label. Default: 1, the largest value of an
+            input between 0 and 1.
+        target: name of the output whose labels count; None for the only one.
+        classes: number of classes; None reads it off that output.
+        seed: of the wrong labels.
+        **kwargs: `weight` and `reach`, as in `LocalObjective`.
+
+    Raises:
+        ValueError: an output that does not score classes; an input with fewer values than
+            there are classes, or of unknown size.
+
+    Example:
+
+    >>> import keras_e2e as e2e
+    >>> e2e.objectives.ForwardForward(threshold=1.0).needs
+    'target'
+    """
+
+    needs = "target"
+
+    def __init__(
+        self,
+        *,
+        threshold: float = 2.0,
+        overlay: float = 1.0,
+        target: str | None = None,
+        classes: int | None = None,
+        seed: int | None = None,
+        **kwargs: Any,
+    ):
+        super().__init__(**kwargs)
+        self.threshold, self.overlay = threshold, overlay
+        self.target, self.classes, self.seed = target, classes, seed
+        self.generator = keras.random.SeedGenerator(seed)
+
+    def build_head(self, activation: keras.KerasTensor, model: ModelSpec) -> None:
+        self.labelled, self.scored = class_count(self, model, self.target, self.classes)
+        shape = tuple(model.inputs[0].shape)
+        size = 1
+        for axis in shape[1:]:
+            size *= axis or 0
+        if size < self.scored:
+            raise ValueError(
+                f"ForwardForward writes a label of {self.scored} values over the first values "
+                f"of the model's input, which has shape {shape}: too few, or of unknown "
+                "number. Pad the input."
+            )
+
+    def views(self):
+        kind = ("label overlay", self.labelled, self.scored, self.overlay)
+        return {(*kind, "true"): self._true, (*kind, "wrong"): self._wrong}
+
+    def loss(self, activation: Any, batch: Batch) -> Any:
+        # `views` names the true label first.
+        true, wrong = (batch.views[key] for key in self.views())
+        good = ops.softplus(self.threshold - goodness(true))
+        return good + ops.softplus(goodness(wrong) - self.threshold)
+
+    def _true(self, batch: Batch) -> Any:
+        labels = one_hot(self, batch, self.labelled, self.scored)
+        return overlaid(batch.x, labels * self.overlay)
+
+    def _wrong(self, batch: Batch) -> Any:
+        labels = ops.argmax(one_hot(self, batch, self.labelled, self.scored), axis=1)
+        # From 1 to count - 1 further on: never the true one.
+        draws = keras.random.uniform(ops.shape(labels), seed=self.generator)
+        steps = 1 + ops.cast(ops.floor(draws * (self.scored - 1)), "int32")
+        others = (
+            ops.cast(labels, "int32") + ops.minimum(steps, self.scored - 1)
+        ) % self.scored
+        wrong = ops.one_hot(others, self.scored, dtype="float32")
+        return overlaid(batch.x, wrong * self.overlay)
+
+    def get_config(self):
+        config = super().get_config()
+        config.update(
+            threshold=self.threshold,
+            overlay=self.overlay,
+            target=self.target,
+            classes=self.classes,
+            seed=self.seed,
+        )
+        return config
+
+
+def goodness(activation: Any) -> Any:
+    """The mean of the squared activations of each example, float32 `(batch,)`."""
+    squares = ops.square(ops.cast(activation, "float32"))
+    return ops.mean(squares, axis=tuple(range(1, len(squares.shape))))
+
+
+def overlaid(x: Any, labels: Any) -> Any:
+    """The model's inputs with labels over the first values of the first of them."""
+    first, *rest = tree.flatten(x)
+    first = ops.convert_to_tensor(first)
+    flat = ops.reshape(first, (ops.shape(first)[0], -1))
+    flat = ops.concatenate(
+        [ops.cast(labels, first.dtype), flat[:, labels.shape[1] :]], axis=1
+    )
+    return tree.pack_sequence_as(x, [ops.reshape(flat, ops.shape(first)), *rest])

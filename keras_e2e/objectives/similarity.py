@@ -1,0 +1,234 @@
+"""Objectives on how similar the examples of a batch are to each other."""
+
+from typing import Any
+
+import keras
+from keras import ops
+
+from keras_e2e import heads
+from keras_e2e.objectives.base import Batch, LocalObjective, ModelSpec
+from keras_e2e.objectives.classes import class_count, one_hot, present, unit
+
+_CONV = {3: keras.layers.Conv1D, 4: keras.layers.Conv2D, 5: keras.layers.Conv3D}
+
+
+@keras.saving.register_keras_serializable("keras_e2e")
+class SimilarityMatching(LocalObjective):
+    """Makes examples of one class similar and others dissimilar: `sim`.
+
+    Noekland & Eidnes 2019, "Training Neural Networks with Local Error Signals": the mean
+    squared error between two matrices of cosine similarities over the batch, those of the
+    row-centred `g(h)` and those of the row-centred one-hot labels. `g` is trained with
+    the module: a Dense layer without bias for flat activations, a convolution of width 3
+    where there are positions, as wide as the activation. Of a map of more than 3 channels
+    the standard deviation over the positions is compared, channel by channel (as in the
+    authors' code); of a narrower one all its values. Set the boundary before a dropout.
+
+    A constant activation has no direction: its similarities are 0. Under a strategy the
+    matrices are those of each replica.
+
+    Args:
+        target: name of the output whose labels count; None for the only one.
+        classes: number of classes; None reads it off that output.
+        **kwargs: `weight` and `reach`, as in `LocalObjective`.
+
+    Raises:
+        ValueError: an activation with a single value for each example; an output that
+            does not score classes; one of several outputs that is not named.
+
+    Example:
+
+    >>> import keras_e2e as e2e
+    >>> e2e.ModuleBoundary("sim").objective.needs
+    'target'
+    """
+
+    needs = "target"
+
+    def __init__(self, *, target: str | None = None, classes: int | None = None, **kwargs):
+        super().__init__(**kwargs)
+        self.target, self.classes = target, classes
+        self.projection: keras.layers.Layer | None = None
+
+    def build_head(self, activation: keras.KerasTensor, model: ModelSpec) -> None:
+        self.labelled, self.scored = class_count(self, model, self.target, self.classes)
+        shape = tuple(activation.shape)
+        width, rank = shape[-1], len(shape)
+        if rank == 2 and width == 1:
+            raise ValueError(
+                f"SimilarityMatching compares directions, and an activation of shape {shape} "
+                "has a single value for each example. Set the boundary on a wider layer, or "
+                "use Prediction()."
+            )
+        if rank != 2 and rank not in _CONV:
+            raise ValueError(
+                f"SimilarityMatching takes flat activations or 1 to 3 axes of positions. "
+                f"Found shape {shape}. Flatten it before the boundary."
+            )
+        # Channels as in the authors' code, where a narrow map is compared value by value.
+        self.by_channel = rank > 2 and width > 3 and shape[1] != 1
+        if rank > 2 and not self.by_channel and None in shape[1:]:
+            raise ValueError(
+                f"SimilarityMatching compares all values of a map of {width} channels, so "
+                f"their number must be known. Found shape {shape}."
+            )
+        options = {"use_bias": False, "dtype": self.dtype_policy, "name": "projection"}
+        if rank == 2:
+            self.projection = keras.layers.Dense(width, **options)
+        else:
+            self.projection = _CONV[rank](width, 3, padding="same", **options)
+        self.projection.build(shape)
+
+    def loss(self, activation: Any, batch: Batch) -> Any:
+        assert self.projection is not None, "build_head comes first"
+        features = ops.cast(self.projection(activation), "float32")
+        if self.by_channel:
+            features = _spread(features)
+        ours = _similarity(ops.reshape(features, (ops.shape(features)[0], -1)))
+        theirs = _similarity(one_hot(self, batch, self.labelled, self.scored))
+        counts = present(batch, activation)
+        squares = ops.square(ours - ops.stop_gradient(theirs)) * counts[None, :]
+        return ops.sum(squares, axis=1) / ops.maximum(ops.sum(counts), 1.0)
+
+    def get_config(self):
+        return {**super().get_config(), "target": self.target, "classes": self.classes}
+
+
+@keras.saving.register_keras_serializable("keras_e2e")
+class SupervisedContrastive(LocalObjective):
+    """Pulls examples of one class together and pushes all others apart.
+
+    Khosla et al. 2020, "Supervised Contrastive Learning", the loss that InfoPro uses:
+    for each example `i`, with `z` the head's output scaled to length 1, `P` the others of
+    its class and `A` all others,
+    `-1/|P| sum_p log(exp(z_i z_p / t) / sum_a exp(z_i z_a / t))`. An example without
+    another of its class in the batch has loss 0.
+
+    Args:
+        head: from the activation to `dimension` values, as in `heads.make_head`.
+            Default: `"mlp"`.
+        dimension: size of `z`. Default: 128, as in both papers.
+        temperature: `t`. Default: 0.07, as in both papers.
+        target: name of the output whose labels count; None for the only one.
+        classes: number of classes; None reads it off that output.
+        **kwargs: `weight` and `reach`, as in `LocalObjective`.
+
+    Raises:
+        ValueError: a temperature that is not positive; an output that does not score
+            classes; one of several outputs that is not named.
+
+    Example:
+
+    >>> import keras_e2e as e2e
+    >>> e2e.objectives.SupervisedContrastive(temperature=0.1).dimension
+    128
+    """
+
+    needs = "target"
+
+    def __init__(
+        self,
+        head: Any = "mlp",
+        *,
+        dimension: int = 128,
+        temperature: float = 0.07,
+        target: str | None = None,
+        classes: int | None = None,
+        **kwargs: Any,
+    ):
+        super().__init__(**kwargs)
+        if not temperature > 0:
+            raise ValueError(
+                f"SupervisedContrastive(temperature={temperature!r}): expected a number "
+                "above 0."
+            )
+        self.head = heads.check(head)
+        self.dimension, self.temperature = dimension, temperature
+        self.target, self.classes = target, classes
+        self.network: keras.layers.Layer | None = None
+
+    def build_head(self, activation: keras.KerasTensor, model: ModelSpec) -> None:
+        self.labelled, self.scored = class_count(self, model, self.target, self.classes)
+        self.network = projector(
+            self.head, activation, self.dimension, self.dtype_policy, model.rest
+        )
+
+    def loss(self, activation: Any, batch: Batch) -> Any:
+        assert self.network is not None, "build_head comes first"
+        z = unit(ops.cast(self.network(activation, training=batch.training), "float32"))
+        labels = one_hot(self, batch, self.labelled, self.scored)
+        counts = present(batch, activation)
+        others = counts[None, :] * (1.0 - ops.eye(ops.shape(z)[0], dtype="float32"))
+        positives = ops.matmul(labels, ops.transpose(labels)) * others
+        return contrast(
+            ops.matmul(z, ops.transpose(z)) / self.temperature, positives, others
+        )
+
+    def get_config(self):
+        config = super().get_config()
+        config.update(
+            head=heads.serialize(self.head),
+            dimension=self.dimension,
+            temperature=self.temperature,
+            target=self.target,
+            classes=self.classes,
+        )
+        return config
+
+    @classmethod
+    def from_config(cls, config):
+        return super().from_config(
+            {**config, "head": heads.deserialize(config.get("head"))}
+        )
+
+
+def projector(
+    head: Any, activation: keras.KerasTensor, dimension: int, dtype: Any, rest: tuple
+) -> keras.layers.Layer:
+    """A head from an activation to what is compared, as `heads.make_head` makes it.
+
+    A linear one does not start from zero, though: where all projections are equal, no
+    gradient tells them apart, and neither it nor the module would ever move.
+    """
+    network = heads.make_head(head, activation, (None, dimension), dtype, rest)
+    if head is None or head == "linear":
+        kernel = network.layers[-1].kernel
+        kernel.assign(keras.initializers.GlorotUniform()(kernel.shape, kernel.dtype))
+    return network
+
+
+def contrast(scores: Any, positives: Any, others: Any) -> Any:
+    """Minus the mean log-softmax of each row's positives among its others.
+
+    Args:
+        scores: `(rows, columns)`.
+        positives: weights of the positives, of the same shape; 0 for the rest.
+        others: 1 for what the softmax runs over, 0 for the rest.
+
+    Returns:
+        `(rows,)`; 0 for a row without positives.
+    """
+    scores = ops.where(others > 0, scores, ops.full_like(scores, -1e9))
+    log_share = scores - ops.logsumexp(scores, axis=1, keepdims=True)
+    log_share = ops.where(positives > 0, log_share, ops.zeros_like(log_share))
+    found = ops.sum(positives, axis=1)
+    return -ops.sum(positives * log_share, axis=1) / ops.maximum(found, 1.0)
+
+
+def _spread(maps: Any) -> Any:
+    """The standard deviation of each channel over the positions, `(batch, channels)`."""
+    axes = tuple(range(1, len(maps.shape) - 1))
+    centred = maps - ops.mean(maps, axis=axes, keepdims=True)
+    squares = ops.sum(ops.square(centred), axis=axes)
+    positions = ops.cast(ops.prod(ops.stack([ops.shape(maps)[a] for a in axes])), "float32")
+    # As PyTorch does, over one less. A constant channel has spread 0 and gradient 0.
+    variance = squares / ops.maximum(positions - 1.0, 1.0)
+    some = variance > 0
+    root = ops.sqrt(ops.where(some, variance, ops.ones_like(variance)))
+    return ops.where(some, root, ops.zeros_like(root))
+
+
+def _similarity(rows: Any) -> Any:
+    """Cosine similarities of row-centred rows, `(rows, rows)`."""
+    rows = unit(rows - ops.mean(rows, axis=1, keepdims=True))
+    return ops.clip(ops.matmul(rows, ops.transpose(rows)), -1.0, 1.0)
