@@ -25,24 +25,25 @@ class Backward:
     def __init__(self, model: Any, tape: tf.GradientTape, loss: Any):
         self.tape = tape
         state = model._modular
-        reach = state.reach()
+        flow = state.flow()
         scale = model.optimizer.scale_loss
-        if reach is None or not reach.separate:
+        if not flow.separate:
             self.parts: list[tuple] = [(scale(loss), None, None)]
             return
         modules = {module.name: module for module in state.modules}
         terms = dict(model._take_forward().terms)
         self.parts = []
-        for name in reach.separate:
-            window = reach.windows[name]
+        for name in flow.separate:
+            window = flow.windows[name]
             movable = _variables([modules[inside] for inside in window])
             self.parts.append((scale(terms.pop(name)), movable, window))
         last = state.modules[-1].name
         if last not in terms:
             # Penalties of weights came with the task loss. The modules that this one
             # does not reach have theirs on their own.
-            for name in set(modules) - reach.windows[last]:
-                penalties = [p for layer in modules[name].layers for p in layer.losses]
+            for name in set(modules) - flow.windows[last]:
+                layers = [*modules[name].layers, modules[name].objective]
+                penalties = [p for layer in layers if layer for p in layer.losses]
                 if penalties:
                     own = _variables([modules[name]])
                     part = (scale(tf.add_n(penalties)), own, frozenset([name]))

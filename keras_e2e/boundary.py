@@ -44,7 +44,7 @@ class Collector:
             the layers that follow run in inference mode. Only the layers of a
             subclassed model ask.
         listeners: for the end of each module the boundaries whose objectives listen to
-            the signal there, with the factors of the mode.
+            the signal there (`flow.Flow`).
         outputs: the model's targets, for signals that are predicted from them too.
 
     Attributes:
@@ -61,7 +61,7 @@ class Collector:
         stops: Container[str] = (),
         tap: Callable[[Any], Any] | None = None,
         freezes: Callable[[list[str]], bool] | None = None,
-        listeners: Mapping[str, Mapping[str, float]] | None = None,
+        listeners: Mapping[str, Mapping[str, Any]] | None = None,
         outputs: tuple[Output, ...] = (),
     ):
         self.known = known
@@ -106,11 +106,10 @@ class Collector:
                 continue
             assert objective is not None, "an objective listens"
             factor = self._factor(end, crossing.boundary)
+            echoes = objective.echo(crossing.activation, self.listeners[end][name].place)
             tensors = [
                 _echoed(tensor, echo * factor)
-                for tensor, echo in zip(
-                    tensors, objective.echo(crossing.activation), strict=True
-                )
+                for tensor, echo in zip(tensors, echoes, strict=True)
             ]
         return tensors
 
@@ -134,7 +133,7 @@ class Collector:
 
     def _factor(self, end: str, boundary: "ModuleBoundary") -> Any:
         assert boundary.objective is not None
-        return self.listeners[end][boundary.module] * boundary.objective.factor()
+        return self.listeners[end][boundary.module].weight * boundary.objective.weight_now()
 
     def frozen(self) -> bool:
         """Whether the layer called now belongs to a module that stands still."""

@@ -46,7 +46,7 @@ def build_objectives(
             module_inputs[module.name],
             inputs,
             tuple(outputs),
-            following=tuple(end for name in following for end in ends[name]),
+            following=tuple(tuple(ends[name]) for name in following),
             place=place,
             modules=len(modules),
             rest=rests.get(module.name, ()),

@@ -1,6 +1,7 @@
 """The loss of one module, from what its boundary noted."""
 
-from collections.abc import Hashable, Mapping
+import contextlib
+from collections.abc import Hashable, Iterator, Mapping
 from typing import Any
 
 from keras import ops, tree
@@ -29,6 +30,15 @@ def outputs_of(
             keys, targets, weights, losses, factors, strict=True
         )
     )
+
+
+@contextlib.contextmanager
+def naming(boundary: str) -> Iterator[None]:
+    """Puts the boundary's name before a ValueError that an objective raises."""
+    try:
+        yield
+    except ValueError as error:
+        raise ValueError(f"Boundary {boundary!r}: {error}") from error
 
 
 def refuse_missing(module: Module, y: Any, given: Any) -> None:
@@ -93,10 +103,8 @@ def local_loss(
             key: _activation(_of(module, views[key])[place]) for key in objective.views()
         }
         own = batch._replace(views=seen, sent=crossing.sent)
-        try:
+        with naming(module.name):
             total = total + objective.compute_loss(_activation(crossing), own)
-        except ValueError as error:
-            raise ValueError(f"Boundary {module.name!r}: {error}") from error
     return total / len(crossings) if len(crossings) > 1 else total
 
 

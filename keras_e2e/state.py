@@ -4,10 +4,10 @@ import threading
 from collections import Counter
 from typing import Any
 
+from keras_e2e.flow import Flow, flow_of
 from keras_e2e.modes import TrainingMode
 from keras_e2e.objectives.base import OutputSpec
 from keras_e2e.partition import Module
-from keras_e2e.reach import Reach, reach_of
 
 
 class ModularState:
@@ -43,44 +43,13 @@ class ModularState:
         """Factor of a module's local loss in this mode; 0 without an objective."""
         if module.objective is None:
             return 0.0
-        if module.objective.listens and not self.mode.stops(module.name):
+        if module.objective.listens and module.name not in self.flow().stopping:
             return 0.0  # the true signal gets through: nothing to stand in for
         return self.mode.weight(module.name)
 
-    def reach(self) -> Reach | None:
-        """How far the losses reach, in `local` mode; None in any other."""
-        return reach_of(self.modules, self.mode) if self.mode.name == "local" else None
-
-    def stopping(self) -> frozenset[str]:
-        """The boundaries that stop the gradient."""
-        reach = self.reach()
-        opened: frozenset[str] = frozenset() if reach is None else reach.open
-        return frozenset(
-            m.name
-            for m in self.modules
-            if m.boundary is not None and self.mode.stops(m.name) and m.name not in opened
-        )
-
-    def listeners(self) -> dict[str, dict[str, float]]:
-        """Whose objectives listen to the signal at the end of each module, with weights.
-
-        Those that stand in for the true signal, where the boundary stops it.
-        """
-        stopping, last = self.stopping(), self.modules[-1].name
-        found: dict[str, dict[str, float]] = {}
-        for module in self.modules:
-            listens = None if module.objective is None else module.objective.listens
-            weight = self.weight(module)
-            if not listens or not weight or module.name not in stopping:
-                continue
-            ends = {
-                "boundary": [module.name],
-                "outputs": [last],
-                "following": [m.name for m in self.modules if module.name in m.inputs],
-            }
-            for end in ends[listens]:
-                found.setdefault(end, {})[module.name] = weight
-        return found
+    def flow(self) -> Flow:
+        """How gradients flow in the mode in force."""
+        return flow_of(self.modules, self.mode)
 
     def collects(self) -> bool:
         """Whether a training pass must gather what crosses the boundaries."""

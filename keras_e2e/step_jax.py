@@ -14,11 +14,11 @@ class ModularStep:
     def train_step(self, state, data):
         modular = self._modular
         modular.traces[(str(modular.mode), False)] += 1
-        reach = modular.reach()
-        if reach is not None and reach.separate:
+        separate = modular.flow().separate
+        if separate:
             raise NotImplementedError(
                 f"{self.name}: mode '{modular.mode}' needs a backward pass for each of the "
-                f"losses of {list(reach.separate)}, which the tensorflow backend has and "
+                f"losses of {list(separate)}, which the tensorflow backend has and "
                 "jax has not. Use reach 1 or 'all', or KERAS_BACKEND=tensorflow."
             )
         modular.local.targets = keras.utils.unpack_x_y_sample_weight(data)[1:]

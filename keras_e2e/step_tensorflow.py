@@ -29,8 +29,7 @@ class ModularStep:
         instrumented = state.instrumented
         metric_variables = len(self.metrics_variables)
         x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
-        reach = state.reach()
-        apart = reach is not None and bool(reach.separate)
+        apart = bool(state.flow().separate)
         with tf.GradientTape(persistent=apart) as tape:
             state.local.tap = _tap(tape if instrumented else None)
             state.local.targets = (y, sample_weight)

@@ -14,7 +14,13 @@ from keras_e2e.building import build_objectives
 from keras_e2e.diagnostics.quantity import Quantity
 from keras_e2e.evaluation import ModuleEvaluation
 from keras_e2e.fitting import fitting, refuse_averages
-from keras_e2e.local_loss import activations, local_loss, outputs_of, refuse_missing
+from keras_e2e.local_loss import (
+    activations,
+    local_loss,
+    naming,
+    outputs_of,
+    refuse_missing,
+)
 from keras_e2e.modes import TrainingMode
 from keras_e2e.objectives.base import Batch, Output, OutputSpec
 from keras_e2e.optimizers import ModuleOptimizers
@@ -131,12 +137,13 @@ class ModularTraining(ModuleEvaluation, ModularStep):
             return outputs
         if not training or not state.modules or not self._collects():
             return self._plain_call(inputs, training, mask, **kwargs)
+        flow = state.flow()
         collector = Collector(
             state.known,
-            state.stopping(),
+            flow.stopping,
             tap=state.tap(),
             freezes=self._freezes(),
-            listeners=state.listeners(),
+            listeners=flow.listeners,
             outputs=self._targets(),
         )
         outputs = self._pass(inputs, mask, collector, **kwargs)
@@ -171,11 +178,15 @@ class ModularTraining(ModuleEvaluation, ModularStep):
         wanted: dict = {}
         for module in active:
             assert module.objective is not None, "an active module has one"
-            wanted = {**module.objective.views(), **wanted}
+            for key, inputs_of in module.objective.views().items():
+                wanted.setdefault(key, (module.name, inputs_of))
         made = {}
-        for key, inputs_of in wanted.items():
-            made[key] = Collector(state.known, state.stopping(), freezes=self._freezes())
-            self._pass(inputs_of(batch), None, made[key])
+        for key, (name, inputs_of) in wanted.items():
+            stopping = state.flow().stopping
+            made[key] = Collector(state.known, stopping, freezes=self._freezes())
+            with naming(name):
+                inputs = inputs_of(batch)
+            self._pass(inputs, None, made[key])
         return made
 
     def _freezes(self):
@@ -234,9 +245,9 @@ class ModularTraining(ModuleEvaluation, ModularStep):
             flat = self._flat_inputs(x)
             loss = local_loss(module, collector, flat, own, views)
             collector.losses[module.name] = loss
-            factor = state.weight(module) * module.objective.factor()
+            factor = state.weight(module) * module.objective.weight_now()
             collector.terms[module.name] = loss * factor
-            module.objective.advance()
+            module.objective.advance_weight()
         # Those that count have measured while they computed their loss.
         self._measure([m for m in measured if not state.weight(m)], batch, given)
         terms = list(collector.terms.values())

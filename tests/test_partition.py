@@ -38,7 +38,7 @@ def assert_isolated(model, x):
     import tensorflow as tf
 
     state = model._modular
-    collector = Collector(stops=lambda name: True, known=state.known)
+    collector = Collector(state.known, stops=[m.name for m in state.modules])
     with tf.GradientTape(persistent=True) as tape, collecting(collector):
         outputs = model(x, training=False)
     ends: dict = {module.name: [] for module in model.modules}

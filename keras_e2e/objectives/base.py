@@ -81,8 +81,8 @@ class ModelSpec(NamedTuple):
             module is given.
         inputs: the model's inputs, flat.
         outputs: one `OutputSpec` for each output.
-        following: `keras.KerasTensor`s at the ends of the modules that come next: the
-            activations of their boundaries, or the model's outputs.
+        following: for each module that comes next the `keras.KerasTensor`s at its end:
+            the activation of its boundary, or the model's outputs.
         place: the module's position, from 0.
         modules: how many modules the model has.
         rest: the blocks of layers that come after the boundary (`blocks.Block`); empty
@@ -180,7 +180,7 @@ class LocalObjective(keras.layers.Layer):
     listens: str | None = None
     built: bool
 
-    def __new__(cls, *args: Any, **kwargs: Any) -> "LocalObjective":
+    def __new__(cls, *args: Any, **kwargs: Any) -> Any:
         # Keras makes the config of a class without a `get_config` of its own, if all that
         # it was given is simple. A schedule is not, and `get_config` below adds it.
         if not isinstance(kwargs.get("weight", 1.0), Real):
@@ -191,7 +191,9 @@ class LocalObjective(keras.layers.Layer):
         super().__init__(**kwargs)
         kind = type(self).__name__
         schedule = isinstance(weight, keras.optimizers.schedules.LearningRateSchedule)
-        if not schedule and not (isinstance(weight, Real) and 0 <= float(weight) < float("inf")):
+        if not schedule and not (
+            isinstance(weight, Real) and 0 <= float(weight) < float("inf")
+        ):
             raise ValueError(
                 f"{kind}(weight={weight!r}): expected a finite number, 0 or larger, or a "
                 "keras.optimizers.schedules.LearningRateSchedule."
@@ -200,12 +202,12 @@ class LocalObjective(keras.layers.Layer):
         self.reach = check_reach(reach, kind)
         if schedule:
             # Not the optimizer's: on JAX a traced step would see that one stand still.
-            self.steps = self.add_weight(
+            self.weight_steps = self.add_weight(
                 shape=(),
                 initializer="zeros",
                 trainable=False,
                 dtype="float32",
-                name="steps",
+                name="weight_steps",
             )
 
     @property
@@ -214,16 +216,18 @@ class LocalObjective(keras.layers.Layer):
         needs = self.needs
         return {needs} if isinstance(needs, str) else set(needs or ())
 
-    def factor(self) -> Any:
+    def weight_now(self) -> Any:
         """The weight in force."""
         return (
-            float(self.weight) if isinstance(self.weight, Real) else self.weight(self.steps)
+            float(self.weight)
+            if isinstance(self.weight, Real)
+            else self.weight(self.weight_steps)
         )
 
-    def advance(self) -> None:
+    def advance_weight(self) -> None:
         """Counts a step in which the objective counted, if its weight has a schedule."""
         if not isinstance(self.weight, Real):
-            self.steps.assign(self.steps + 1.0)
+            self.weight_steps.assign(self.weight_steps + 1.0)
 
     @_compat.default_config
     def get_config(self):

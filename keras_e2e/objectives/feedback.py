@@ -20,25 +20,30 @@ class _RandomFeedback(Signal):
     def __init__(self, *, seed: int = 0, **kwargs: Any):
         super().__init__(**kwargs)
         self.seed = seed
+        # One after the other, as Keras saves no lists of lists; where each end's begin.
         self.maps: list = []
+        self.first: list[int] = []
 
     def build_head(self, activation: keras.KerasTensor, model: ModelSpec) -> None:
-        for place, heard in enumerate(self.ends(model)):
-            network = heads.make_head("linear", activation, tuple(heard.shape))
-            network.trainable = False
-            for layer in network.layers:
-                if isinstance(layer, keras.layers.Dense):
-                    # As Keras draws the weights that the map stands in for; not zero.
-                    draw = keras.initializers.GlorotUniform(self.seed + place)
-                    layer.kernel.assign(draw(layer.kernel.shape, layer.kernel.dtype))
-            self.maps.append(network)
+        for end in self.ends(model):
+            self.first.append(len(self.maps))
+            for heard in end:
+                network = heads.make_head("linear", activation, tuple(heard.shape))
+                network.trainable = False
+                # As Keras draws the weights that the map stands in for; not zero.
+                draw = keras.initializers.GlorotUniform(self.seed + len(self.maps))
+                layer = next(x for x in network.layers if x.weights)
+                layer.kernel.assign(draw(layer.kernel.shape, layer.kernel.dtype))
+                self.maps.append(network)
+        self.first.append(len(self.maps))
 
     def ends(self, model: ModelSpec) -> tuple:
-        """The tensors that are listened to."""
+        """The tensors that are listened to, for each end."""
         raise NotImplementedError
 
-    def echo(self, activation: Any) -> list:
-        return [network(activation, training=False) for network in self.maps]
+    def echo(self, activation: Any, place: int) -> list:
+        maps = self.maps[self.first[place] : self.first[place + 1]]
+        return [network(activation, training=False) for network in maps]
 
     def get_config(self):
         return {**super().get_config(), "seed": self.seed}
@@ -106,4 +111,4 @@ class DirectFeedbackAlignment(_RandomFeedback):
     listens = "outputs"
 
     def ends(self, model: ModelSpec) -> tuple:
-        return tuple(output.spec for output in model.outputs)
+        return (tuple(output.spec for output in model.outputs),)

@@ -233,7 +233,10 @@ class InfoPro(Mixture):
         target: str | None = None,
         **kwargs: Any,
     ):
-        kinds = {"contrast": SupervisedContrastive, "cross_entropy": Prediction}
+        kinds: dict[str, Any] = {
+            "contrast": SupervisedContrastive,
+            "cross_entropy": Prediction,
+        }
         if label_loss not in kinds:
             raise ValueError(
                 f"InfoPro(label_loss={label_loss!r}): expected one of {list(kinds)}."

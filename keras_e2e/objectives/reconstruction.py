@@ -26,8 +26,9 @@ class Reconstruction(LocalObjective):
     Args:
         of: `"module_input"` (what the module was given) or `"model_input"` (what the
             model was given; its first input).
-        head: the decoder, as in `heads.make_head`. Default: `"decoder"` between maps
-            (resize, two 3x3 convolutions, as in InfoPro), else `"linear"`.
+        head: as in `heads.make_head`. Default: `"linear"` from sequence to sequence, else
+            `"decoder"` (between maps two 3x3 convolutions, as in InfoPro; for flat
+            activations a Dense layer).
         loss: `"mse"`, or `"binary_crossentropy"` for a source between 0 and 1, which the
             decoder then tells through a sigmoid (InfoPro, Wang et al. 2021).
         corrupt: a Keras layer that spoils the model's inputs at random, in a pass of its
@@ -88,8 +89,8 @@ class Reconstruction(LocalObjective):
                 f"Reconstruction(of='module_input'): the module has {len(source)} "
                 "inputs; use of='model_input' or a single-input module."
             )
-        maps = len(activation.shape) == len(source.shape) > 3
-        kind = self.head or ("decoder" if maps else "linear")
+        sequences = len(activation.shape) == len(source.shape) == 3
+        kind = self.head or ("linear" if sequences else "decoder")
         self.network = heads.make_head(
             kind, activation, tuple(source.shape), self.dtype_policy, model.rest
         )

@@ -17,9 +17,9 @@ class Signal(LocalObjective):
 
     A subclass says in `listens` where it hears a signal and implements
 
-    - `echo(activation)` for `listens = "outputs"` (the model's outputs) or `"following"`
-      (the end of the next module): a linear map of the activation for each tensor there,
-      of that tensor's shape. The gradient with respect to the tensor comes back through
+    - `echo(activation, place)` for `listens = "outputs"` (the model's outputs) or
+      `"following"` (the end of the next module; `place` counts them, where several follow):
+      a linear map of the activation for each tensor there, of that tensor's shape. The gradient with respect to the tensor comes back through
       the map, transposed, as the module's signal.
     - `predict_signal(output, outputs)` for `listens = "boundary"` (what the next module
       sends back at the boundary itself).
@@ -27,7 +27,7 @@ class Signal(LocalObjective):
 
     listens = "outputs"
 
-    def echo(self, activation: Any) -> list:
+    def echo(self, activation: Any, place: int) -> list:
         """A map of the activation for each tensor that is listened to."""
         raise NotImplementedError
 

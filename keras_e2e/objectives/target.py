@@ -7,7 +7,11 @@ from keras import ops
 
 from keras_e2e import heads
 from keras_e2e.objectives.base import Batch, Exit, LocalObjective, ModelSpec, Output
-from keras_e2e.objectives.prediction import deserialize_loss, serialize_loss
+from keras_e2e.objectives.prediction import (
+    deserialize_loss,
+    ending_for_loss,
+    serialize_loss,
+)
 
 
 @keras.saving.register_keras_serializable("keras_e2e")
@@ -32,8 +36,9 @@ class Target(LocalObjective):
         units: size of the head's last axis: the number of classes, for example.
         per_position: whether the head predicts a label for each position of the
             activation (a token, a pixel) rather than one for the whole.
-        activation: what the head ends with. Default: softmax for the default loss,
-            nothing for any other. Not taken without a head.
+        activation: what the head ends with. Default: what the loss expects, softmax or
+            sigmoid for a cross-entropy on probabilities and nothing for any other. Not
+            taken without a head.
 
     Raises:
         ValueError: a head without `units` or the reverse; labels that are not given,
@@ -74,9 +79,8 @@ class Target(LocalObjective):
         self.head = heads.check(head)
         self.units = units
         self.per_position = per_position
-        sparse = loss == "sparse_categorical_crossentropy"
-        if head is not None and activation is None and sparse:
-            activation = "softmax"
+        if head is not None and activation is None:
+            activation = ending_for_loss(loss)
         self.activation = keras.activations.get(activation)
         self.network = None
 

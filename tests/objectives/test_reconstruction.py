@@ -18,6 +18,8 @@ def built(objective, activation, module_input, *inputs, dtype="float32"):
         (),
     )
     objective.build_for(keras.KerasTensor(activation), spec)
+    for v in objective.trainable_variables:  # a head from zero would hide what it is given
+        v.assign(some(*v.shape))
     return objective
 
 
@@ -61,8 +63,16 @@ def test_the_models_input_is_its_first():
     [
         ((None, 4), (None, 5), ["Dense"]),
         ((None, 4), (None, 2, 3), ["Dense", "Reshape"]),
-        ((None, 4, 4, 6), (None, 8, 8, 2), ["Resizing", "Conv2D", "Conv2D"]),
-        ((None, 8, 8, 6), (None, 8, 8, 2), ["Conv2D", "Conv2D"]),
+        (
+            (None, 4, 4, 6),
+            (None, 8, 8, 2),
+            ["Resizing", "Conv2D", "BatchNormalization", "ReLU", "Conv2D"],
+        ),
+        (
+            (None, 8, 8, 6),
+            (None, 8, 8, 2),
+            ["Conv2D", "BatchNormalization", "ReLU", "Conv2D"],
+        ),
         ((None, 4), (None, 8, 8, 2), ["Dense", "Reshape"]),
         ((None, 7, 4), (None, 7, 2), ["Dense"]),
     ],
@@ -135,7 +145,7 @@ def test_training_lowers_it():
     ("arguments", "said"),
     [
         ({"of": "input"}, ["'input'", "module_input", "model_input"]),
-        ({"head": "deep"}, ["'deep'", "'linear'", "'conv'"]),
+        ({"head": "deep"}, ["'deep'", "'linear'", "'decoder'"]),
     ],
     ids=str,
 )
@@ -149,3 +159,115 @@ def test_a_reconstruction_that_cannot_be_is_refused(arguments, said):
 def test_a_source_of_unknown_size_is_refused():
     with pytest.raises(ValueError, match="fixed sizes"):
         built(Reconstruction(), (None, 4), (None, None, 3))
+
+
+# Of what kind the source is
+
+
+def binary(source, raw):
+    """-source log p - (1 - source) log(1 - p) of p = sigmoid(raw)."""
+    values = source * np.logaddexp(0, -raw) + (1 - source) * np.logaddexp(0, raw)
+    return values.mean(-1)
+
+
+@pytest.mark.parametrize(
+    ("activation", "source"),
+    [((4,), (5,)), ((4, 4, 6), (8, 8, 2)), ((7, 4), (7, 2))],
+    ids=str,
+)
+@pytest.mark.parametrize("loss", ["mse", "binary_crossentropy"])
+def test_each_loss_of_an_example_is_a_mean(loss, activation, source):
+    objective = built(Reconstruction(loss=loss), (None, *activation), (None, *source))
+    h, weight = some(6, *activation), RNG.uniform(size=6)
+    given = RNG.uniform(size=(6, *source)).astype("float32")
+    raw = np.asarray(objective.network(h, training=True), "float64")
+    values = (squares if loss == "mse" else binary)(given, raw).reshape(6, -1).mean(1)
+    total = objective.compute_loss(h, batch(given))
+    np.testing.assert_allclose(float(total), values.mean(), rtol=1e-4)
+    total = objective.compute_loss(h, batch(given, sample_weight=weight))
+    np.testing.assert_allclose(float(total), (values * weight).sum() / 6, rtol=1e-4)
+
+
+@pytest.mark.parametrize("loss", ["mse", "binary_crossentropy"])
+@pytest.mark.parametrize("std", [2.0, [2.0, 0.5]], ids=str)
+def test_a_normalisation_is_undone(loss, std):
+    objective = Reconstruction("model_input", loss=loss, mean=0.25, std=std)
+    built(objective, (None, 4, 4, 6), (None, 5), (None, 8, 8, 2))
+    h, image = some(6, 4, 4, 6), RNG.uniform(size=(6, 8, 8, 2)).astype("float32")
+    raw = np.asarray(objective.network(h, training=True), "float64")
+    expected = (squares if loss == "mse" else binary)(image, raw).mean()
+    x = (image - 0.25) / np.asarray(std, "float32")
+    total = objective.compute_loss(h, batch(x=x))
+    np.testing.assert_allclose(float(total), expected, rtol=1e-4)
+
+
+def test_cross_entropies_of_large_values_are_finite():
+    import tensorflow as tf
+
+    objective = built(Reconstruction(loss="binary_crossentropy"), (None, 4), (None, 5))
+    objective.network.layers[-1].kernel.assign(1e4 * some(4, 5))
+    h = tf.constant(some(6, 4))
+    with tf.GradientTape() as tape:
+        tape.watch(h)
+        total = objective.compute_loss(h, batch(np.ones((6, 5), "float32")))
+    assert np.isfinite(total)
+    assert np.isfinite(tape.gradient(total, h)).all()
+
+
+# Of a spoilt activation
+
+
+@keras.saving.register_keras_serializable("test_reconstruction")
+class Spoil(layers.Layer):
+    """Sets the first value to zero, in training."""
+
+    def call(self, x, training=False):
+        keep = np.float32([0.0] + [1.0] * (x.shape[-1] - 1))
+        return x * keep if training else x
+
+
+@pytest.mark.parametrize("of", ["module_input", "model_input"])
+def test_the_spoilt_pass_must_tell_the_clean_source(of):
+    x = inputs = keras.Input((6,))
+    x = layers.Dense(5, activation="tanh", name="a")(x)
+    x = layers.Dense(4, activation="tanh", name="b")(x)
+    base = keras.Model(inputs, layers.Dense(1, name="out")(x))
+    objectives = {n: Reconstruction(of, head="mlp", corrupt=Spoil()) for n in "ab"}
+    model = e2e.modularize(base, objectives, training_mode="local")
+    model.compile("sgd", "mse")
+    source, y = some(8, 6), some(8, 1)
+    outputs = model(source, training=True)
+    total = model.compute_loss(x=source, y=y, y_pred=outputs, training=True)
+    expected = ((np.asarray(outputs) - y) ** 2).mean()  # the task, on the clean input
+    clean, spoilt = source, source * np.float32([0, 1, 1, 1, 1, 1])
+    for name in "ab":
+        given = source if of == "model_input" else clean
+        clean, spoilt = (np.asarray(base.get_layer(name)(v)) for v in (clean, spoilt))
+        network = model.boundaries[name].objective.network
+        expected += squares(given, np.asarray(network(spoilt))).mean()
+    np.testing.assert_allclose(float(total), expected, rtol=1e-5)
+    assert np.isfinite(model.train_on_batch(source, y))
+
+
+def test_in_evaluation_nothing_is_spoilt():
+    inputs = keras.Input((6,))
+    code = layers.Dense(3, name="code")(inputs)
+    base = keras.Model(inputs, layers.Dense(1, name="out")(code))
+    objective = Reconstruction(corrupt=Spoil())
+    model = e2e.modularize(base, {"code": objective}, training_mode="local")
+    model.compile("sgd", "mse")
+    x, y = some(8, 6), some(8, 1)
+    expected = ((np.asarray(base(x)) - y) ** 2).mean()
+    np.testing.assert_allclose(model.evaluate(x, y, verbose=0), expected, rtol=1e-5)
+
+
+def test_a_corruption_that_is_no_layer_is_refused():
+    with pytest.raises(TypeError) as caught:
+        Reconstruction(corrupt=0.5)
+    for phrase in ["corrupt=0.5", "keras.layers.Dropout(0.5)"]:
+        assert phrase in str(caught.value)
+
+
+def test_an_unknown_loss_is_refused():
+    with pytest.raises(ValueError, match=r"loss='bce'.*'mse'.*'binary_crossentropy'"):
+        Reconstruction(loss="bce")
