@@ -21,7 +21,8 @@ class ForwardForward(LocalObjective):
     one drawn at random.
 
     A layer must not read off the length of its input what the layer before knew: begin
-    each module after the first with `keras.layers.UnitNormalization()`. The last module is
+    each module after the first with `keras.layers.RMSNormalization()`, which leaves lengths
+    near the root of the number of units, as Hinton does. The last module is
     trained by the task loss on the input as it is, without a label, and `model.predict` is
     its answer in one pass. `goodness_predict(model, x)` tries every label instead.
 

@@ -73,7 +73,7 @@ class SyntheticGradient(Signal):
         seen = keras.KerasTensor((*shape[:-1], shape[-1] + context), activation.dtype)
         self.network = heads.make_head(self.head, seen, shape, self.dtype_policy)
         last = next(x for x in reversed(self.network.layers) if x.weights)
-        last.kernel.assign(ops.zeros_like(last.kernel))
+        last.kernel.assign(ops.zeros(last.kernel.shape, last.kernel.dtype))
 
     def predict_signal(self, output: Any, outputs: tuple) -> Any:
         assert self.network is not None, "build_head comes first"

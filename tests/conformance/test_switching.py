@@ -202,12 +202,14 @@ def trained(mode, diagnosed, optimizer, **kwargs):
     return history, cases.weights(model)
 
 
-def assert_looking_changes_nothing(mode, **kwargs):
+def assert_looking_changes_nothing(mode, logs_to=0.0, **kwargs):
     (logs, weights), (seen_logs, seen_weights) = (
         trained(mode, diagnosed, **kwargs) for diagnosed in (False, True)
     )
-    assert seen_logs == logs
     assert models.same(weights, seen_weights)
+    assert set(seen_logs) == set(logs)
+    for name, values in logs.items():
+        np.testing.assert_allclose(seen_logs[name], values, rtol=logs_to, err_msg=name)
 
 
 each_mode = pytest.mark.parametrize("mode", MODES, ids=str)
@@ -223,8 +225,13 @@ def test_looking_changes_nothing(mode):
 
 @pytest.mark.parametrize("mode", MODES[:2], ids=str)
 def test_looking_changes_nothing_under_xla(mode):
+    # XLA sums the losses in another order where they are read one by one: the reported
+    # loss, which nothing is trained by, may differ in the last digit.
     assert_looking_changes_nothing(
-        mode, optimizer=lambda: keras.optimizers.Adam(0.01, clipnorm=0.5), jit_compile=True
+        mode,
+        logs_to=5e-7,
+        optimizer=lambda: keras.optimizers.Adam(0.01, clipnorm=0.5),
+        jit_compile=True,
     )
 
 

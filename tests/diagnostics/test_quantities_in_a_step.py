@@ -25,7 +25,7 @@ def network(end="softmax"):
 
 
 def modular(mode, quantities=None, end="softmax", **options):
-    objectives = {"a": Reconstruction(), "b": Prediction()}
+    objectives = {"a": Reconstruction(), "b": Prediction("mlp")}
     model = e2e.modularize(network(end), objectives, training_mode=mode)
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=end is None)
     model.compile(keras.optimizers.Adam(0.01), loss, **options)

@@ -1,0 +1,141 @@
+"""The training benchmarks' parts, one step of each on random data."""
+
+import json
+import pathlib
+import sys
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+FOLDER = pathlib.Path(__file__).parents[1] / "benchmarks"
+
+
+@pytest.fixture(scope="module")
+def scripts():
+    """The modules `_shared`, `fashion_mnist_local_loss` and `k_sweep`."""
+    sys.path.insert(0, str(FOLDER))
+    try:
+        import _shared
+        import fashion_mnist_local_loss
+        import k_sweep
+    finally:
+        sys.path.remove(str(FOLDER))
+    return _shared, fashion_mnist_local_loss, k_sweep
+
+
+def images(count, *shape):
+    rng = np.random.default_rng(0)
+    x = rng.uniform(size=(count, 28, 28, *shape)).astype("float32")
+    return x, np.arange(count, dtype="int32") % 10
+
+
+def test_batches_hold_every_example_once_and_repeat_with_the_seed(scripts):
+    shared = scripts[0]
+    x, y = images(30)
+    y = np.arange(30)
+
+    def epoch(data):
+        found = [(np.asarray(a), np.asarray(b)) for a, b in data]
+        return tuple(np.concatenate(part) for part in zip(*found, strict=True))
+
+    keras.utils.set_random_seed(1)
+    data = shared.batches(x, y, 8, seed=1)
+    first, second = epoch(data), epoch(data)
+    assert sorted(first[1]) == list(y) and list(first[1]) != list(second[1])
+    np.testing.assert_array_equal(first[0], x[first[1]])
+    keras.utils.set_random_seed(1)
+    np.testing.assert_array_equal(epoch(shared.batches(x, y, 8, seed=1))[1], first[1])
+
+
+def test_crops_are_windows_of_the_padded_image_or_its_mirror(scripts):
+    shared = scripts[0]
+    x, _ = images(20, 1)
+    cropped = shared.crop_and_flip(tf.constant(x), tf.constant([1, 2], tf.int64)).numpy()
+    padded = np.pad(x, ((0, 0), (2, 2), (2, 2), (0, 0)))
+    flipped = 0
+    for image, whole in zip(cropped, padded, strict=True):
+        windows = [
+            (whole[i : i + 28, j : j + 28], m)
+            for i in range(5)
+            for j in range(5)
+            for m in "ab"
+        ]
+        matches = [
+            m
+            for window, m in windows
+            if np.array_equal(image, window if m == "a" else window[:, ::-1])
+        ]
+        assert len(matches) == 1
+        flipped += matches == ["b"]
+    assert 0 < flipped < 20
+
+
+def run_of(shared, path, make, data, **key):
+    """Trains one epoch of a model as the scripts do."""
+    x, y = data
+    results = shared.Results(path, {"what": "test"})
+    return shared.train(
+        make, lambda: shared.batches(x, y, 20, 0, augment=True), data, 1, results, **key
+    )
+
+
+@pytest.mark.parametrize("method", ["stock Keras", "backprop", "predsim", "infopro"])
+def test_the_mlp_takes_a_step(scripts, method, tmp_path):
+    shared, script, _ = scripts
+    path = tmp_path / "runs.json"
+
+    def make():
+        return script.make(script.METHODS[method], width=8)
+
+    run = run_of(shared, path, make, images(20), method=method, seed=0)
+    assert len(run["errors"]) == len(run["seconds"]) == 1
+    assert json.loads(path.read_text())["runs"] == [run]
+    # It is not run again.
+    again = run_of(shared, path, None, images(20), method=method, seed=0)
+    assert again == run
+    assert script.report([{**run, "method": method}], False, True).row_count == 1
+
+
+def test_a_sequential_run_trains_each_module_in_turn(scripts):
+    _, script, _ = scripts
+    method = script.METHODS[script.SEQUENTIAL]
+    model = script.make(method, width=8)
+    before = [[v.numpy() for v in m.trainable_variables] for m in model.modules]
+    x, y = images(80)  # two steps each: the heads begin at zero and send nothing back
+    callbacks = script.schedules(method, 8)(model)
+    model.fit(x, y, batch_size=10, callbacks=callbacks, verbose=0)
+    for module, old in zip(model.modules, before, strict=True):
+        assert any(
+            not np.array_equal(a, b.numpy())
+            for a, b in zip(old, module.trainable_variables, strict=True)
+        ), module.name
+
+
+@pytest.mark.parametrize("method, k", [("end to end", 1), ("AugLocal", 2), ("MAN", 2)])
+def test_the_residual_network_takes_a_step(scripts, method, k, tmp_path, monkeypatch):
+    shared, _, script = scripts
+    monkeypatch.setattr(script, "CHANNELS", (2, 2, 3, 3))
+    monkeypatch.setattr(script, "BLOCKS", 4)
+    run = run_of(
+        shared,
+        tmp_path / "runs.json",
+        lambda: script.make(method, k, 1),
+        images(20, 1),
+        method=method,
+        k=k,
+        seed=0,
+    )
+    assert script.errors([run], method, k) == run["errors"]
+
+
+def test_the_figure_is_drawn_from_what_there_is(scripts, tmp_path):
+    _, _, script = scripts
+    runs = [{"method": "end to end", "k": 1, "errors": [9.0], "seconds": [1.0]}]
+    runs += [
+        {"method": "DGL", "k": k, "errors": [9.0 + k], "seconds": [1.0]} for k in (2, 4)
+    ]
+    script.draw(runs, [2, 4, 8], tmp_path / "figure.png")
+    assert (tmp_path / "figure.png").stat().st_size > 1000
+    assert script.report(runs, [2, 4, 8])[0].row_count == 2
