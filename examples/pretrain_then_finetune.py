@@ -1,9 +1,10 @@
 """Label-free pre-training, module by module, then fine-tuning on a few labels.
 
 A small convolutional encoder of two modules learns from all images without a label, each
-module by Barlow Twins on two shifts of an image (block-wise, Siddiqui et al. 2023), and is
-then fine-tuned end to end on a few labelled images. Beside it: the same network, trained end
-to end on the same labels only, with as many steps in all. Takes about a minute and a half.
+module by Barlow Twins on two shifts of an image (block-wise, Siddiqui et al. 2023), and
+is then fine-tuned end to end on a few labelled images. Beside it: the same network,
+trained end to end on the same labels only, with as many steps in all. Takes a minute and
+a half.
 
 What to see: how much the labels are worth with and without pre-training, over several
 seeds. With many labels the difference vanishes. It does not always help: on tasks where

@@ -13,7 +13,6 @@ from keras.src.models.functional import Functional
 from keras.src.trainers.compile_utils import CompileLoss
 from keras.src.utils.python_utils import default
 
-
 # Marks a `get_config` that subclasses with simple arguments need not override
 # (`python_utils.default`): Keras then reads those off the constructor call, as it does
 # where nobody overrides its own.

@@ -36,6 +36,7 @@ class Batches:
         x: Any,
         y: Any = None,
         sample_weight: Any = None,
+        *,
         batch_size: int = 32,
         who: str = "evaluate_modules",
     ):
@@ -77,7 +78,7 @@ class Batches:
             return
         batches = self.source
         if isinstance(batches, keras.utils.PyDataset):
-            batches = (batches[i] for i in range(batches.num_batches))
+            batches = (self.source[i] for i in range(self.source.num_batches))
         empty = True
         for batch in batches:
             empty = False

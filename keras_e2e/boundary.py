@@ -126,7 +126,8 @@ class Collector:
             if under is not before:
                 # In Keras's own precision for losses, whose cast would lose the logits.
                 dtype = keras.config.floatx()
-                tensor = _compat.with_logits(ops.cast(tensor, dtype), ops.cast(logits, dtype))
+                tensor, logits = ops.cast(tensor, dtype), ops.cast(logits, dtype)
+                tensor = _compat.with_logits(tensor, logits)
             _compat.set_mask(tensor, _compat.mask_of(before))
             told.append(tensor)
         return tree.pack_sequence_as(outputs, told)

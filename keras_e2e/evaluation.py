@@ -118,13 +118,14 @@ class ModuleEvaluation:
             )
         if not model.compiled:
             raise ValueError(
-                f"{self.name!r} is not compiled: evaluate_modules reports the compiled loss "
-                "and metrics. Call model.compile(...) first."
+                f"{self.name!r} is not compiled: evaluate_modules reports the compiled "
+                "loss and metrics. Call model.compile(...) first."
             )
-        data = Batches(x, y, sample_weight, batch_size)
+        data = Batches(x, y, sample_weight, batch_size=batch_size)
         teaching = None
         if probe is not None:
-            teaching = Batches(*_teaching(probe), batch_size=batch_size, who="probe")
+            x_train, *more = _teaching(probe)
+            teaching = Batches(x_train, *more, batch_size=batch_size, who="probe")
         tables = {m.name: _Table(model, m) for m in modules}
         bar = keras.utils.Progbar(data.count(), verbose=verbose, unit_name="batch")
         for step, batch in enumerate(data, start=1):
@@ -197,7 +198,8 @@ class _Table:
     def add(self, reading: _Reading) -> None:
         if reading.loss is not None:
             loss = float(ops.convert_to_numpy(reading.loss))
-            self.total, self.size = self.total + loss * reading.size, self.size + reading.size
+            self.total += loss * reading.size
+            self.size += reading.size
         for output, prediction in reading.predictions:
             self.seen.add(output.name)
             for metric, weighted in self.metrics[output.name]:
@@ -260,9 +262,7 @@ def _pass(model: Any, x: Any, collector: Collector) -> Any:
 def _has_labels(module: Module, y: Any, labels: Any) -> bool:
     assert module.objective is not None, "a module without an objective has no loss"
     needs = module.objective.requirements
-    return not (
-        ("labels" in needs and labels is None) or ("target" in needs and y is None)
-    )
+    return not (("labels" in needs and labels is None) or ("target" in needs and y is None))
 
 
 def _task_loss(told: list, penalties: list) -> Any:

@@ -61,8 +61,9 @@ def exit_model(model: Any, name: str) -> keras.Model:
         _compat.run_graph(model, tree.flatten(inputs), call)
         if len(places) != 1:
             raise ValueError(
-                f"exit_model: boundary {name!r} is crossed {len(places)} times, so its head "
-                "makes as many predictions. Apply the module once, to the stacked inputs."
+                f"exit_model: boundary {name!r} is crossed {len(places)} times, so its "
+                "head makes as many predictions. Apply the module once, to the stacked "
+                "inputs."
             )
         outputs = []
         for way, layers in zip(ways, stacks, strict=True):

@@ -10,6 +10,8 @@ from typing import Any
 import keras
 from keras import ops
 
+from keras_e2e import heads
+
 
 class ModelHead(keras.layers.Layer):
     """A head that is assembled from the rest of the model; `heads.make_head` does it."""
@@ -154,8 +156,8 @@ class MomentumAuxiliary(ModelHead):
 
     The momentum auxiliary network (MAN, Su et al. 2024): the activation goes through the
     first block after the boundary twice, once with an exponential moving average of that
-    block's weights and once with weights of the head's own; the sum of the two is global
-    average pooled and goes into a Dense layer.
+    block's weights and once with weights of the head's own; the sum of the two goes into
+    the head that MAN is put in front of, such as DGL's.
 
     The averages start from the block's weights and at each call with `training=True`
     move by `average = momentum * average + (1 - momentum) * weight`, before they are
@@ -166,6 +168,8 @@ class MomentumAuxiliary(ModelHead):
 
     Args:
         momentum: between 0 and 1. Default: 0.995.
+        head: what the sum goes into, a kind of `heads.make_head`. Default:
+            `"conv_mlp"`, DGL's, one of those that the paper puts it in front of.
         **kwargs: those of `keras.layers.Layer`.
 
     Raises:
@@ -188,7 +192,7 @@ class MomentumAuxiliary(ModelHead):
     [(4, 6), (6,)]
     """
 
-    def __init__(self, momentum: float = 0.995, **kwargs: Any):
+    def __init__(self, momentum: float = 0.995, head: str = "conv_mlp", **kwargs: Any):
         # Read in half precision, the averages would stand still. Both are needed: the
         # one where no layer around it has mixed precision, the other where one has.
         super().__init__(**{**kwargs, "dtype": "float32", "autocast": False})
@@ -196,6 +200,9 @@ class MomentumAuxiliary(ModelHead):
             raise ValueError(
                 f"MomentumAuxiliary(momentum={momentum!r}): expected a number from 0 to 1."
             )
+        if not isinstance(head, str):
+            raise TypeError(f"MomentumAuxiliary(head={head!r}): expected a kind of head.")
+        self.head = heads.check(head)
         self.momentum = float(momentum)
         self.block: keras.Model | None = None
         self.averages: list = []
@@ -210,8 +217,6 @@ class MomentumAuxiliary(ModelHead):
             )
         inputs = keras.Input(activation.shape[1:], dtype=activation.dtype)
         through, pairs = block.clone(inputs, "block_")
-        seen = keras.Input(through.shape[1:], dtype=through.dtype)
-        outputs = summarised(seen, target_shape, dtype)
         originals, copies = [], []
         for original, copy in pairs:
             for variable, twin in zip(original.weights, copy.weights, strict=True):
@@ -228,7 +233,8 @@ class MomentumAuxiliary(ModelHead):
         # Behind a function: Keras would track what is an attribute as the head's own.
         self.tied = lambda: (originals, copies)
         self.block = keras.Model(inputs, through, name="block")
-        self.network = keras.Model(seen, outputs, name="network")
+        seen = keras.KerasTensor(through.shape, through.dtype)
+        self.network = heads.make_head(self.head, seen, target_shape, dtype)
 
     def call(self, activation, training=None):
         assert self.block is not None, "assemble comes first"
@@ -251,7 +257,7 @@ class MomentumAuxiliary(ModelHead):
             average.assign(new)
 
     def get_config(self):
-        return {**super().get_config(), "momentum": self.momentum}
+        return {**super().get_config(), "head": self.head, "momentum": self.momentum}
 
 
 def _keeps_axes(block: Any, rank: int) -> bool:

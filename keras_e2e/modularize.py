@@ -13,7 +13,8 @@ from keras_e2e.cutpoints import balanced
 from keras_e2e.model import ModularModel
 from keras_e2e.objectives.base import LocalObjective
 from keras_e2e.partition import LOOPS, Graph, in_loop
-from keras_e2e.training import ModularTraining, strategy_scope
+from keras_e2e.train_functions import strategy_scope
+from keras_e2e.training import ModularTraining
 from keras_e2e.wrapper import ModularWrapper
 
 Boundaries = Iterable[str] | Mapping[str, Any] | int

@@ -77,7 +77,12 @@ def probed(
         options: dict = {"batch_size": 32, "verbose": 0}
         x, y, weight = taught
         classifier.fit(
-            (x - mean) / scale, y, sample_weight=weight, epochs=epochs, shuffle=False, **options
+            (x - mean) / scale,
+            y,
+            sample_weight=weight,
+            epochs=epochs,
+            shuffle=False,
+            **options,
         )
         x, y, weight = shown
         numbers = classifier.evaluate(
@@ -110,8 +115,9 @@ def _features(
         output = outputs_of(model, state.keys(), y, sample_weight)[place]
         if output.y is None:
             raise ValueError(
-                f"evaluate_modules: a probe needs targets of the output {output.name!r}, in "
-                "the data to train it on and in the data to evaluate. Give y, or no probe."
+                f"evaluate_modules: a probe needs targets of the output {output.name!r}, "
+                "in the data to train it on and in the data to evaluate. Give y, or no "
+                "probe."
             )
         collector = Collector(state.known)
         with keras.StatelessScope(), collecting(collector):

@@ -1,32 +1,23 @@
-"""What every modular model does: modes, local losses, one function for each mode."""
+"""What every modular model does: the modes, and the loss of a step in each of them."""
 
-import contextlib
 import threading
-from collections.abc import Iterable
 from typing import Any
 
-import keras
 from keras import ops, tree
 
-from keras_e2e import _compat, labels
+from keras_e2e import labels
 from keras_e2e.boundary import Collector, ModuleBoundary, collecting
 from keras_e2e.building import build_objectives
-from keras_e2e.diagnostics.quantity import Quantity
 from keras_e2e.evaluation import ModuleEvaluation
 from keras_e2e.fitting import fitting, refuse_averages
-from keras_e2e.local_loss import (
-    activations,
-    local_loss,
-    naming,
-    outputs_of,
-    refuse_missing,
-)
+from keras_e2e.local_loss import local_loss, naming, outputs_of, refuse_missing
+from keras_e2e.measuring import Measuring
 from keras_e2e.modes import TrainingMode
 from keras_e2e.objectives.base import Batch, Output, OutputSpec
-from keras_e2e.optimizers import ModuleOptimizers
 from keras_e2e.partition import Module
 from keras_e2e.step import ModularStep
 from keras_e2e.summary import print_modules
+from keras_e2e.train_functions import TrainFunctions
 
 
 class _Forward(threading.local):
@@ -39,7 +30,7 @@ class _Forward(threading.local):
 _forward = _Forward()
 
 
-class ModularTraining(ModuleEvaluation, ModularStep):
+class ModularTraining(ModuleEvaluation, TrainFunctions, Measuring, ModularStep):
     """What every modular model does: modes, local losses, diagnostics, evaluation.
 
     A mixin in front of `keras.Model`. A class that uses it calls `_set_modules` once
@@ -255,53 +246,6 @@ class ModularTraining(ModuleEvaluation, ModularStep):
         # not read the single losses.
         return ops.sum(ops.stack(terms)) if len(terms) > 1 else next(iter(terms), None)
 
-    # Metrics of the modules' own heads
-
-    @property
-    def metrics(self):
-        # Keras lists a metric of a layer inside of a layer more than once, and JAX's
-        # trainer then gives its variables away twice.
-        return list({id(metric): metric for metric in super().metrics}.values())
-
-    def test_step(self, *args):
-        # `predict` calls the model just so, and wants nothing of the heads.
-        self._modular.local.testing = True
-        try:
-            return super().test_step(*args)
-        finally:
-            self._modular.local.testing = False
-            self._forget_forward()
-
-    def _testing(self) -> bool:
-        return getattr(self._modular.local, "testing", False)
-
-    def _measured(self, training: bool) -> list[Module]:
-        """The modules whose metrics were asked for and are updated in this step."""
-        state = self._modular
-        asked = [m for m in state.modules if m.objective and m.objective.asked_metrics()]
-        if not training:
-            return asked if self._testing() else []
-        if not asked or state.mode.name != "sequential":
-            return asked
-        inputs = {m.name: m.inputs for m in state.modules}
-        crossed, pending = {state.mode.module}, [state.mode.module]
-        while pending:
-            upstream = set(inputs[pending.pop()]) - crossed
-            crossed |= upstream
-            pending += upstream
-        return [m for m in asked if m.name in crossed]
-
-    def _collects(self) -> bool:
-        return self._modular.collects() or bool(self._measured(training=True))
-
-    def _measure(self, modules: list[Module], batch: Batch, given: dict) -> None:
-        """Updates the metrics of modules whose loss does not count in this step."""
-        for module in modules:
-            assert module.objective is not None, "its metrics were asked for"
-            own = batch._replace(labels=given.get(module.name))
-            for activation in activations(module, self._take_forward()):
-                module.objective.measure(activation, own)
-
     def _flat_inputs(self, x: Any) -> list:
         return tree.flatten(x)
 
@@ -318,26 +262,6 @@ class ModularTraining(ModuleEvaluation, ModularStep):
         """Lets go of the latest pass, whose tensors no later step may use."""
         _forward.model = _forward.collector = None
 
-    def compute_metrics(self, x, y, y_pred, sample_weight=None):
-        own_y, own_weight, _, _ = self._split(y, sample_weight)
-        state = self._modular
-        measured = self._measured(training=not self._testing())
-        current = {metric.name: metric.result() for metric in _asked(measured)}
-        if y_pred is None and state.skips_outputs():
-            # No prediction was made: report the loss only, not stale metrics.
-            return {"loss": _compat.loss_tracker(self).result(), **current}
-        logs = super().compute_metrics(x, own_y, y_pred, own_weight)
-        stale = {metric.name for metric in _asked(state.modules)} - set(current)
-        return {name: value for name, value in logs.items() if name not in stale}
-
-    def get_metrics_result(self):
-        """As in Keras, also before a metric has seen its first prediction."""
-        if self._modular.skips_outputs() and not all(
-            getattr(metric, "built", True) for metric in self.metrics
-        ):
-            return {"loss": _compat.loss_tracker(self).result()}
-        return super().get_metrics_result()
-
     def _split(self, y, sample_weight):
         state = self._modular
         if not (isinstance(y, dict) or isinstance(sample_weight, dict)):
@@ -350,103 +274,6 @@ class ModularTraining(ModuleEvaluation, ModularStep):
             sample_weight, names, keys, aliases, single=single, what="sample_weight"
         )
         return y, sample_weight, given, weights
-
-    # Diagnostics
-
-    def instrument(self, quantities: Iterable[Quantity]) -> Any:
-        """Prepares steps that compute `quantities`; returns their recorder.
-
-        Steps stay without diagnostics until `request_diagnostics` is called.
-
-        Raises:
-            RuntimeError: this backend has no instrumented step.
-        """
-        return self._instrument(list(quantities))
-
-    def request_diagnostics(self) -> None:
-        """Makes the next execution of `fit` compute the instrumented quantities."""
-        state = self._modular
-        if state.recorder is None:
-            raise RuntimeError(
-                f"{self.name}: call instrument(quantities) first, then "
-                "request_diagnostics()."
-            )
-        state.due = True
-
-    # One compiled function for each (mode, with diagnostics or not)
-
-    def make_train_function(self, force=False):
-        # Not in `compile`: Keras does not compile a loaded model that overrides it.
-        optimizer = getattr(self, "optimizer", None)
-        refuse_averages(self.name, self._modular.mode, optimizer)
-        if self._modular.modules:
-            # Callbacks that load weights and JAX's trainer want the variables to be there.
-            self._build_optimizer()
-        if self.train_function is not None and not force:
-            return self.train_function
-        self._modular.functions.clear()
-        self.train_function = self._run_step
-        return self.train_function
-
-    def _run_step(self, *args):
-        state = self._modular
-        key = (state.mode, state.due)
-        state.due = False
-        if key not in state.functions:
-            self._build_optimizer()
-            super().make_train_function(force=True)
-            state.functions[key] = self.train_function
-            self.train_function = self._run_step
-        state.instrumented = key[1]
-        try:
-            return state.functions[key](*args)
-        finally:
-            state.instrumented = False
-
-    def _build_optimizer(self):
-        """Builds the optimizer on all variables, the heads of idle objectives too.
-
-        Left to its first apply, it would know only those of the first mode.
-        """
-        optimizer = getattr(self, "optimizer", None)
-        if optimizer is None:
-            return
-        inner = getattr(optimizer, "inner_optimizer", optimizer)
-        with strategy_scope(self):
-            if isinstance(inner, ModuleOptimizers) and not inner.built:
-                inner.bind(
-                    {
-                        m.name: [*m.trainable_variables, *m.head_variables]
-                        for m in self._modular.modules
-                    }
-                )
-                # A LossScaleOptimizer that Keras built before the modules were known
-                # would not build it again.
-                inner.build(self.trainable_variables)
-            if not optimizer.built:
-                optimizer.build(self.trainable_variables)
-
-    def compile_from_config(self, config):
-        """As in Keras; an optimizer that waits for the modules is built here.
-
-        Its variables must be there before the saved ones are loaded.
-        """
-        super().compile_from_config(config)
-        if self._modular.modules and self.built:
-            self._build_optimizer()
-
-
-def strategy_scope(model: keras.Model) -> Any:
-    """The scope of the strategy that a model was made under, for new variables."""
-    strategy = getattr(model, "distribute_strategy", None)
-    return contextlib.nullcontext() if strategy is None else strategy.scope()
-
-
-def _asked(modules: list[Module]) -> list[keras.metrics.Metric]:
-    """The metrics that the objectives of modules were asked for."""
-    return [
-        metric for m in modules if m.objective for metric in m.objective.asked_metrics()
-    ]
 
 
 def _single(weight: Any) -> Any:

@@ -16,7 +16,8 @@ from keras_e2e.modes import TrainingMode
 from keras_e2e.objectives.base import OutputSpec
 from keras_e2e.partition import LOOPS, in_loop
 from keras_e2e.state import ModularState
-from keras_e2e.training import ModularTraining, strategy_scope
+from keras_e2e.train_functions import strategy_scope
+from keras_e2e.training import ModularTraining
 
 
 @keras.saving.register_keras_serializable("keras_e2e")

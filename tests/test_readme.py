@@ -88,3 +88,45 @@ def test_an_objective_of_ones_own_in_fifteen_lines(in_an_empty_folder):
     loaded = keras.saving.load_model("model.keras")
     assert isinstance(loaded.modules[0].objective, names["Sparse"])
     loaded.fit(x, y, verbose=0)
+
+
+def modular():
+    """The README's model, with data for it."""
+    rng = np.random.default_rng(0)
+    x, y = rng.normal(size=(64, 8, 8, 1)).astype("float32"), rng.integers(0, 3, 64)
+    model = e2e.modularize(convnet(), ["block2_pool", "block4_pool"])
+    return {"model": model, "keras": keras, "e2e": e2e, "x": x, "y": y}
+
+
+def test_control_module_by_module():
+    names = modular()
+    run(block("ModuleOptimizers"), **names)
+    model = names["model"]
+    model.fit(names["x"], names["y"], epochs=2, verbose=0)
+    assert isinstance(
+        model.optimizer.optimizer_of("block2_pool"), keras.optimizers.SGD
+    ) and isinstance(model.optimizer.optimizer_of("block4_pool"), keras.optimizers.Adam)
+    assert str(model.training_mode) == "local (reach 2)"
+
+
+def test_evaluation_module_by_module():
+    names = modular()
+    names["model"].compile("adam", "sparse_categorical_crossentropy", metrics=["accuracy"])
+    names |= {"x_test": names["x"][:20], "y_test": names["y"][:20]}
+    text = block("evaluate_modules").replace("model.evaluate", "found = model.evaluate", 1)
+    found = run(text, **names)
+    assert set(found["found"]["block2_pool"]) == {
+        *("loss", "accuracy", "probe_loss", "probe_accuracy")
+    }
+    assert found["early"].predict(names["x_test"], verbose=0).shape == (20, 3)
+
+
+def test_the_table_of_objectives_names_every_objective_and_alias():
+    text = README.read_text().split("<!-- objectives:begin -->")[1]
+    text = text.split("<!-- objectives:end -->")[0]
+    for alias in e2e.objectives.ALIASES:
+        assert f"`{alias}`" in text or alias == "prediction", alias
+    contracts = {"LocalObjective", "Signal"}
+    for name, value in vars(e2e.objectives).items():
+        if isinstance(value, type) and issubclass(value, e2e.objectives.LocalObjective):
+            assert name in contracts or f"`{name}" in text, name

@@ -1,7 +1,7 @@
 """Local objectives: the losses that train a module from its own activation."""
 
-from keras_e2e.objectives.aliases import get
-from keras_e2e.objectives.augmented import BarlowTwins, ViewContrast, VICReg
+from keras_e2e.objectives.aliases import ALIASES, get
+from keras_e2e.objectives.augmented import BarlowTwins, VICReg, ViewContrast
 from keras_e2e.objectives.base import (
     Batch,
     LocalObjective,
@@ -21,6 +21,7 @@ from keras_e2e.objectives.synthetic import SyntheticGradient
 from keras_e2e.objectives.target import Target
 
 __all__ = [
+    "ALIASES",
     "BarlowTwins",
     "Batch",
     "DirectFeedbackAlignment",

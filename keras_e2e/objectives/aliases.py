@@ -4,7 +4,7 @@ import difflib
 from collections.abc import Mapping
 from typing import Any
 
-from keras_e2e.objectives.augmented import BarlowTwins, ViewContrast, VICReg
+from keras_e2e.objectives.augmented import BarlowTwins, VICReg, ViewContrast
 from keras_e2e.objectives.base import LocalObjective
 from keras_e2e.objectives.feedback import DirectFeedbackAlignment, FeedbackAlignment
 from keras_e2e.objectives.forward_forward import ForwardForward
@@ -41,9 +41,9 @@ def get(objective: Any) -> LocalObjective | None:
     """An objective from any spelling.
 
     Args:
-        objective: a `LocalObjective`, an alias (`"predsim"`), a dict from objective or alias
-            to factor (a `Mixture`), None for the default `Prediction()`, or False for
-            none at all.
+        objective: a `LocalObjective`, an alias (`"predsim"`), a dict from objective or
+            alias to factor (a `Mixture`), None for the default `Prediction()`, or False
+            for none at all.
 
     Returns:
         The objective, or None for False.

@@ -19,8 +19,9 @@ def augmented_view(layer: Any) -> Mapping[Hashable, Callable[[Batch], Any]]:
     Layers of equal configuration (the same layer given to several objectives, or what a
     saved model made of it) share one pass.
     """
-    config = json.dumps(_unbuilt(keras.saving.serialize_keras_object(layer)), sort_keys=True)
-    return {("augmented", config): lambda batch: layer(batch.x, training=True)}
+    config = _unbuilt(keras.saving.serialize_keras_object(layer))
+    key = json.dumps(config, sort_keys=True)
+    return {("augmented", key): lambda batch: layer(batch.x, training=True)}
 
 
 class TwoViews(LocalObjective):

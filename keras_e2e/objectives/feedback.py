@@ -60,7 +60,7 @@ class FeedbackAlignment(_RandomFeedback):
     module for each layer is feedback alignment as published.
 
     The map is linear (after average pooling, where the activation has more than 2048
-    values), with the Glorot uniform values that a Keras layer in its place would begin with.
+    values), with the Glorot uniform values that a Keras layer in its place begins with.
 
     Args:
         seed: of the map. Default: 0.

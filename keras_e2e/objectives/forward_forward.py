@@ -16,9 +16,9 @@ class ForwardForward(LocalObjective):
     Hinton 2022, "The Forward-Forward Algorithm": the goodness of an example is the mean of
     its squared activations, the loss is
     `softplus(threshold - goodness(true)) + softplus(goodness(wrong) - threshold)`. The
-    model is run twice more in each step: the first `classes` values of its (flattened) first
-    input are overwritten by the label, one-hot, once by the true one and once by another
-    one drawn at random.
+    model is run twice more in each step: the first `classes` values of its (flattened)
+    first input are overwritten by the label, one-hot, once by the true one and once by
+    another one drawn at random.
 
     A layer must not read off the length of its input what the layer before knew: begin
     each module after the first with `keras.layers.RMSNormalization()`, which leaves lengths
@@ -73,9 +73,9 @@ class ForwardForward(LocalObjective):
             size *= axis or 0
         if size < self.scored:
             raise ValueError(
-                f"ForwardForward writes a label of {self.scored} values over the first values "
-                f"of the model's input, which has shape {shape}: too few, or of unknown "
-                "number. Pad the input."
+                f"ForwardForward writes a label of {self.scored} values over the first "
+                f"values of the model's input, which has shape {shape}: too few, or of "
+                "unknown number. Pad the input."
             )
 
     def views(self):

@@ -56,9 +56,10 @@ class InfoNCE(LocalObjective):
         shape = tuple(activation.shape)
         if len(shape) < 3 or shape[1] is None or shape[1] < 2:
             raise ValueError(
-                "InfoNCE predicts later positions from earlier ones: it needs an activation "
-                "(batch, positions, ..., channels) with a known number of positions, at "
-                f"least 2. Found shape {shape}. Use ViewContrast(augment) or Reconstruction()."
+                "InfoNCE predicts later positions from earlier ones: it needs an "
+                "activation (batch, positions, ..., channels) with a known number of "
+                f"positions, at least 2. Found shape {shape}. Use ViewContrast(augment) or "
+                "Reconstruction()."
             )
         for k in range(1, min(self.steps, shape[1] - 1) + 1):
             layer = keras.layers.Dense(

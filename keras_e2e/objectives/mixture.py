@@ -47,21 +47,21 @@ class Mixture(LocalObjective):
         for part, factor in objectives.items():
             if not isinstance(factor, Real) or not 0 <= factor < float("inf"):
                 raise ValueError(
-                    f"Mixture: the factor of {_shown(part)} is {factor!r}; expected a finite "
-                    "number, 0 or larger."
+                    f"Mixture: the factor of {_shown(part)} is {factor!r}; expected a "
+                    "finite number, 0 or larger."
                 )
         if not sum(objectives.values()):
             raise ValueError(
-                f"Mixture of {[_shown(part) for part in objectives]}: the factors sum to 0, "
-                "so nothing would be trained. Give one of them a factor above 0."
+                f"Mixture of {[_shown(part) for part in objectives]}: the factors sum to "
+                "0, so nothing would be trained. Give one of them a factor above 0."
             )
         self.parts: list[Any] = [get(part) for part in objectives]
         self.factors = tuple(float(factor) for factor in objectives.values())
         for part in self.parts:
             if part is None or part.listens:
                 raise ValueError(
-                    f"Mixture: {_shown(part)} has no loss to be mixed: it sends a signal in "
-                    "place of one. Use it alone at its boundary."
+                    f"Mixture: {_shown(part)} has no loss to be mixed: it sends a signal "
+                    "in place of one. Use it alone at its boundary."
                 )
             if part.weight != 1.0 or part.reach is not None:
                 raise ValueError(
@@ -262,8 +262,8 @@ class InfoPro(Mixture):
         self.factors = self.ramp(model.place, model.modules)
         if not sum(self.factors):
             raise ValueError(
-                f"InfoPro: at module {model.place + 1} of {model.modules} both factors are 0. "
-                "Give `reconstruction` and `label` as (first, last)."
+                f"InfoPro: at module {model.place + 1} of {model.modules} both factors are "
+                "0. Give `reconstruction` and `label` as (first, last)."
             )
         labelled: Any = self.parts[1]
         if self.head is None:

@@ -18,9 +18,10 @@ class Signal(LocalObjective):
     A subclass says in `listens` where it hears a signal and implements
 
     - `echo(activation, place)` for `listens = "outputs"` (the model's outputs) or
-      `"following"` (the end of the next module; `place` counts them, where several follow):
-      a linear map of the activation for each tensor there, of that tensor's shape. The gradient with respect to the tensor comes back through
-      the map, transposed, as the module's signal.
+      `"following"` (the end of the next module; `place` counts them, where several
+      follow): a linear map of the activation for each tensor there, of that tensor's
+      shape. The gradient with respect to the tensor comes back through the map,
+      transposed, as the module's signal.
     - `predict_signal(output, outputs)` for `listens = "boundary"` (what the next module
       sends back at the boundary itself).
     """

@@ -56,9 +56,9 @@ class SimilarityMatching(LocalObjective):
         width, rank = shape[-1], len(shape)
         if rank == 2 and width == 1:
             raise ValueError(
-                f"SimilarityMatching compares directions, and an activation of shape {shape} "
-                "has a single value for each example. Set the boundary on a wider layer, or "
-                "use Prediction()."
+                f"SimilarityMatching compares directions, and an activation of shape "
+                f"{shape} has a single value for each example. Set the boundary on a wider "
+                "layer, or use Prediction()."
             )
         if rank != 2 and rank not in _CONV:
             raise ValueError(

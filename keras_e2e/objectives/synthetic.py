@@ -97,8 +97,8 @@ class SyntheticGradient(Signal):
         """An output's targets as `(batch, features)`."""
         if output.y is None:
             raise ValueError(
-                f"SyntheticGradient(conditional=True) sees the targets, and y holds none for "
-                f"the output {output.name!r}. Use conditional=False."
+                f"SyntheticGradient(conditional=True) sees the targets, and y holds none "
+                f"for the output {output.name!r}. Use conditional=False."
             )
         y, axes = ops.convert_to_tensor(output.y), self.outputs[output.name]
         if tuple(y.shape[1:]) != axes and axes:
