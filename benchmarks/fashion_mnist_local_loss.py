@@ -70,6 +70,10 @@ METHODS = {
     "infopro": Method("class, image", "local", "infopro", zero=True),
     "deep supervision": Method("class", "deep_supervision", "pred"),
     SEQUENTIAL: Method("class", "sequential", "pred", zero=True),
+    "supcon": Method("class", "local", "supcon", zero=True),
+    "synthetic gradients": Method("class", "local", "synthetic_gradient"),
+    "feedback alignment": Method("class", "local", "feedback_alignment"),
+    "direct feedback": Method("class", "local", "direct_feedback_alignment"),
 }
 
 # The authors' PyTorch code on two CPU cores without augmentation: test error in % by

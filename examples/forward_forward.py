@@ -2,9 +2,9 @@
 
 Each hidden layer learns by itself to be active for images with their true label written
 over the first ten pixels and quiet for those with a wrong one; no gradient crosses a
-boundary. An `RMSNormalization` behind each boundary hides from the next layer what the length of
-the activation says. Predictions are read off in two ways: by trying every label and
-taking the one of the highest goodness, and in one pass by the last layer, which is
+boundary. An `RMSNormalization` behind each boundary hides from the next layer what the
+length of the activation says. Predictions are read off in two ways: by trying every label
+and taking the one of the highest goodness, and in one pass by the last layer, which is
 trained on the frozen features of images without a label. Takes about a minute.
 
 What to see: both read-outs classify far above chance (0.1), and end-to-end training of the
