@@ -41,7 +41,7 @@ class Backward:
         if last not in terms:
             # Penalties of weights came with the task loss. The modules that this one
             # does not reach have theirs on their own.
-            for name in set(modules) - flow.windows[last]:
+            for name in (n for n in modules if n not in flow.windows[last]):
                 layers = [*modules[name].layers, modules[name].objective]
                 penalties = [p for layer in layers if layer for p in layer.losses]
                 if penalties:
