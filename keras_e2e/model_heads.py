@@ -193,9 +193,8 @@ class MomentumAuxiliary(ModelHead):
     """
 
     def __init__(self, momentum: float = 0.995, head: str = "conv_mlp", **kwargs: Any):
-        # Read in half precision, the averages would stand still. Both are needed: the
-        # one where no layer around it has mixed precision, the other where one has.
-        super().__init__(**{**kwargs, "dtype": "float32", "autocast": False})
+        # Read in half precision, as a mixed policy would, the averages would stand still.
+        super().__init__(**{**kwargs, "dtype": "float32"})
         if not 0 <= momentum <= 1:
             raise ValueError(
                 f"MomentumAuxiliary(momentum={momentum!r}): expected a number from 0 to 1."
@@ -222,7 +221,7 @@ class MomentumAuxiliary(ModelHead):
             for variable, twin in zip(original.weights, copy.weights, strict=True):
                 average = self.add_weight(
                     shape=variable.shape,
-                    dtype=variable.dtype,
+                    dtype=_wide(variable.dtype),
                     trainable=False,
                     name=f"average_{copy.name}_{variable.name}",
                 )
@@ -251,13 +250,20 @@ class MomentumAuxiliary(ModelHead):
         """Moves the averages towards the weights that they follow."""
         originals, _ = self.tied()
         for average, original in zip(self.averages, originals, strict=True):
-            new = ops.stop_gradient(ops.convert_to_tensor(original))
+            new = ops.stop_gradient(ops.cast(original, average.dtype))
             if keras.backend.is_float_dtype(average.dtype):
                 new = self.momentum * average + (1.0 - self.momentum) * new
             average.assign(new)
 
     def get_config(self):
         return {**super().get_config(), "head": self.head, "momentum": self.momentum}
+
+
+def _wide(dtype: str) -> str:
+    """The dtype to average in: no less than float32."""
+    if not keras.backend.is_float_dtype(dtype):
+        return dtype
+    return keras.backend.result_type(dtype, "float32")
 
 
 def _keeps_axes(block: Any, rank: int) -> bool:

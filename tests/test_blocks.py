@@ -92,9 +92,11 @@ def test_a_copy_takes_another_shape_and_keeps_what_its_layers_are():
     twice = layers.Dense(4, kernel_regularizer="l2", name="twice")
     h = layers.Dropout(0.3, name="drop")(twice(twice(h)))
     block, _ = rest_of(keras.Model(inputs, layers.Dense(2)(h)))
-    outputs, pairs = block.clone(keras.Input((4,)), "a_")
+    given = keras.Input((4,))
+    outputs, pairs = block.clone(given, "a_")
     names = [copy.name for _, copy in pairs]
     assert names == ["a_twice", "a_drop"], "one copy of what is called twice"
+    assert len(keras.Model(given, outputs).weights) == 2
     assert pairs[0][1].kernel_regularizer is not None
     assert outputs.shape == (None, 4)
     wide = rest_of(resnet())[0]  # it opens with a dropout

@@ -225,13 +225,21 @@ def test_batch_statistics_are_averaged_too_and_the_average_infers():
     make_head(head, activation, (None, 3), None, rest)
     norm.moving_mean.assign(norm.moving_mean + 8.0)
     before = [np.asarray(v) for v in head.averages]
-    head(some(activation), training=True)
+    x = some(activation)
+    own = next(layer for layer in head.block.layers if layer.name == "block_norm")
+    own.gamma.assign(own.gamma * 0.0)  # what the head's own copy puts out is zero
+    outputs = head(x, training=True)
     moved = [
         np.abs(np.asarray(v) - b).max() for v, b in zip(head.averages, before, strict=True)
     ]
     # Only what the original's mean had moved by, not what a batch would have done.
     assert sorted(moved) == [0, 0, 0, 0, 0, 4]
-    own = next(x for x in head.block.layers if x.name == "block_norm")
+    kernel, bias, gamma, beta, mean, variance = (np.asarray(v) for v in head.averages)
+    seen = (x @ kernel + bias - mean) / np.sqrt(variance + norm.epsilon) * gamma + beta
+    last = head.network.layers[-1]
+    np.testing.assert_allclose(
+        outputs, seen @ last.kernel + last.bias, rtol=1e-4, atol=1e-4
+    )
     assert np.abs(own.moving_mean).max() > 0, "the head's own copy sees the batch"
 
 
