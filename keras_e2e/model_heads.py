@@ -237,23 +237,25 @@ class MomentumAuxiliary(ModelHead):
 
     def call(self, activation, training=None):
         assert self.block is not None, "assemble comes first"
-        if training:
-            self.move()
+        values = self.move() if training else self.averages
         _, copies = self.tied()
         # The block once more, with other values in the place of its weights.
-        with keras.StatelessScope(list(zip(copies, self.averages, strict=True))):
+        with keras.StatelessScope(list(zip(copies, values, strict=True))):
             seen = self.block(activation, training=False)
         seen = seen + self.block(activation, training=training)
         return super().call(seen, training)
 
-    def move(self) -> None:
-        """Moves the averages towards the weights that they follow."""
+    def move(self) -> list:
+        """Moves the averages towards the weights that they follow; returns their values."""
         originals, _ = self.tied()
+        values = []
         for average, original in zip(self.averages, originals, strict=True):
             new = ops.stop_gradient(ops.cast(original, average.dtype))
             if keras.backend.is_float_dtype(average.dtype):
                 new = self.momentum * average + (1.0 - self.momentum) * new
             average.assign(new)
+            values.append(new)
+        return values
 
     def get_config(self):
         return {**super().get_config(), "head": self.head, "momentum": self.momentum}

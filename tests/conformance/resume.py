@@ -10,7 +10,7 @@ from tests.conformance import cases, models
 
 def main(folder):
     """Writes predictions and weights after further training beside each model."""
-    for case in cases.OBJECTIVES:
+    for case in cases.DISTINCT:
         model = keras.models.load_model(f"{folder}/{case.name}.keras")
         assert str(model.training_mode) == "local", model.training_mode
         x, y = case.data(16)

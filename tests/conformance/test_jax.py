@@ -23,7 +23,8 @@ def test_isolation_holds_on_jax():
             "-p",
             "no:xdist",
             "-k",
-            "not finite_differences",
+            # Finite differences were compared on TensorFlow: the losses are the same code.
+            "not is_that_of_its_loss and not those_of_the_whole_loss",
             str(here / "test_isolation.py"),
         ],
         env={**os.environ, "KERAS_BACKEND": "jax", "PYTEST_ADDOPTS": ""},

@@ -34,6 +34,11 @@ def test_every_head_and_source_is_in_the_registry():
     assert set(reconstruction.SOURCES) <= sources
 
 
+def test_one_case_of_each_class_is_among_the_distinct_ones():
+    tried = {type(case.make()) for case in cases.DISTINCT}
+    assert tried == {type(case.make()) for case in cases.OBJECTIVES}
+
+
 def test_every_quantity_is_in_the_registry():
     registered = set(cases.QUANTITIES.values())
     missing = public_classes(diagnostics, diagnostics.Quantity) - registered
