@@ -47,6 +47,8 @@ def ending_of(tensor: keras.KerasTensor) -> Callable | None:
             values = step(values)
         return values
 
+    # For exit models, which are made of layers where they can be.
+    ending.steps = tuple(reversed(steps))  # type: ignore[attr-defined]
     return ending
 
 

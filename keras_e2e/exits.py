@@ -2,7 +2,7 @@
 
 import contextlib
 import difflib
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import keras
@@ -42,9 +42,11 @@ def exit_model(model: Any, name: str) -> keras.Model:
         )
     module = _find(name, state.modules)
     places: list = []
+    names: set[str] = set()
 
     def call(layer, *args, **kwargs):
         if not isinstance(layer, ModuleBoundary):
+            names.update([] if places else [layer.name])
             return layer(*args, **kwargs)
         if layer is module.boundary:
             places.append(args[0])
@@ -68,10 +70,7 @@ def exit_model(model: Any, name: str) -> keras.Model:
         outputs = []
         for way, layers in zip(ways, stacks, strict=True):
             label = f"{name}_{way.output}_exit" if len(ways) > 1 else f"{name}_exit"
-            tensor = places[0]
-            if layers or way.ending is not None:
-                tensor = _head(tensor, layers, way, label)(tensor)
-            outputs.append(tensor)
+            outputs.append(_leave(places[0], layers, way, label, names))
         whole: Any = outputs[0] if len(outputs) == 1 else outputs
         if len(ways) > 1 and isinstance(model.output, dict):
             whole = dict(zip([way.output for way in ways], outputs, strict=True))
@@ -146,11 +145,34 @@ def _ours(layer: keras.layers.Layer) -> bool:
     return type(layer).__module__.split(".")[0] == "keras_e2e"
 
 
-def _head(activation: Any, layers: list, way: Exit, name: str) -> keras.Model:
-    """A head as one nested model, in which its layers' names are among themselves."""
-    inputs = tensor = keras.Input(batch_shape=activation.shape, dtype=activation.dtype)
+def _leave(activation: Any, layers: list, way: Exit, name: str, taken: set[str]) -> Any:
+    """What a head's layers make of an activation.
+
+    They are applied one by one: a nested model would drop a Keras mask. Only where a
+    name is taken already (heads have automatic names, and so have many layers of a
+    model that was loaded) are they put into a nested model, where names are their own.
+    """
+    if not layers and way.ending is None:
+        return activation
+    nested = bool(taken & {layer.name for layer in layers})
+    inputs = tensor = activation
+    if nested:
+        inputs = keras.Input(batch_shape=activation.shape, dtype=activation.dtype)
+        tensor = inputs
     for layer in layers:
         tensor = layer(tensor)
     if way.ending is not None:
-        tensor = way.ending(tensor)
-    return keras.Model(inputs, tensor, name=name)
+        for step in getattr(way.ending, "steps", (way.ending,)):
+            tensor = _applied(step, tensor, name)
+    return keras.Model(inputs, tensor, name=name)(activation) if nested else tensor
+
+
+def _applied(step: Callable, tensor: Any, name: str) -> Any:
+    """A step of an ending; Keras's activation functions as layers, which keep masks."""
+    known = getattr(step, "__name__", "")
+    if getattr(keras.activations, known, None) is not step:
+        return step(tensor)
+    if step is keras.activations.linear:
+        return tensor
+    layer = keras.layers.Activation(step, dtype=tensor.dtype, name=f"{name}_{known}")
+    return layer(tensor)

@@ -1,6 +1,5 @@
 """Linear probes: how much of the outputs can be read off a frozen activation."""
 
-import math
 from collections.abc import Iterable
 from typing import Any
 
@@ -58,8 +57,7 @@ def probed(
         shown = _features(model, module, place, target, data)
         mean, scale = _moments(taught[0])
         inputs = keras.Input(taught[0].shape[1:])
-        units = math.prod(target[1:]) if len(target) == 2 else target[-1]
-        raw = keras.layers.Dense(units, kernel_initializer="zeros", dtype="float32")
+        raw = keras.layers.Dense(target[-1], kernel_initializer="zeros", dtype="float32")
         ending = output.ending or ending_for_loss(loss)
         classifier = keras.Model(inputs, ending(raw(inputs)), name="probe")
         steps = epochs * -(-len(taught[0]) // 32)
@@ -95,9 +93,8 @@ def probed(
 
 def _moments(features: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Mean and standard deviation of each feature; 1 where it is constant."""
-    axes = tuple(range(features.ndim - 1))
-    mean = features.mean(axis=axes, dtype="float64").astype("float32")
-    scale = features.std(axis=axes, dtype="float64").astype("float32")
+    mean = features.mean(axis=0, dtype="float64").astype("float32")
+    scale = features.std(axis=0, dtype="float64").astype("float32")
     # Rounding leaves a constant a tiny deviation.
     constant = scale <= 1e-6 * np.maximum(np.abs(mean), 1e-6)
     return mean, np.where(constant, np.float32(1.0), scale)
@@ -129,17 +126,29 @@ def _features(
                 "times in a pass, so a probe cannot tell which activation goes with a "
                 "target. Apply the module once, to the stacked inputs."
             )
-        activation = crossed[0]
+        activation, mask = crossed[0], _compat.mask_of(crossed[0])
         if pool is None:
             pool = _pooling(module.name, activation, target)
         for layer in pool:
             activation = layer(activation)
-        row = (ops.cast(activation, "float32"), output.y, output.sample_weight)
-        rows.append(tuple(None if t is None else ops.convert_to_numpy(t) for t in row))
+        row = (ops.cast(activation, "float32"), output.y, output.sample_weight, mask)
+        arrays = [None if t is None else ops.convert_to_numpy(t) for t in row]
+        rows.append(tuple(arrays[:3]) if len(target) == 2 else _positions(*arrays))
     return [
         None if column[0] is None else np.concatenate(column)
         for column in zip(*rows, strict=True)
     ]
+
+
+def _positions(features: Any, y: Any, weight: Any, mask: Any) -> tuple:
+    """Each position as an example; masked ones, such as padding, are left out."""
+    shape = features.shape[:-1]
+    kept = slice(None) if mask is None else np.reshape(mask, -1).astype(bool)
+    if weight is not None:
+        weight = weight.reshape(weight.shape + (1,) * (len(shape) - weight.ndim))
+        weight = np.broadcast_to(weight, shape).reshape(-1)[kept]
+    y = y.reshape((-1, *y.shape[len(shape) :]))[kept]
+    return features.reshape((-1, features.shape[-1]))[kept], y, weight
 
 
 def _pooling(name: str, activation: Any, target: tuple) -> list:
@@ -149,7 +158,8 @@ def _pooling(name: str, activation: Any, target: tuple) -> list:
         spec = keras.KerasTensor(shape, dtype="float32")
         # Its Dense starts from zero: no random number is drawn.
         return heads.make_head("linear", spec, target, "float32").layers[:-1]
-    if len(target) != len(shape) or len(target) < 2:
+    sizes = list(zip(shape[1:-1], target[1:-1], strict=False))
+    if len(target) != len(shape) or any(b not in (None, a) for a, b in sizes):
         raise ValueError(
             f"evaluate_modules: no linear probe from the activation {shape} of boundary "
             f"{name!r} to an output of shape {target}: there must be one value for each "

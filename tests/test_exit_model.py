@@ -181,6 +181,42 @@ def test_a_mask_reaches_the_head():
     np.testing.assert_allclose(told, expected, rtol=1e-5)
 
 
+def test_padding_counts_as_little_as_in_the_model():
+    inputs = keras.Input((4,), dtype="int32")
+    x = layers.Embedding(9, 5, mask_zero=True, name="words")(inputs)
+    x = layers.LSTM(3, return_sequences=True, name="context")(x)
+    base = keras.Model(inputs, layers.Dense(2, activation="softmax", name="out")(x))
+    model = e2e.modularize(base, ["words", "context"], training_mode="local")
+    compiled = {"loss": "sparse_categorical_crossentropy", "metrics": ["accuracy"]}
+    model.compile("adam", **compiled)
+    tokens = np.random.RandomState(0).randint(1, 9, (16, 4))
+    tokens[:8, 2:] = 0
+    labels = tokens % 2
+    model.fit(tokens, labels, verbose=0)
+    found = model.evaluate_modules(tokens, labels, probe=(tokens, labels))
+    for name in ("words", "context"):
+        early = model.exit_model(name)
+        early.compile(**compiled)
+        expected = early.evaluate(tokens, labels, verbose=0, return_dict=True)
+        numbers = {k: v for k, v in found[name].items() if "probe" not in k}
+        assert numbers == pytest.approx(expected, rel=1e-5)
+    # The word tells its label; padding, whose embedding says 0, is not asked.
+    assert found["words"]["probe_accuracy"] == 1.0
+
+
+def test_names_that_a_loaded_model_has_taken_are_no_obstacle(tmp_path):
+    keras.backend.clear_session()
+    base = keras.Sequential([keras.Input((6,)), layers.Dense(5), layers.Dense(3)])
+    model = e2e.modularize(base, {"dense": Prediction("mlp")})
+    model.save(tmp_path / "model.keras")
+    keras.backend.clear_session()
+    loaded = keras.models.load_model(tmp_path / "model.keras")
+    x = models.inputs("dense", 7)
+    found = loaded.exit_model("dense").predict(x, verbose=0)
+    expected = model.exit_model("dense").predict(x, verbose=0)
+    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
+
+
 class OwnExit(LocalObjective):
     """What a user might write: a head that predicts the only output."""
 

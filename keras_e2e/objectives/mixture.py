@@ -84,6 +84,14 @@ class Mixture(LocalObjective):
     def build_head(self, activation: keras.KerasTensor, model: ModelSpec) -> None:
         for part, _ in self.counting:
             part.build_for(activation, model)
+        names = [metric.name for metric in self.asked_metrics()]
+        twins = sorted({name for name in names if names.count(name) > 1})
+        if twins:
+            raise ValueError(
+                f"{type(self).__name__}: two of its parts have a metric {twins[0]!r}, and "
+                "the logs would show one of them. Ask one part only, or give "
+                "keras.metrics objects names of their own."
+            )
 
     def compute_loss(self, activation: Any, batch: Batch) -> Any:
         losses = []
