@@ -56,7 +56,8 @@ class ModularStep:
             gradients = backward.gradients(variables)
         del tape, backward  # a persistent tape holds every activation
         if variables:
-            self.optimizer.apply_gradients(zip(gradients, variables, strict=True))
+            with tf.control_dependencies(_ends_of_forward(loss, y_pred)):
+                self.optimizer.apply_gradients(zip(gradients, variables, strict=True))
         else:
             warnings.warn(
                 f"{self.name!r} has nothing to train in mode '{state.mode}'.",
@@ -114,6 +115,18 @@ def _summed_apart(tensor: Any) -> Any:
     shape = tensor.shape
     # Unlike tf.identity, this one is left in place by the graph optimizer.
     return tf.identity(tensor), lambda gradient: tf.ensure_shape(gradient, shape)
+
+
+def _ends_of_forward(loss: Any, y_pred: Any) -> list:
+    """What must have been computed before a weight moves.
+
+    TensorFlow puts each read of a weight before its update. Keras sends all gradients
+    through one operation (`all_reduce` to a single replica), in which each seems to
+    depend on all, so the graph optimizer drops that order as implied, and then the
+    operation. A read from which no gradient of the same weight is made, such as that of
+    a clean pass beside the corrupted one that teaches, could then come too late.
+    """
+    return [tensor for tensor in tree.flatten((loss, y_pred)) if tensor is not None]
 
 
 def _first_tensor(x: Any) -> Any:
