@@ -56,7 +56,7 @@ class ModularStep:
             gradients = backward.gradients(variables)
         del tape, backward  # a persistent tape holds every activation
         if variables:
-            with tf.control_dependencies(_ends_of_forward(loss, y_pred)):
+            with tf.control_dependencies(_forward(state.mode, loss, y_pred)):
                 self.optimizer.apply_gradients(zip(gradients, variables, strict=True))
         else:
             warnings.warn(
@@ -117,15 +117,18 @@ def _summed_apart(tensor: Any) -> Any:
     return tf.identity(tensor), lambda gradient: tf.ensure_shape(gradient, shape)
 
 
-def _ends_of_forward(loss: Any, y_pred: Any) -> list:
-    """What must have been computed before a weight moves.
+def _forward(mode: Any, loss: Any, y_pred: Any) -> list:
+    """What a step must have computed before a weight moves.
 
     TensorFlow puts each read of a weight before its update. Keras sends all gradients
     through one operation (`all_reduce` to a single replica), in which each seems to
     depend on all, so the graph optimizer drops that order as implied, and then the
     operation. A read from which no gradient of the same weight is made, such as that of
     a clean pass beside the corrupted one that teaches, could then come too late.
+    End to end such reads are rare, and the step is Keras's own, to the bit.
     """
+    if mode.name == "end_to_end":
+        return []
     return [tensor for tensor in tree.flatten((loss, y_pred)) if tensor is not None]
 
 

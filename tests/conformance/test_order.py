@@ -1,6 +1,7 @@
 """In the graph that TensorFlow runs, no step reads a weight while it writes it.
 
-Its graph optimizer loses this order where a step does not see to it (`_ends_of_forward`).
+Its graph optimizer loses this order where a step does not see to it: see `_forward` in
+`step_tensorflow.py`.
 """
 
 import functools
@@ -31,7 +32,9 @@ def graphs_of(step, folder: pathlib.Path) -> list:
             event = tf.compat.v1.Event.FromString(record.numpy())
             for value in event.summary.value:
                 run.MergeFromString(value.tensor.string_val[0])
-    return [graph for function in run.function_graphs for graph in function.partition_graphs]
+    return [
+        graph for function in run.function_graphs for graph in function.partition_graphs
+    ]
 
 
 def accesses(graph) -> dict[str, tuple[list, list]]:
