@@ -148,7 +148,8 @@ for mode in ("local", "end_to_end", "sequential:first"):
         model = modular(mode)
     # One batch for an epoch: measured before the step, and in validation after it.
     first = by_hand(model)
-    logs = model.fit(X, Y, batch_size=24, validation_data=(X, Y), epochs=2, verbose=0).history
+    options = {"batch_size": 24, "epochs": 2, "verbose": 0}
+    logs = model.fit(X, Y, validation_data=(X, Y), **options).history
     found = [logs["first_accuracy"][0], logs["val_first_accuracy"][1]]
     np.testing.assert_allclose(found, [first, by_hand(model)], rtol=1e-5)
     assert ("accuracy" in logs) == (mode != "sequential:first"), logs

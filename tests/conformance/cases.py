@@ -13,6 +13,7 @@ import pytest
 from keras import ops
 
 import keras_e2e as e2e
+from keras_e2e import heads
 from keras_e2e.diagnostics import (
     DormantFraction,
     GradientSNR,
@@ -314,6 +315,16 @@ DISTINCT = [
     or case.name in ("prediction-auglocal", "prediction-momentum", "target-missing")
 ]
 BY_NAME = {case.name: case for case in OBJECTIVES}
+# With each kind of head, and with losses in several passes: what XLA and mixed precision
+# try. The rest of the registry varies what an objective predicts, not how it computes.
+COMPUTED = [
+    case
+    for case in OBJECTIVES
+    if case in DISTINCT
+    or case.name.removeprefix("prediction-") in heads.KINDS
+    or case.name in ("prediction-own-head", "reconstruction-conv", "target-per-position")
+    or case.name in ("prediction-on-logits", "reconstruction-denoising")
+]
 
 QUANTITIES = {
     "loss": ModuleLoss,
@@ -330,6 +341,7 @@ TRIED = OBJECTIVES if keras.backend.backend() == "tensorflow" else DISTINCT
 each_loss = pytest.mark.parametrize(
     "case", [c for c in TRIED if not c.signal], ids=lambda c: c.name
 )
+each_computed = pytest.mark.parametrize("case", COMPUTED, ids=lambda c: c.name)
 each_distinct = pytest.mark.parametrize("case", DISTINCT, ids=lambda c: c.name)
 each_objective = pytest.mark.parametrize("case", TRIED, ids=lambda c: c.name)
 each_quantity = pytest.mark.parametrize("quantity", QUANTITIES)

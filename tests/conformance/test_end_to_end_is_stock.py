@@ -134,7 +134,7 @@ def test_end_to_end_is_stock_in_mixed_precision():
     assert_same(stock, train(SETTINGS[0], modular=True))
 
 
-@cases.each_objective
+@cases.each_distinct
 def test_end_to_end_is_stock_whatever_the_objective(case):
     x, y = case.data()
     given = y

@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 
 from . import cases, models
-from .cases import each_objective
 
 ROOT = pathlib.Path(__file__).parents[2]
 WAYS = {
@@ -41,7 +40,7 @@ def train(case, way, optimizer=None, n=22):
     return cases.values(model.weights), history.history["loss"], diagnose.recorder.read()
 
 
-@each_objective
+@cases.each_computed
 def test_eager_graph_xla_and_several_steps_agree(case):
     weights, loss, read = train(case, "graph")
     # XLA draws other random numbers from the same seed. Step by step and eagerly, one of
@@ -66,7 +65,7 @@ def test_eager_graph_xla_and_several_steps_agree(case):
                 )
 
 
-@each_objective
+@cases.each_computed
 def test_mixed_precision_is_close_to_float32(case):
     # Small steps: a few large ones lead the two precisions to different places.
     _, loss, read = train(case, "graph", keras.optimizers.SGD(0.01), n=24)

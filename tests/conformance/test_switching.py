@@ -265,7 +265,7 @@ def test_looking_changes_nothing_where_branches_meet(mode, eager):
     assert models.same(results[0][1], results[1][1])
 
 
-@cases.each_objective
+@cases.each_distinct
 def test_looking_changes_nothing_whatever_the_objective(case):
     results = []
     for callbacks in ([], [cases.Diagnose()]):
