@@ -1,0 +1,122 @@
+"""The states that a module is judged to be in: what each means and what to do about it."""
+
+from collections.abc import Mapping
+from typing import NamedTuple
+
+
+class State(NamedTuple):
+    """One state.
+
+    Attributes:
+        name: in one word; its place in `STATES` is its code in TensorBoard.
+        alarm: whether something should be done.
+        meaning: what it says of the module, in a sentence.
+        advice: what to do, in a sentence; empty where nothing is to be done.
+        evidence: the quantities that tell.
+    """
+
+    name: str
+    alarm: bool
+    meaning: str
+    advice: str
+    evidence: tuple[str, ...]
+
+
+# The order is that of the codes in log files: new ones go to the end.
+STATES = (
+    State("unclear", False, "Too few readings to tell.", "", ()),
+    State(
+        "healthy",
+        False,
+        "A usable signal gets through and the loss moves.",
+        "",
+        ("gradient_snr", "loss"),
+    ),
+    State(
+        "converged",
+        False,
+        "Little signal is left because there is little left to learn.",
+        "",
+        ("gradient_snr", "loss"),
+    ),
+    State(
+        "starved",
+        True,
+        "The gradient is noise, and the loss is where it began: no usable signal gets "
+        "through.",
+        "Give the module an objective of its own and train it in mode 'local' first "
+        "(callbacks.AutoMode does); a few intermediate labels do most.",
+        ("gradient_snr", "loss"),
+    ),
+    State(
+        "vanishing",
+        True,
+        "Hardly any signal comes back out of this module.",
+        "Look for saturated or dead units, or weights at zero; normalise, add a skip "
+        "connection, or put a boundary behind the module before it.",
+        ("signal_gain", "grad_rms"),
+    ),
+    State(
+        "exploding",
+        True,
+        "The signal grows on its way back through this module.",
+        "Lower the learning rate or the initial weights, normalise, or clip the gradient.",
+        ("signal_gain", "grad_rms"),
+    ),
+    State(
+        "dormant",
+        True,
+        "Most units of the module hardly ever act.",
+        "Lower the learning rate, start the biases higher, or use an activation that "
+        "does not die, such as leaky ReLU.",
+        ("dormant_fraction",),
+    ),
+    State(
+        "frozen",
+        True,
+        "The weights do not move.",
+        "If that is not meant: look at trainable, the learning rate and the mode.",
+        ("update_ratio", "rotation"),
+    ),
+    State(
+        "conflicting",
+        True,
+        "The local objective pulls against the task.",
+        "Lower its weight, take another objective, or train the module end to end.",
+        ("local_alignment", "reliability"),
+    ),
+    State(
+        "idle",
+        True,
+        "End-to-end training does no better than with the module left at random.",
+        "The rest of the model does not use it: give it an objective, or leave it out.",
+        ("frozen_utility",),
+    ),
+)
+BY_NAME = {state.name: state for state in STATES}
+CODES = {state.name: code for code, state in enumerate(STATES)}
+
+
+def in_words(state: str, sure: float, numbers: Mapping[str, float]) -> str:
+    """A verdict as a text: state, certainty, the numbers behind it, what to do.
+
+    Args:
+        state: name of the state.
+        sure: how sure the verdict is, from 0 to 1.
+        numbers: values by the name of the quantity; `loss at start` among them. Those
+            that tell nothing about this state may be there.
+
+    Example:
+
+    >>> from keras_e2e.diagnostics.states import in_words
+    >>> in_words("converged", 0.9, {"gradient_snr": 0.0, "loss": 0.01}).split(". ")[0]
+    'Converged (90 % sure): gradient_snr 0, loss 0.01'
+    """
+    known = BY_NAME[state]
+    told = [f"{name} {numbers[name]:.3g}" for name in known.evidence if name in numbers]
+    if "loss" in known.evidence and "loss at start" in numbers and told:
+        told[-1] += f" ({numbers['loss at start']:.3g} at the start)"
+    head = f"{state.capitalize()} ({100 * sure:.0f} % sure)"
+    if told:
+        head += f": {', '.join(told)}"
+    return " ".join(filter(None, [f"{head}.", known.meaning, known.advice]))
