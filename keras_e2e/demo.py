@@ -14,7 +14,7 @@ from rich.table import Table
 from keras_e2e import tasks
 from keras_e2e.callbacks import ModeSchedule, ModuleTensorBoard
 from keras_e2e.demo_figure import draw
-from keras_e2e.diagnostics.verdicts import verdict
+from keras_e2e.diagnostics import judge
 from keras_e2e.modularize import modularize
 from keras_e2e.objectives import Target
 
@@ -223,30 +223,32 @@ def _print_verdicts(console: Console, runs: list[Run]) -> None:
     for run in runs:
         if run.regime != "end to end":
             continue
-        found = verdict(run.losses, run.snrs)
+        history = {"loss": {MODULE: run.losses}, "gradient_snr": {MODULE: run.snrs}}
+        found = judge(history)[MODULE]
+        snr = found.numbers.get("gradient_snr", float("nan"))
+        loss = found.numbers.get("loss", float("nan"))
+        start = found.numbers.get("loss at start", float("nan"))
         others = {r.regime: r.accuracy for r in runs if r.k == run.k}
         line = {
             "starved": (
-                f"starved: gradient SNR {found.snr:.3f} with the loss where it began "
-                f"({found.loss:.3f}). No usable signal gets through. Trained on its own "
+                f"starved: gradient SNR {snr:.3f} with the loss where it began "
+                f"({loss:.3f}). No usable signal gets through. Trained on its own "
                 f"labels behind the boundary: {others['local']:.3f}."
             ),
-            "converged": (
-                f"converged: gradient SNR {found.snr:.3f}, loss {found.start:.3f} -> "
-                f"{found.loss:.3f}."
-            ),
-            "learning": (
-                f"learning: gradient SNR {found.snr:.3f}, loss {found.start:.3f} -> "
-                f"{found.loss:.3f}."
-            ),
+            "converged": f"converged: gradient SNR {snr:.3f}, {_fell(start, loss)}.",
+            "healthy": f"healthy: gradient SNR {snr:.3f}, {_fell(start, loss)}.",
             "unclear": "unclear: too few readings.",
-        }[found.state]
+        }.get(found.state, found.words)
         lines.add_row(f"  k={run.k} (test {run.accuracy:.3f})", line)
     console.print(lines, highlight=False)
     console.print(
         "One seed. Whether end-to-end training breaks down differs from seed to seed: "
         "repeat with --seed."
     )
+
+
+def _fell(start: float, loss: float) -> str:
+    return f"loss {start:.3f} -> {loss:.3f}"
 
 
 def _write_numbers(runs: list[Run], settings: Settings, path: pathlib.Path) -> None:

@@ -1,7 +1,9 @@
 """What a modular model keeps beside what Keras tracks."""
 
+import contextlib
 import threading
 from collections import Counter
+from collections.abc import Iterator
 from typing import Any
 
 from keras_e2e.flow import Flow, flow_of
@@ -14,30 +16,50 @@ class ModularState:
     """What a modular model keeps that Keras is not to track.
 
     Attributes:
-        mode: the training mode in force.
+        mode: the training mode in force; in a pass of its own that a step makes for
+            diagnostics, the mode of that pass.
         modules: the modules, in order.
         outputs: specs of the outputs.
         single_output: whether the model puts out one bare tensor.
         known: `id`s of this model's boundaries.
         recorder: the store of diagnostics, or None.
-        due: whether the next execution computes diagnostics.
-        instrumented: whether the execution under way computes them.
+        due: how much of the diagnostics the next execution computes: nothing, a reading,
+            or what is periodic too (0, 1, 2).
+        instrumented: how much the execution under way computes.
         functions: the compiled step for each (mode, instrumented).
         traces: how often each was traced.
     """
 
     def __init__(self, mode: TrainingMode):
-        self.mode = mode
+        self._mode = mode
         self.modules: list[Module] = []
         self.outputs: list[OutputSpec] = []
         self.single_output = True
         self.known: set[int] = set()
         self.recorder: Any = None
-        self.due = False
-        self.instrumented = False
+        self.due = 0
+        self.instrumented = 0
         self.functions: dict = {}
         self.traces: Counter = Counter()
         self.local = threading.local()
+
+    @property
+    def mode(self) -> TrainingMode:
+        return getattr(self.local, "mode", None) or self._mode
+
+    @mode.setter
+    def mode(self, mode: TrainingMode) -> None:
+        self._mode = mode
+
+    @contextlib.contextmanager
+    def thinking_of(self, mode: TrainingMode) -> Iterator[None]:
+        """In this thread another mode is in force, while it is open."""
+        outer = getattr(self.local, "mode", None)
+        self.local.mode = mode
+        try:
+            yield
+        finally:
+            self.local.mode = outer
 
     def weight(self, module: Module) -> float:
         """Factor of a module's local loss in this mode; 0 without an objective."""
@@ -53,7 +75,7 @@ class ModularState:
 
     def collects(self) -> bool:
         """Whether a training pass must gather what crosses the boundaries."""
-        return self.instrumented or self.mode.name != "end_to_end"
+        return bool(self.instrumented) or self.mode.name != "end_to_end"
 
     def tap(self):
         """What this thread's step does to the outputs of boundaries, or None."""
@@ -72,6 +94,15 @@ class ModularState:
     def stands_still(self, module: Module) -> bool:
         """Whether no variable of the module may move in this mode."""
         return self.mode.name == "sequential" and module.name != self.mode.module
+
+    def taught_by(self, module: Module) -> str:
+        """What teaches a module in this mode: one of the names in `tensorboard.data`."""
+        if self.stands_still(module):
+            return "nothing"
+        own = bool(self.weight(module))
+        if module.boundary is not None and module.name in self.flow().stopping:
+            return "own objective" if own else "nothing"
+        return "task and own objective" if own else "task"
 
     def keys(self) -> list[str]:
         """A key for each output."""

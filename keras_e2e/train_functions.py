@@ -31,15 +31,20 @@ class TrainFunctions:
         """
         return self._instrument(list(quantities))
 
-    def request_diagnostics(self) -> None:
-        """Makes the next execution of `fit` compute the instrumented quantities."""
+    def request_diagnostics(self, periodic: bool = False) -> None:
+        """Makes the next execution of `fit` compute the instrumented quantities.
+
+        Args:
+            periodic: also those that are due now and then only (`Quantity.periodic`).
+        """
         state = self._modular
         if state.recorder is None:
             raise RuntimeError(
                 f"{self.name}: call instrument(quantities) first, then "
                 "request_diagnostics()."
             )
-        state.due = True
+        dear = periodic and any(q.periodic for q in state.recorder.quantities)
+        state.due = 2 if dear else 1
 
     def make_train_function(self, force=False):
         # Not in `compile`: Keras does not compile a loaded model that overrides it.
@@ -57,7 +62,7 @@ class TrainFunctions:
     def _run_step(self, *args):
         state = self._modular
         key = (state.mode, state.due)
-        state.due = False
+        state.due = 0
         if key not in state.functions:
             self._build_optimizer()
             super().make_train_function(force=True)
@@ -67,7 +72,7 @@ class TrainFunctions:
         try:
             return state.functions[key](*args)
         finally:
-            state.instrumented = False
+            state.instrumented = 0
 
     def _build_optimizer(self):
         """Builds the optimizer on all variables, the heads of idle objectives too.

@@ -71,7 +71,7 @@ class ModularTraining(ModuleEvaluation, TrainFunctions, Measuring, ModularStep):
         if mode != state.mode:
             state.mode = mode
             if state.recorder is not None:
-                state.recorder.reset()
+                state.recorder.reset(everything=False)
 
     def check_training_mode(self, mode: TrainingMode | str) -> TrainingMode:
         """The mode that setting `training_mode` would put in force.
@@ -108,8 +108,10 @@ class ModularTraining(ModuleEvaluation, TrainFunctions, Measuring, ModularStep):
         print_modules(self, print_fn)
 
     @property
-    def trace_counts(self) -> dict[tuple[str, bool], int]:
-        """How often each step was traced, by (mode, with diagnostics or not).
+    def trace_counts(self) -> dict[tuple[str, int], int]:
+        """How often each step was traced, by (mode, how much of the diagnostics).
+
+        That is 0 for none, 1 for a reading and 2 for one with what is periodic.
 
         Switching back to a mode leaves its count at what it was. Steps that run
         eagerly count each time.

@@ -2,5 +2,6 @@
 
 from keras_e2e.callbacks.mode_schedule import ModeSchedule
 from keras_e2e.callbacks.module_tensorboard import ModuleTensorBoard
+from keras_e2e.callbacks.readings import Readings
 
-__all__ = ["ModeSchedule", "ModuleTensorBoard"]
+__all__ = ["ModeSchedule", "ModuleTensorBoard", "Readings"]

@@ -1,10 +1,13 @@
 """Per-module diagnostics: numbers that say which module gets a usable signal."""
 
 from keras_e2e.diagnostics.activations import DormantFraction
+from keras_e2e.diagnostics.agreement import LocalAlignment, NoiseScale, Reliability
 from keras_e2e.diagnostics.gradients import GradientSNR, GradRMS, UpdateRatio
+from keras_e2e.diagnostics.progress import LossCredit, Rotation
 from keras_e2e.diagnostics.quantity import ModuleView, Quantity
+from keras_e2e.diagnostics.representations import EffectiveRank, ProbeAccuracy
 from keras_e2e.diagnostics.signals import ModuleLoss, SignalCoherence, SignalGain
-from keras_e2e.diagnostics.verdicts import Verdict, verdict
+from keras_e2e.diagnostics.verdicts import Verdict, judge
 
 
 def default_quantities() -> list[Quantity]:
@@ -20,17 +23,39 @@ def default_quantities() -> list[Quantity]:
     ]
 
 
+def full_quantities() -> list[Quantity]:
+    """The default ones, and those that are due now and then: further passes, algebra."""
+    return [
+        *default_quantities(),
+        LossCredit(),
+        LocalAlignment(),
+        Reliability(),
+        NoiseScale(),
+        ProbeAccuracy(),
+        EffectiveRank(),
+        Rotation(),
+    ]
+
+
 __all__ = [
     "DormantFraction",
+    "EffectiveRank",
     "GradRMS",
     "GradientSNR",
+    "LocalAlignment",
+    "LossCredit",
     "ModuleLoss",
     "ModuleView",
+    "NoiseScale",
+    "ProbeAccuracy",
     "Quantity",
+    "Reliability",
+    "Rotation",
     "SignalCoherence",
     "SignalGain",
     "UpdateRatio",
     "Verdict",
     "default_quantities",
-    "verdict",
+    "full_quantities",
+    "judge",
 ]

@@ -5,7 +5,8 @@ from typing import Any
 
 from keras import ops
 
-from keras_e2e.diagnostics.quantity import ModuleView, Quantity, sum_of_squares
+from keras_e2e.diagnostics.progress import some, spacing
+from keras_e2e.diagnostics.quantity import ModuleView, Quantity, dot, sum_of_squares
 
 
 class GradRMS(Quantity):
@@ -48,8 +49,13 @@ class GradientSNR(Quantity):
     instrumented steps: m of g and s of norm(g)^2.
     With c the sum of the squared averaging weights, E norm(m)^2 = norm(E g)^2 +
     c trace(Var g), so (norm(m)^2 - c s) / (s - norm(m)^2) estimates the ratio without
-    the floor that pure noise would leave; it is clipped at 0. The first reading after
-    a switch of modes is NaN: one batch has no variance.
+    the floor that pure noise would leave, whatever the optimizer; it is clipped at 0. The
+    first reading after a switch of modes is NaN: one batch has no variance.
+
+    `gradient_snr_error` is its standard error. The numerator is a weighted mean of the
+    products of each gradient with the average of those before it, which are unbiased and
+    uncorrelated, so their scatter tells; from the third reading on. What the denominator
+    adds is small where the ratio is.
 
     Of a large variable, evenly spaced entries stand for all: both moments are sums over
     entries, and the share that is left out cancels in the ratio. So neither the memory
@@ -68,6 +74,7 @@ class GradientSNR(Quantity):
     formula = "norm(E g)^2 / trace(Var g)"
     reading = "0 with the loss at its starting value: the module gets no usable signal"
     healthy = (0.01, 10.0)
+    also = ("gradient_snr_error",)
 
     def __init__(self, decay: float = 0.9, entries: int = 65536):
         if not 0.0 < decay < 1.0:
@@ -80,17 +87,23 @@ class GradientSNR(Quantity):
         self.entries = entries
 
     def init_state(self, shapes: list[tuple]) -> list[tuple]:
-        # Sums over the steps: of the weights, of their squares, of norm(g)^2, of g.
-        sizes = [-(-math.prod(s) // self._stride(s)) for s in shapes]
-        return [(), (), (), *[(size,) for size in sizes]]
+        # Sums over the steps: of the weights, of their squares, of norm(g)^2, of the
+        # products with their squared weights (and powers of them), of g.
+        sizes = [-(-math.prod(s) // spacing(s, self.entries)) for s in shapes]
+        return [(), (), (), (3,), *[(size,) for size in sizes]]
 
     def compute(self, module: ModuleView, state: list) -> tuple[Any, list]:
-        gradients = [g if g is None else self._some(g) for g in module.gradients]
+        gradients = [g if g is None else some(g, self.entries) for g in module.gradients]
         square = sum_of_squares(gradients)
         if square is None:
             return None, state
         decay = self.decay
-        weight, weight_square, squares, *sums = state
+        weight, weight_square, squares, scatter, *sums = state
+        # A pair of steps counts by the product of its weights: what the latest brings in.
+        pairs = decay * weight
+        product = dot(gradients, sums) / ops.maximum(weight, 1.0)
+        powers = ops.stack([ops.ones_like(product), product, ops.square(product)])
+        scatter = decay**4 * scatter + ops.square(pairs) * powers
         # Weights of 1, decay, decay^2, ...: one pass over the gradient less than for
         # weights that add up to 1.
         weight = decay * weight + 1.0
@@ -105,15 +118,11 @@ class GradientSNR(Quantity):
         snr = ops.maximum(signal - c * spread, 0.0) / (spread - signal)
         # After one batch c is 1 and both differences are rounding errors.
         value = ops.where(weight > 1.0, snr, float("nan"))
-        return value, [weight, weight_square, squares, *sums]
-
-    def _some(self, gradient: Any) -> Any:
-        """The entries of a gradient that count, as a flat tensor."""
-        return ops.reshape(gradient, (-1,))[:: self._stride(gradient.shape)]
-
-    def _stride(self, shape: tuple) -> int:
-        stride = max(1, -(-math.prod(shape) // self.entries))
-        # With no common factor, the entries go through all places of the last axis.
-        while stride > 1 and math.gcd(stride, shape[-1]) > 1:
-            stride += 1
-        return stride
+        # (s - norm(m)^2) / (1 - c) is the variance.
+        total = ops.square(ops.square(weight) - weight_square) / 4.0
+        count = total / scatter[0]  # as many products of equal weight would say as much
+        around = ops.maximum(scatter[2] - ops.square(scatter[1]) / scatter[0], 0.0)
+        error = ops.sqrt(around / total * count / (count - 1.0))
+        error = error * (1.0 - c) / (spread - signal)
+        error = ops.where(weight > 1.0 + decay, error, float("nan"))
+        return (value, error), [weight, weight_square, squares, scatter, *sums]

@@ -1,7 +1,7 @@
 """The contract of a diagnostic quantity."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from keras import ops
@@ -20,6 +20,7 @@ class ModuleView:
         gradients: gradients of all its trainable variables, summed over replicas; None
             where there is none.
         updates: the changes that the optimizer made to `variables`.
+        moves: the same, in the places of `gradients`: None where nothing may move.
         loss: the module's loss: its local loss, or the task loss for the last one;
             None where it was not computed.
         activation: what the module put out, `(batch, ...)`; None for the last module.
@@ -28,6 +29,16 @@ class ModuleView:
         input_signal: gradient with respect to what the module was given: what it
             would send back. None for the first module.
         total: sums a tensor over the replicas; the identity on one device.
+        examples: how many examples the step saw, on all replicas.
+        halves: for a quantity that needs `"halves"`, the gradients of the task loss, end
+            to end, on the first and on the second half of the batch, in the places of
+            `gradients`; None where a half is empty or there is no task loss.
+        local_gradients: for one that needs `"local"`, the gradients of the local
+            objectives on the batch; None where a boundary has none.
+        later_gradients: for one that needs `"later"`, the gradients of the loss of the
+            mode on the same batch after the step.
+        classes: for one that needs `"classes"`, the targets of the model's only output
+            as `(batch, classes)` of zeros and ones; None where they are no classes.
     """
 
     name: str
@@ -39,6 +50,12 @@ class ModuleView:
     signal: Any
     input_signal: Any
     total: Callable[[Any], Any]
+    moves: list = field(default_factory=list)
+    examples: Any = None
+    halves: tuple[list, list] | None = None
+    local_gradients: list | None = None
+    later_gradients: list | None = None
+    classes: Any = None
 
 
 class Quantity:
@@ -46,7 +63,7 @@ class Quantity:
 
     A subclass sets the attributes and implements `compute`. It may keep running state:
     `init_state` names the tensors, `compute` returns their next values. State is set
-    back to zero when the training mode changes.
+    back to zero when the training mode changes, unless it is `lasting`.
 
     Attributes:
         name: the tag's stem: `e2e_<name>/<NN>_<module>` in TensorBoard.
@@ -55,6 +72,13 @@ class Quantity:
         unit: the unit; empty for a pure number.
         healthy: `(low, high)`, the band of healthy values: a heuristic. None when only
             changes mean something.
+        periodic: whether it is due now and then only (`periodic_every` of
+            `ModuleTensorBoard`), because it is dear.
+        needs: what the step must compute for it besides: some of `"halves"`, `"local"`,
+            `"later"` and `"classes"` (see `ModuleView`). Each but the last is a further
+            pass over the batch, made once for all quantities, which moves nothing.
+        also: names of numbers that come along; `compute` then returns a tuple.
+        lasting: whether its state outlasts a switch of modes.
 
     Example: the largest absolute gradient.
 
@@ -74,6 +98,15 @@ class Quantity:
     reading: str = ""
     unit: str = ""
     healthy: tuple[float, float] | None = None
+    periodic: bool = False
+    needs: tuple[str, ...] = ()
+    also: tuple[str, ...] = ()
+    lasting: bool = False
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """The names of its numbers."""
+        return (self.name, *self.also)
 
     def __eq__(self, other: object) -> bool:
         """Whether the other computes the same: a step traced for one serves both."""
@@ -103,8 +136,8 @@ class Quantity:
             state: the kept tensors, in the order of `init_state`.
 
         Returns:
-            A scalar, or None where the quantity does not apply to this module, and the
-            next state.
+            A scalar (with `also`, a tuple of as many as there are names), or None where
+            the quantity does not apply to this module, and the next state.
         """
         raise NotImplementedError(
             f"{type(self).__name__} must implement compute(module, state)."
@@ -115,3 +148,13 @@ def sum_of_squares(tensors: list) -> Any:
     """The squared norm of several tensors taken together; None for no tensor."""
     squares = [ops.sum(ops.square(t)) for t in tensors if t is not None]
     return sum(squares[1:], squares[0]) if squares else None
+
+
+def dot(left: list, right: list) -> Any:
+    """The inner product of two lists of tensors; None where no place has both."""
+    terms = [
+        ops.sum(a * b)
+        for a, b in zip(left, right, strict=True)
+        if a is not None and b is not None
+    ]
+    return sum(terms[1:], terms[0]) if terms else None

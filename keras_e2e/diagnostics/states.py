@@ -44,8 +44,8 @@ STATES = (
         True,
         "The gradient is noise, and the loss is where it began: no usable signal gets "
         "through.",
-        "Give the module an objective of its own and train it in mode 'local' first "
-        "(callbacks.AutoMode does); a few intermediate labels do most.",
+        "Give the module an objective of its own and train it in mode 'local' first; a few "
+        "intermediate labels do most.",
         ("gradient_snr", "loss"),
     ),
     State(

@@ -1,68 +1,189 @@
-"""From numbers to words: does a module get a usable learning signal?"""
+"""From numbers to words: what state is each module in?
 
-from collections.abc import Sequence
-from typing import NamedTuple
+A decision list over the latest readings, from the plain to the subtle. Heuristic: the
+thresholds are set by the runs of `benchmarks/verdicts.py`, and each is said here.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 
-# A gradient SNR below this is taken for noise. Heuristic; see BUILD_NOTES.md for the
-# readings it was set by.
-SNR_FLOOR = 0.02
-# A loss above this share of its starting value has not moved.
-UNMOVED = 0.95
-# Single readings stray: the median over this many of the latest ones counts.
+from keras_e2e.diagnostics import states
+
+# Single readings stray: the latest this many count.
 READINGS = 10
+# Of what is periodic there are fewer; below this many nothing is said.
+PERIODIC_READINGS = 3
+# A gradient SNR below this is taken for noise (digits, k-tuple parity: BUILD_NOTES.md).
+SNR_FLOOR = 0.02
+# A loss above this share of its starting value has not moved. It leaves room for the first
+# steps, in which a model learns how frequent the classes are and nothing else.
+UNMOVED = 0.9
+# Signal that comes out of a module, relative to what went in; and a gradient relative to
+# the largest of any module. A module of many layers may well lose two decades.
+GAIN_LOW, GAIN_HIGH = 1e-3, 1e3
+GRADIENT_LOW = 1e-5
+# Units at rest: ReLU networks in good health leave up to half of theirs unused.
+DORMANT = 0.7
+# Size of the steps relative to the weights, and how far weights have turned.
+STILL, UNTURNED = 1e-7, 1e-9
+# A cosine between local and task gradient that is no coincidence, where the task's own
+# gradient agrees with itself.
+CONFLICT, RELIABLE = -0.1, 0.05
+# The share of readings that must say so.
+MAJORITY = 0.7
+
+Readings = Mapping[str, Any]
 
 
 class Verdict(NamedTuple):
     """What the numbers say of one module.
 
     Attributes:
-        state: `"starved"` (no usable signal: a low SNR with the loss where it began),
-            `"learning"`, `"converged"` (a low SNR with a loss that has fallen) or
-            `"unclear"` (too few readings).
-        snr: the median gradient SNR over the latest readings.
-        loss: the median of the loss over them.
-        start: the loss at the start.
+        state: a name from `diagnostics.states`.
+        sure: the share of the readings that say so, from 0 to 1; less where there are few.
+        numbers: the medians behind it, by quantity, and `loss at start`.
     """
 
     state: str
-    snr: float
-    loss: float
-    start: float
+    sure: float
+    numbers: dict[str, float]
+
+    @property
+    def alarm(self) -> bool:
+        """Whether something should be done."""
+        return states.BY_NAME[self.state].alarm
+
+    @property
+    def words(self) -> str:
+        """The verdict as a text, with the numbers and what to do."""
+        return states.in_words(self.state, self.sure, self.numbers)
 
 
-def verdict(losses: Sequence[float], snrs: Sequence[float]) -> Verdict:
-    """Judges one module from its readings.
-
-    A low gradient SNR alone says nothing: it is low after convergence too. Low with the
-    loss still at its starting value, it means starvation. A heuristic, not a test.
+def judge(
+    history: Mapping[str, Mapping[str, Sequence[float]]],
+    since: int = 0,
+    standing: Sequence[str] = (),
+) -> dict[str, Verdict]:
+    """Judges every module from its readings.
 
     Args:
-        losses: the loss that the module serves, at each reading.
-        snrs: its `gradient_snr` at the same readings; NaN readings are left out.
+        history: by quantity and module the readings over time, NaN where there was none
+            (`callbacks.ModuleTensorBoard.history`), modules in order.
+        since: the reading from which on the present training mode is in force. Earlier
+            ones count for the loss at the start only.
+        standing: modules that the mode lets stand still on purpose.
 
     Returns:
-        A `Verdict`; `"unclear"` below 10 readings.
+        A `Verdict` for each module.
 
     Example:
 
-    >>> from keras_e2e.diagnostics.verdicts import verdict
-    >>> verdict([0.69] * 20, [0.0] * 20).state
+    >>> from keras_e2e.diagnostics import judge
+    >>> history = {"loss": {"encoder": [float("nan")] * 20, "out": [0.69] * 20},
+    ...            "gradient_snr": {"encoder": [0.0] * 20, "out": [0.0] * 20}}
+    >>> judge(history)["encoder"].state
     'starved'
-    >>> verdict([0.69] * 10 + [0.01] * 10, [0.3] * 10 + [0.0] * 10).state
-    'converged'
     """
-    losses_, snrs_ = np.asarray(losses, float), np.asarray(snrs, float)
-    finite = np.isfinite(snrs_)
-    late = slice(-READINGS, None)
-    start = float(np.median(losses_[:3])) if len(losses_) else float("nan")
-    if finite.sum() < READINGS or len(losses_) < READINGS:
-        return Verdict("unclear", float("nan"), float("nan"), start)
-    snr = float(np.median(snrs_[finite][late]))
-    loss = float(np.median(losses_[late]))
-    if snr >= SNR_FLOOR:
-        state = "learning"
-    else:
-        state = "starved" if loss > UNMOVED * start else "converged"
-    return Verdict(state, snr, loss, start)
+    modules = list(next(iter(history.values()), {}))
+    late = {
+        module: {
+            quantity: np.asarray(values.get(module, ())[since:], float)
+            for quantity, values in history.items()
+        }
+        for module in modules
+    }
+    largest = [_median(late[m].get("grad_rms", ())) for m in modules]
+    finite = [value for value in largest if np.isfinite(value)]
+    found = {}
+    for module in modules:
+        readings = late[module]
+        own = _values(history, "loss", module)
+        # A module without a loss of its own serves the task, whose loss is the last's.
+        serves = module if np.isfinite(own[since:]).any() else modules[-1]
+        losses = _values(history, "loss", serves)
+        start = losses[np.isfinite(losses)][:3]
+        readings["loss"] = losses[since:]
+        found[module] = _judge_one(
+            readings,
+            float(np.median(start)) if len(start) else float("nan"),
+            max(finite, default=float("nan")),
+            module in standing,
+        )
+    return found
+
+
+def _judge_one(readings: Readings, start: float, largest: float, still: bool) -> Verdict:
+    numbers = {name: _median(values) for name, values in readings.items() if len(values)}
+    numbers["loss at start"] = start
+    numbers = {name: value for name, value in numbers.items() if not np.isnan(value)}
+
+    def share(quantity: str, says: Callable, latest: int = READINGS) -> float:
+        """The share of the latest readings that say so; 0 where there are too few."""
+        values = np.asarray(readings.get(quantity, ()), float)
+        values = values[~np.isnan(values)][-latest:]
+        enough = PERIODIC_READINGS if latest < READINGS else READINGS
+        return float(np.mean(says(values))) if len(values) >= enough else 0.0
+
+    def verdict(state: str, sure: float) -> Verdict:
+        return Verdict(state, sure, numbers)
+
+    blown = max(
+        _blown(readings.get(name, ())) for name in ("loss", "grad_rms", "update_ratio")
+    )
+    if blown >= MAJORITY:
+        return verdict("exploding", blown)
+    if still or len(readings.get("loss", ())) < READINGS:
+        return verdict("unclear", 0.0)
+    checks = [
+        ("frozen", _frozen(readings)),
+        ("exploding", share("signal_gain", lambda v: v > GAIN_HIGH)),
+        ("dormant", share("dormant_fraction", lambda v: v >= DORMANT)),
+        ("vanishing", share("signal_gain", lambda v: v < GAIN_LOW)),
+        ("vanishing", share("grad_rms", lambda v: v <= GRADIENT_LOW * largest)),
+    ]
+    for state, says in checks:
+        if says >= MAJORITY:
+            return verdict(state, says)
+    opposed = share("local_alignment", lambda v: v < CONFLICT, PERIODIC_READINGS * 2)
+    agrees = share("reliability", lambda v: v > RELIABLE, PERIODIC_READINGS * 2)
+    if min(opposed, agrees) >= MAJORITY:
+        return verdict("conflicting", min(opposed, agrees))
+    noise = share("gradient_snr", lambda v: v < SNR_FLOOR)
+    unmoved = share("loss", lambda v: v > UNMOVED * start)
+    if noise >= MAJORITY and unmoved >= MAJORITY:
+        return verdict("starved", min(noise, unmoved))
+    if noise >= MAJORITY:
+        return verdict("converged", min(noise, 1.0 - unmoved))
+    if "gradient_snr" not in numbers:
+        return verdict("unclear", 0.0)
+    return verdict("healthy", 1.0 - noise)
+
+
+def _frozen(readings: Readings) -> float:
+    """The share of readings in which the weights stood still; all must have."""
+    moved = np.asarray(readings.get("update_ratio", ()), float)[-READINGS:]
+    if not len(moved):
+        return 0.0
+    # Nothing to read where no weight may move. With accumulated gradients most steps
+    # move nothing, so a single one that does acquits.
+    return 1.0 if np.all(np.isnan(moved) | (moved <= STILL)) else 0.0
+
+
+def _blown(values: Sequence[float]) -> float:
+    """The share of the latest readings that are infinite, or NaN after numbers."""
+    latest = np.asarray(values, float)[-READINGS:]
+    if not len(latest) or np.isnan(values).all():
+        return 0.0
+    return float(np.mean(~np.isfinite(latest)))
+
+
+def _values(history: Mapping, quantity: str, module: str) -> np.ndarray:
+    return np.asarray(history.get(quantity, {}).get(module, ()), float)
+
+
+def _median(values: Any) -> float:
+    latest = np.asarray(values, float)
+    latest = latest[~np.isnan(latest)][-READINGS:]
+    return float(np.median(latest)) if len(latest) else float("nan")

@@ -6,11 +6,13 @@ from collections.abc import Sequence
 
 from tensorboard.plugins.custom_scalar import layout_pb2
 
+from keras_e2e.diagnostics import states
 from keras_e2e.diagnostics.quantity import Quantity
 from keras_e2e.modes import NAMES
 
 MODE = "e2e_summary/mode"
 MODE_TEXT = "e2e_mode"
+VERDICTS_TEXT = "e2e_verdicts"
 MODES = ", ".join(f"{index} {name}" for index, name in enumerate(NAMES))
 SIGNAL_GAIN_PRODUCT = "e2e_summary/signal_gain_product"
 
@@ -32,6 +34,11 @@ def module_tag(quantity: str, position: int, module: str) -> str:
     'e2e_grad_rms/02_block2_pool'
     """
     return f"e2e_{quantity}/{position + 1:02d}_{re.sub('[/()]', '_', module)}"
+
+
+def plain(text: str) -> str:
+    """A name for a text in Markdown, in which it marks nothing up."""
+    return re.sub(r"([\\`*_{}\[\]<>()#+.!|-])", r"\\\1", text)
 
 
 def band_tags(quantity: str) -> tuple[str, str]:
@@ -60,9 +67,23 @@ def descriptions(
             "product of what each module would have sent back."
         ),
     }
+    codes = ", ".join(f"{code} {state.name}" for code, state in enumerate(states.STATES))
+    groups = {
+        "verdict": f"What the module is judged to be: {codes}.",
+        "sure": "How sure the verdict is: the share of the readings that say so.",
+        "parameters": "Number of parameters of the module.",
+        "taught_by": (
+            "What teaches the module: 0 the task, 1 its own objective, 2 both, 3 nothing."
+        ),
+    }
     for quantity in quantities:
+        groups[quantity.name] = _description(quantity)
+        for name in quantity.also:
+            groups[name] = f"Comes along with {quantity.name}."
+    for group, text in groups.items():
         for position, module in enumerate(module_names):
-            found[module_tag(quantity.name, position, module)] = _description(quantity)
+            found[module_tag(group, position, module)] = text
+    for quantity in quantities:
         for tag in band_tags(quantity.name):
             found[tag] = f"End of the healthy band of {quantity.name}: a heuristic."
     return found

@@ -92,7 +92,13 @@ def test_writes_each_reading_under_its_tag_and_step(tmp_path):
     banded = {q.name for q in diagnostics.default_quantities() if q.healthy}
     bands = {f"e2e_healthy/{name}_{end}" for name in banded for end in ("low", "high")}
     totals = {"e2e_summary/mode", "e2e_summary/signal_gain_product", "e2e_mode"}
-    assert set(written.values) == set(expected) | bands | totals
+    judged = {
+        f"e2e_{group}/{i + 1:02d}_{module}"
+        for group in ("verdict", "sure", "parameters", "taught_by")
+        for i, module in enumerate(MODULES)
+    } | {"e2e_verdicts"}
+    error = {f"e2e_gradient_snr_error/{i + 1:02d}_{m}" for i, m in enumerate(MODULES)}
+    assert set(written.values) == set(expected) | bands | totals | judged | error
     assert board.steps == [1, 6, 11]
     assert [str(m) for m in board.modes] == ["end_to_end"] * 3
     for tag, (quantity, module) in expected.items():
@@ -347,3 +353,45 @@ def test_a_second_one_with_the_same_quantities_reads_the_same(tmp_path):
     each, every_other = ([*board.history["grad_rms"].values()] for board in boards)
     assert every_other[0]
     assert [values[::2] for values in each] == every_other
+
+
+def test_what_each_module_is_taught_by_and_how_it_does_is_written(tmp_path):
+    model = model_of_three()
+    board = ModuleTensorBoard(tmp_path, every=1)
+    schedule = ModeSchedule({0: "end_to_end", 6: "local"}, unit="step")
+    fit(model, [schedule, board], steps=12)
+    written = Written(tmp_path / "modules")
+    sizes = [
+        written.values[f"e2e_parameters/{i + 1:02d}_{m}"] for i, m in enumerate(MODULES)
+    ]
+    assert sizes == [[m.parameters] for m in model.modules] == [[25], [30], [18]]
+    assert written.values["e2e_taught_by/01_first"] == [0, 1]
+    assert written.steps["e2e_taught_by/01_first"] == [0, 6]
+    assert written.values["e2e_taught_by/03_out"] == [0, 0]
+    # After ten readings, and when the epoch ends.
+    assert written.steps["e2e_verdict/01_first"] == [10, 12]
+    latest = {m: v for m, v in board.verdicts().items()}
+    for i, module in enumerate(MODULES):
+        code = written.values[f"e2e_verdict/{i + 1:02d}_{module}"][-1]
+        assert diagnostics.states.STATES[int(code)].name == latest[module].state
+        assert written.values[f"e2e_sure/{i + 1:02d}_{module}"][-1] == pytest.approx(
+            latest[module].sure
+        )
+    text = written.values["e2e_verdicts"][-1].decode()
+    assert text.count("* **") == 3
+    assert latest["first"].words.split(".")[0] in text
+
+
+def test_in_sequential_mode_modules_that_stand_still_are_not_judged(tmp_path):
+    model = model_of_three()
+    model.training_mode = "sequential:second"
+    board = ModuleTensorBoard(tmp_path, every=1)
+    fit(model, [board], steps=12)
+    found = board.verdicts()
+    assert found["first"].state == found["out"].state == "unclear"
+    assert found["second"].state != "unclear"
+    written = Written(tmp_path / "modules")
+    assert [written.values[f"e2e_taught_by/{t}"] for t in ("01_first", "02_second")] == [
+        [3],
+        [1],
+    ]

@@ -16,9 +16,16 @@ import keras_e2e as e2e
 from keras_e2e import heads
 from keras_e2e.diagnostics import (
     DormantFraction,
+    EffectiveRank,
     GradientSNR,
     GradRMS,
+    LocalAlignment,
+    LossCredit,
     ModuleLoss,
+    NoiseScale,
+    ProbeAccuracy,
+    Reliability,
+    Rotation,
     SignalCoherence,
     SignalGain,
     UpdateRatio,
@@ -334,6 +341,13 @@ QUANTITIES = {
     "gradient_snr": GradientSNR,
     "signal_coherence": SignalCoherence,
     "dormant_fraction": DormantFraction,
+    "loss_credit": LossCredit,
+    "local_alignment": LocalAlignment,
+    "reliability": Reliability,
+    "noise_scale": NoiseScale,
+    "probe_accuracy": ProbeAccuracy,
+    "effective_rank": EffectiveRank,
+    "rotation": Rotation,
 }
 
 # On JAX `test_jax.py` repeats the tests of isolation, without the variants.
@@ -349,12 +363,17 @@ each_module = pytest.mark.parametrize("module", models.CUTS)
 
 
 def quantities() -> list:
+    """A fresh instance of every quantity that is due at each reading."""
+    return [make() for make in QUANTITIES.values() if not make.periodic]
+
+
+def everything() -> list:
     """A fresh instance of every quantity."""
     return [make() for make in QUANTITIES.values()]
 
 
 class Diagnose(keras.callbacks.Callback):
-    """Computes every quantity at the steps that `due` names; all by default."""
+    """Computes quantities at the steps that `due` names; at all by default."""
 
     def __init__(self, due=lambda step: True, quantities=quantities):
         super().__init__()
@@ -366,7 +385,7 @@ class Diagnose(keras.callbacks.Callback):
 
     def on_train_batch_begin(self, batch, logs=None):
         if self.due(batch):
-            self.model.request_diagnostics()
+            self.model.request_diagnostics(periodic=True)
 
 
 def only(module: str | None) -> e2e.TrainingMode:

@@ -30,12 +30,12 @@ def script(name, *arguments):
     )
 
 
-def train(case, way, optimizer=None, n=22):
+def train(case, way, optimizer=None, n=22, quantities=cases.quantities):
     """Weights, loss and quantities; 22 examples in batches of 8 leave a partial one."""
     optimizer = optimizer or keras.optimizers.SGD(0.05)
     model = case.compiled(case.mode, optimizer, **WAYS[way])
     x, y = case.data(n)
-    diagnose = cases.Diagnose()
+    diagnose = cases.Diagnose(quantities=quantities)
     history = cases.fit(model, x, y, callbacks=[diagnose])
     return cases.values(model.weights), history.history["loss"], diagnose.recorder.read()
 
@@ -53,16 +53,31 @@ def test_eager_graph_xla_and_several_steps_agree(case):
         for ours, theirs in zip(weights, others, strict=True):
             np.testing.assert_allclose(theirs, ours, rtol=2e-3, atol=2e-5, err_msg=way)
         np.testing.assert_allclose(other_loss, loss, rtol=1e-4, err_msg=way)
-        for quantity, modules in read.items():
-            assert set(modules) == set(other_read[quantity]), (way, quantity)
-            for module, value in modules.items():
-                np.testing.assert_allclose(
-                    other_read[quantity][module],
-                    value,
-                    rtol=2e-2,
-                    atol=1e-4,
-                    err_msg=f"{way} {quantity} {module}",
-                )
+        assert_read_alike(other_read, read, way)
+
+
+def assert_read_alike(found, expected, way):
+    for quantity, modules in expected.items():
+        assert set(modules) == set(found[quantity]), (way, quantity)
+        for module, value in modules.items():
+            np.testing.assert_allclose(
+                found[quantity][module],
+                value,
+                rtol=2e-2,
+                atol=1e-4,
+                err_msg=f"{way} {quantity} {module}",
+            )
+
+
+@pytest.mark.parametrize("name", ["prediction", "prediction-conv1"])
+def test_further_passes_are_made_however_a_step_runs(name):
+    case = cases.BY_NAME[name]
+    _, _, read = train(case, "graph", quantities=cases.everything)
+    for quantity in set(cases.QUANTITIES) - {"signal_gain"}:
+        assert len(read[quantity]) >= 2, quantity
+    for way in ("eager", "xla", "several-steps"):
+        _, _, other = train(case, way, quantities=cases.everything)
+        assert_read_alike(other, read, way)
 
 
 @cases.each_computed

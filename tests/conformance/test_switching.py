@@ -187,7 +187,8 @@ def trained(mode, diagnosed, optimizer, **kwargs):
     x, y = data(21)
     weight = np.random.RandomState(3).rand(21).astype("float32")
     keras.utils.set_random_seed(2)
-    callbacks = [cases.Diagnose(lambda step: step % 2 == 0)] if diagnosed else []
+    watch = cases.Diagnose(lambda step: step % 2 == 0, cases.everything)
+    callbacks = [watch] if diagnosed else []
     validation = (x[:8], y[:8])
     history = cases.fit(
         model,

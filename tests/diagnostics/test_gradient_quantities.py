@@ -66,15 +66,15 @@ def test_a_module_that_stands_still_has_no_update_ratio():
 
 
 def run(gradients, decay=0.9, **kwargs):
-    """All readings and states over a sequence of lists of gradients."""
+    """All readings and their errors over a sequence of lists of gradients."""
     quantity = GradientSNR(decay, **kwargs)
     shapes = [np.shape(g) for g in gradients[0]]
     state = [ops.zeros(shape) for shape in quantity.init_state(shapes)]
     found = []
     for given in gradients:
         given = [None if g is None else ops.convert_to_tensor(g) for g in given]
-        value, state = quantity.compute(view(gradients=given), state)
-        found.append((float(value), state))
+        (value, error), state = quantity.compute(view(gradients=given), state)
+        found.append((float(value), float(error)))
     return found
 
 
@@ -106,7 +106,7 @@ def test_snr_leaves_out_variables_without_a_gradient():
     quantity = GradientSNR()
     state = [ops.zeros(s) for s in quantity.init_state([(3, 4), (7,), (4,)])]
     for given in gradients:
-        value, state = quantity.compute(view(gradients=given), state)
+        (value, _), state = quantity.compute(view(gradients=given), state)
     without = [[g for g in given if g is not None] for given in gradients]
     assert float(value) == run(without)[-1][0]
     assert not np.asarray(state[-2]).any()
@@ -124,17 +124,17 @@ def monte_carlo(mean, noise, steps=30, trials=400, decay=0.9, size=50):
     def one(gradients):
         state = [tf.zeros(shape) for shape in quantity.init_state([(size,)])]
         for step in range(steps):
-            value, state = quantity.compute(view(gradients=[gradients[step]]), state)
-        return tf.stack([value, *state[:3], tf.reduce_sum(state[3] ** 2)])
+            found, state = quantity.compute(view(gradients=[gradients[step]]), state)
+        return tf.stack([*found, *state[:3], tf.reduce_sum(state[4] ** 2)])
 
     found = tf.function(lambda d: tf.vectorized_map(one, d))(draws).numpy()
-    value, total, squared, square, signal = found.T.astype("float64")
+    value, error, total, squared, square, signal = found.T.astype("float64")
     np.testing.assert_allclose(total, (1 - decay**steps) / (1 - decay), rtol=1e-3)
     power = decay**steps
     c = (1 - decay) * (1 + power) / ((1 + decay) * (1 - power))
     np.testing.assert_allclose(squared / total**2, c, rtol=1e-3)
     signal, spread = signal / total**2, square / total
-    return signal - c * spread, spread - signal, value
+    return signal - c * spread, spread - signal, value, error
 
 
 @pytest.mark.parametrize(
@@ -142,7 +142,7 @@ def monte_carlo(mean, noise, steps=30, trials=400, decay=0.9, size=50):
 )
 def test_snr_is_unbiased_in_numerator_and_denominator(mean, noise):
     size = 50
-    above, below, readings = monte_carlo(mean, noise, size=size)
+    above, below, readings, _ = monte_carlo(mean, noise, size=size)
     # Both carry the factor that one less the sum of squared weights is.
     power = 0.9**30
     factor = 1 - 0.1 * (1 + power) / (1.9 * (1 - power))
@@ -154,12 +154,25 @@ def test_snr_is_unbiased_in_numerator_and_denominator(mean, noise):
     np.testing.assert_allclose(readings, np.maximum(above, 0) / below, atol=2e-3)
 
 
+@pytest.mark.parametrize("mean", [0.0, 0.1])
+def test_the_error_of_the_snr_is_how_far_readings_scatter(mean):
+    above, below, _, errors = monte_carlo(mean, 1.0)
+    scatter = np.std(above / below)
+    assert 0.75 * scatter < np.mean(errors) < 1.25 * scatter
+
+
+def test_the_error_of_the_snr_needs_three_readings():
+    errors = [error for _, error in run([[some(5)] for _ in range(5)])]
+    assert np.isnan(errors[:2]).all()
+    assert np.isfinite(errors[2:]).all()
+
+
 def test_zero_mean_noise_gives_about_zero_and_a_constant_gradient_a_lot():
-    _, _, noise = monte_carlo(0.0, 1.0, size=400)
+    _, _, noise, _ = monte_carlo(0.0, 1.0, size=400)
     assert (noise >= 0).all()
     assert noise.mean() < 0.005
     assert noise.max() < 0.03
-    _, _, signal = monte_carlo(1.0, 0.01)
+    _, _, signal, _ = monte_carlo(1.0, 0.01)
     assert signal.min() > 1e3
 
 
@@ -189,7 +202,7 @@ def test_snr_keeps_no_more_than_a_copy_of_the_gradient():
     shapes = [(3, 4), (4,)]
     kept = GradientSNR().init_state(shapes)
     assert kept[-2:] == [(12,), (4,)]
-    assert set(kept[:-2]) == {()}
+    assert kept[:-2] == [(), (), (), (3,)]
     assert GradRMS().init_state(shapes) == UpdateRatio().init_state(shapes) == []
 
 

@@ -1,0 +1,112 @@
+"""Quantities that compare gradients: of half batches, of the local loss, of the task."""
+
+import math
+from typing import Any
+
+from keras import ops
+
+from keras_e2e.diagnostics.quantity import ModuleView, Quantity, dot, sum_of_squares
+
+# A gradient whose root mean square is below this is rounding error: no direction.
+FLOOR = 1e-12
+
+
+class Reliability(Quantity):
+    """Agreement of the end-to-end gradients on two halves of the batch: their cosine.
+
+    It is what `local_alignment` can reach at most: a gradient that does not agree with
+    itself agrees with nothing. For pure noise it is 0, give or take `1 / sqrt(P)`.
+    """
+
+    name = "reliability"
+    formula = "cos(g_1, g_2) of the task's gradients on two halves of the batch"
+    reading = "the ceiling of local_alignment; 0 +- 1/sqrt(P) is noise"
+    healthy = (0.05, 1.0)
+    periodic = True
+    needs = ("halves",)
+
+    def compute(self, module: ModuleView, state: list) -> tuple[Any, list]:
+        if module.halves is None:
+            return None, state
+        return cosine(*module.halves), state
+
+
+class LocalAlignment(Quantity):
+    """Whether the local objective pulls where the task does: the cosine of both.
+
+    NaN where either gradient is at the numerical floor. An average over modules would
+    hide the one that is in conflict: look at each.
+    """
+
+    name = "local_alignment"
+    formula = "cos(g_local, g_end_to_end)"
+    reading = "above 0 the objective helps the task, below 0 they are in conflict"
+    healthy = (0.0, 1.0)
+    periodic = True
+    needs = ("halves", "local")
+
+    def compute(self, module: ModuleView, state: list) -> tuple[Any, list]:
+        if module.halves is None or module.local_gradients is None:
+            return None, state
+        return cosine(module.local_gradients, _both(module.halves)), state
+
+
+class NoiseScale(Quantity):
+    """The batch size at which noise and signal of the task's gradient are level.
+
+    The simple noise scale `trace(Var g) / norm(E g)^2`, per example, from the gradients
+    on a batch and on its halves (McCandlish et al. 2018, arXiv 1812.06162, appendix A.1).
+    Numerator and denominator are averaged over the readings separately. Infinite where
+    no signal shows.
+
+    Args:
+        decay: of the averages, per reading.
+    """
+
+    name = "noise_scale"
+    formula = "trace(Var g) / norm(E g)^2 for single examples"
+    reading = "far above the batch size: the gradient is mostly noise"
+    unit = "examples"
+    periodic = True
+    needs = ("halves",)
+
+    def __init__(self, decay: float = 0.9):
+        if not 0.0 < decay < 1.0:
+            raise ValueError(f"NoiseScale(decay={decay}): expected 0 < decay < 1.")
+        self.decay = decay
+
+    def init_state(self, shapes: list[tuple]) -> list[tuple]:
+        return [(), ()]
+
+    def compute(self, module: ModuleView, state: list) -> tuple[Any, list]:
+        if module.halves is None:
+            return None, state
+        large = sum_of_squares(_both(module.halves))
+        if large is None:
+            return None, state
+        small = sum(sum_of_squares(half) for half in module.halves) / 2.0
+        many = module.examples
+        signal = self.decay * state[0] + (2.0 * large - small)
+        noise = self.decay * state[1] + (small - large) * many
+        value = ops.where(signal > 0, noise / ops.maximum(signal, 1e-37), float("inf"))
+        return value, [signal, noise]
+
+
+def cosine(left: list, right: list) -> Any:
+    """The cosine of two gradients; NaN where one is at the floor, None without any."""
+    product = dot(left, right)
+    if product is None:
+        return None
+    pairs = [(a, b) for a, b in zip(left, right, strict=True) if None not in (a, b)]
+    count = sum(math.prod(a.shape) for a, _ in pairs)
+    squares = [sum_of_squares([pair[i] for pair in pairs]) for i in range(2)]
+    lengths = [ops.sqrt(square) for square in squares]
+    least = ops.minimum(*lengths) / math.sqrt(count)
+    # One after the other: the product of two small numbers may be zero.
+    value = product / ops.maximum(lengths[0], 1e-37) / ops.maximum(lengths[1], 1e-37)
+    return ops.where(least > FLOOR, value, float("nan"))
+
+
+def _both(halves: tuple[list, list]) -> list:
+    """The gradient on the whole batch."""
+    return [None if None in (a, b) else (a + b) / 2.0 for a, b in zip(*halves, strict=True)]

@@ -1,0 +1,124 @@
+"""From readings to a state: each rule, its edges and its precedence."""
+
+import numpy as np
+import pytest
+
+from keras_e2e.diagnostics import judge, states
+
+NAN, INF = float("nan"), float("inf")
+HEALTHY = {
+    "loss": [1.0, 0.9, 0.8, *np.linspace(0.7, 0.4, 17)],
+    "gradient_snr": [0.5] * 20,
+    "signal_gain": [0.5] * 20,
+    "grad_rms": [0.01] * 20,
+    "update_ratio": [1e-3] * 20,
+    "dormant_fraction": [0.1] * 20,
+    "local_alignment": [NAN] * 15 + [0.5] * 5,
+    "reliability": [NAN] * 15 + [0.5] * 5,
+}
+
+
+def state_of(since=0, standing=(), other=None, **changed):
+    """The verdict on one module with these readings, beside a healthy one."""
+    mine = {**HEALTHY, **changed}
+    other = {**HEALTHY, **(other or {})}
+    history = {name: {"m": list(mine[name]), "out": list(other[name])} for name in HEALTHY}
+    return judge(history, since, standing)["m"]
+
+
+def test_a_module_that_learns_is_healthy():
+    found = state_of()
+    assert found.state == "healthy"
+    assert found.sure == 1.0
+    assert not found.alarm
+    assert found.numbers["gradient_snr"] == 0.5
+    assert found.numbers["loss at start"] == 0.9
+
+
+FLAT = {"loss": [1.0] * 20, "gradient_snr": [0.0] * 20}
+
+
+@pytest.mark.parametrize(
+    ("changed", "state"),
+    [
+        (FLAT, "starved"),
+        ({"gradient_snr": [0.0] * 20}, "converged"),
+        ({"loss": [1.0] * 20}, "healthy"),  # the signal is there: wait
+        ({"update_ratio": [0.0] * 20}, "frozen"),
+        ({"update_ratio": [NAN] * 20}, "frozen"),
+        ({"update_ratio": ([0.0] * 3 + [1e-3]) * 5}, "healthy"),  # accumulated gradients
+        ({"signal_gain": [1e-5] * 20}, "vanishing"),
+        ({"signal_gain": [0.0] * 20}, "vanishing"),
+        ({"grad_rms": [1e-9] * 20}, "vanishing"),
+        ({"signal_gain": [1e5] * 20}, "exploding"),
+        ({"loss": [1.0] * 8 + [NAN] * 12}, "exploding"),
+        ({"grad_rms": [1.0] * 8 + [INF] * 12}, "exploding"),
+        ({"dormant_fraction": [0.9] * 20}, "dormant"),
+        ({"local_alignment": [NAN] * 15 + [-0.5] * 5}, "conflicting"),
+        ({"local_alignment": [NAN] * 18 + [-0.5] * 2}, "healthy"),  # too few
+        (
+            {
+                "local_alignment": [NAN] * 15 + [-0.5] * 5,
+                "reliability": [NAN] * 15 + [0.0] * 5,
+            },
+            "healthy",  # the task's gradient does not agree with itself either
+        ),
+        ({**FLAT, "update_ratio": [0.0] * 20}, "frozen"),
+        ({**FLAT, "signal_gain": [1e-5] * 20}, "vanishing"),
+    ],
+)
+def test_each_state_is_told_by_its_readings(changed, state):
+    found = state_of(**changed)
+    assert found.state == state
+    assert found.sure >= 0.7 or state == "unclear"
+
+
+def test_single_readings_that_stray_change_nothing():
+    readings = [0.0] * 10 + [0.0, 0.14, 0.0, 0.0, 0.0, 0.05, 0.0, 0.0, 0.0, 0.0]
+    found = state_of(**{**FLAT, "gradient_snr": readings})
+    assert found.state == "starved"
+    assert found.sure == pytest.approx(0.8)
+
+
+def test_few_readings_are_unclear():
+    short = {name: list(values)[:9] for name, values in HEALTHY.items()}
+    history = {name: {"m": values, "out": values} for name, values in short.items()}
+    assert judge(history)["m"].state == "unclear"
+    assert judge({"loss": {"m": []}, "gradient_snr": {"m": []}})["m"].state == "unclear"
+    assert judge({}) == {}
+
+
+def test_without_a_loss_of_its_own_a_module_serves_the_task():
+    found = state_of(loss=[NAN] * 20, gradient_snr=[0.0] * 20, other={"loss": [1.0] * 20})
+    assert found.state == "starved"
+    found = state_of(loss=[NAN] * 20, gradient_snr=[0.0] * 20)
+    assert found.state == "converged"
+
+
+def test_after_a_switch_of_modes_only_new_readings_count():
+    # Local training has brought the loss down; end to end goes on from there.
+    loss = [1.0] * 5 + [0.1] * 15
+    snr = [0.0] * 10 + [0.0] * 10
+    assert state_of(since=10, loss=loss, gradient_snr=snr).state == "converged"
+    assert state_of(since=12, loss=loss, gradient_snr=snr).state == "unclear"
+
+
+def test_a_module_that_stands_still_on_purpose_is_not_frozen():
+    found = state_of(standing=("m",), update_ratio=[NAN] * 20)
+    assert found.state == "unclear"
+
+
+def test_it_says_so_in_words_with_numbers_and_a_way_out():
+    words = state_of(**FLAT).words
+    assert words.startswith(
+        "Starved (100 % sure): gradient_snr 0, loss 1 (1 at the start)."
+    )
+    assert "AutoMode" not in words or hasattr(__import__("keras_e2e").callbacks, "AutoMode")
+    for state in states.STATES:
+        assert bool(state.advice) == state.alarm
+
+
+def test_readings_of_other_quantities_only_are_judged_as_far_as_they_go():
+    history = {"loss": {"m": [1.0] * 20}, "update_ratio": {"m": [0.0] * 20}}
+    assert judge(history)["m"].state == "frozen"
+    assert judge({"loss": {"m": [1.0] * 20}})["m"].state == "unclear"
