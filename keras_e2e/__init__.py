@@ -2,6 +2,7 @@
 
 from keras_e2e import callbacks, diagnostics, objectives
 from keras_e2e.boundary import ModuleBoundary
+from keras_e2e.diagnosis import diagnose
 from keras_e2e.goodness import goodness_predict
 from keras_e2e.model import ModularModel
 from keras_e2e.model_heads import AugLocal, MomentumAuxiliary
@@ -19,6 +20,7 @@ __all__ = [
     "MomentumAuxiliary",
     "TrainingMode",
     "callbacks",
+    "diagnose",
     "diagnostics",
     "goodness_predict",
     "modularize",

@@ -44,7 +44,7 @@ class TrainFunctions:
                 "request_diagnostics()."
             )
         dear = periodic and any(q.periodic for q in state.recorder.quantities)
-        state.due = 2 if dear else 1
+        state.due = max(state.due, 2 if dear else 1)
 
     def make_train_function(self, force=False):
         # Not in `compile`: Keras does not compile a loaded model that overrides it.

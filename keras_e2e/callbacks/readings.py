@@ -83,6 +83,7 @@ class Readings(keras.callbacks.Callback):
         self.modes: list[TrainingMode] = []
         self._first_step = 0
         self._due = False
+        self._read_in: Any = None
 
     def on_train_begin(self, logs=None):
         if not isinstance(self.model, ModularTraining):
@@ -108,6 +109,7 @@ class Readings(keras.callbacks.Callback):
     def on_train_batch_begin(self, batch, logs=None):
         periodic = self._falls(batch, self.periodic_every)
         self._due = periodic or self._falls(batch, self.every)
+        self._read_in = self.model.training_mode  # another callback may set the next one
         if self._due:
             self.model.request_diagnostics(periodic)
 
@@ -116,7 +118,7 @@ class Readings(keras.callbacks.Callback):
             return
         readings = self.recorder.read()
         self.steps.append(self._iterations())
-        self.modes.append(self.model.training_mode)
+        self.modes.append(self._read_in)
         for name, kept in self.history.items():
             for module, values in kept.items():
                 values.append(readings[name].get(module, float("nan")))

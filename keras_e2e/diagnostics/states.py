@@ -51,7 +51,7 @@ STATES = (
     State(
         "vanishing",
         True,
-        "Hardly any signal comes back out of this module.",
+        "Hardly any signal reaches the module, or comes back out of it.",
         "Look for saturated or dead units, or weights at zero; normalise, add a skip "
         "connection, or put a boundary behind the module before it.",
         ("signal_gain", "grad_rms"),
@@ -76,7 +76,7 @@ STATES = (
         True,
         "The weights do not move.",
         "If that is not meant: look at trainable, the learning rate and the mode.",
-        ("update_ratio", "rotation"),
+        ("update_ratio",),
     ),
     State(
         "conflicting",

@@ -26,8 +26,8 @@ GAIN_LOW, GAIN_HIGH = 1e-3, 1e3
 GRADIENT_LOW = 1e-5
 # Units at rest: ReLU networks in good health leave up to half of theirs unused.
 DORMANT = 0.7
-# Size of the steps relative to the weights, and how far weights have turned.
-STILL, UNTURNED = 1e-7, 1e-9
+# Size of the steps relative to the weights: below it is rounding.
+STILL = 1e-7
 # A cosine between local and task gradient that is no coincidence, where the task's own
 # gradient agrees with itself.
 CONFLICT, RELIABLE = -0.1, 0.05
@@ -136,12 +136,13 @@ def _judge_one(readings: Readings, start: float, largest: float, still: bool) ->
         return verdict("exploding", blown)
     if still or len(readings.get("loss", ())) < READINGS:
         return verdict("unclear", 0.0)
+    # Causes before effects: dead units pass no signal on, and without one nothing moves.
     checks = [
-        ("frozen", _frozen(readings)),
         ("exploding", share("signal_gain", lambda v: v > GAIN_HIGH)),
         ("dormant", share("dormant_fraction", lambda v: v >= DORMANT)),
         ("vanishing", share("signal_gain", lambda v: v < GAIN_LOW)),
         ("vanishing", share("grad_rms", lambda v: v <= GRADIENT_LOW * largest)),
+        ("frozen", _frozen(readings)),
     ]
     for state, says in checks:
         if says >= MAJORITY:

@@ -1,0 +1,207 @@
+"""Switches a module that is starved to local training, and back when it has learned."""
+
+import json
+import os
+from typing import Any, NamedTuple
+
+import numpy as np
+from absl import logging
+
+from keras_e2e.callbacks.readings import Readings
+from keras_e2e.diagnostics.verdicts import READINGS, UNMOVED
+from keras_e2e.modes import TrainingMode
+
+
+class Decision(NamedTuple):
+    """A switch, or why there was none where one might expect it.
+
+    Attributes:
+        step: the optimizer's iteration.
+        mode: the mode from then on.
+        reason: with the numbers.
+    """
+
+    step: int
+    mode: str
+    reason: str
+
+
+class AutoMode(Readings):
+    """Trains end to end, and locally what gets no usable signal.
+
+    It starts end to end. When a module is judged starved (the gradient is noise and the
+    loss is where it began: `diagnostics.judge`) and has an objective, the boundary behind
+    it stops the gradient, and the objective trains it, and what lies before it as far
+    back as the next such boundary. When its local loss has come to rest and the task loss
+    has begun to move, everything is trained end to end again. Each return makes it wait
+    twice as long before the next, so that it cannot flap.
+
+    Where the task loss does not move although the local losses have come to rest, it stays
+    local. Whether a local objective without intermediate labels leads to what the task
+    needs, it cannot know: it uses what it is given.
+
+    Put it before `ModuleTensorBoard`, which then marks the switches, and give both the
+    same quantities.
+
+    Args:
+        every: steps from one reading to the next.
+        warmup: steps after the start, and after each switch, before a verdict counts. By
+            default 200: on k-tuple parity that separates what will learn from what will
+            not (BUILD_NOTES.md).
+        patience: steps in which a local loss must not have fallen by more than `rest`,
+            before it counts as at rest.
+        rest: the share by which it may fall in that time.
+        quantities: as in `Readings`; `gradient_snr` and `loss` must be among them.
+        backup: a JSON file that holds its state from epoch to epoch; with it training goes
+            on where it was after a crash, beside `keras.callbacks.BackupAndRestore`.
+
+    Attributes:
+        decisions: the `Decision`s so far.
+
+    Raises:
+        ValueError: an argument out of range; a quantity is missing. When training starts:
+            no boundary has an objective.
+
+    Example:
+
+    >>> import keras, numpy as np, keras_e2e as e2e
+    >>> base = keras.Sequential([keras.Input((2,)), *map(keras.layers.Dense, (3, 1))])
+    >>> model = e2e.modularize(base, 1)
+    >>> model.compile("sgd", "mse")
+    >>> auto = e2e.callbacks.AutoMode()
+    >>> history = model.fit(np.ones((8, 2)), np.ones(8), verbose=0, callbacks=[auto])
+    >>> auto.decisions
+    []
+    """
+
+    def __init__(
+        self,
+        every: int = 10,
+        *,
+        warmup: int = 200,
+        patience: int = 200,
+        rest: float = 0.05,
+        quantities: Any = "default",
+        backup: str | os.PathLike[str] | None = None,
+    ):
+        super().__init__(every, quantities)
+        for name, value in (("warmup", warmup), ("patience", patience)):
+            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+                raise ValueError(f"AutoMode({name}={value!r}): expected a number of steps.")
+        if not 0 < rest < 1:
+            raise ValueError(f"AutoMode(rest={rest!r}): expected a share, 0 < rest < 1.")
+        names = [quantity.name for quantity in self.quantities]
+        missing = sorted({"gradient_snr", "loss"} - set(names))
+        if missing:
+            raise ValueError(f"AutoMode needs the quantities {missing}; it has {names}.")
+        self.warmup, self.patience, self.rest = warmup, patience, rest
+        self.backup = None if backup is None else os.fspath(backup)
+        self.decisions: list[Decision] = []
+        self._since = 0
+        self._returns = 0
+
+    def on_train_begin(self, logs=None):
+        super().on_train_begin(logs)
+        if not any(module.objective for module in self.model.modules):
+            raise ValueError(
+                f"AutoMode: no boundary of {self.model.name!r} has an objective, so there "
+                "is nothing to switch to. Give one to the module that may be starved."
+            )
+        self.decisions, self._since, self._returns = [], self._iterations(), 0
+        self.model.training_mode = "end_to_end"
+        self._unread = True
+
+    def on_epoch_begin(self, epoch, logs=None):
+        super().on_epoch_begin(epoch, logs)
+        if self._unread:  # by now other callbacks have restored what they restore
+            self._unread = False
+            self._since = self._iterations()
+            self._restore()
+
+    def on_epoch_end(self, epoch, logs=None):
+        if self.backup is not None:
+            self._save()
+
+    def on_train_end(self, logs=None):
+        if self.backup is not None and os.path.exists(self.backup):
+            os.remove(self.backup)
+
+    def take(self, step, readings):
+        """Decides by what has been read so far."""
+        if step - self._since < self.warmup:
+            return
+        stopped = set(self.model.training_mode.stop)
+        starved = self._starved() - stopped
+        if starved:
+            mode = TrainingMode("mixed", stop=sorted(stopped | starved))
+            verdicts = self.verdicts()
+            words = "; ".join(f"{m}: {verdicts[m].words}" for m in sorted(starved))
+            self._switch(step, mode, words)
+        elif stopped and self._learned(sorted(stopped)):
+            self._returns += 1
+            reason = (
+                f"The local losses of {sorted(stopped)} have come to rest and the task "
+                "loss moves."
+            )
+            self._switch(step, TrainingMode("end_to_end"), reason)
+
+    def _starved(self) -> set[str]:
+        able = {module.name for module in self.model.modules if module.objective}
+        return {
+            name
+            for name, verdict in self.verdicts().items()
+            if verdict.state == "starved" and name in able
+        }
+
+    def _learned(self, stopped: list[str]) -> bool:
+        """Whether the local losses are at rest, and the task loss has begun to move."""
+        count = self.patience * 2**self._returns // self.every
+        for name in stopped:
+            losses = np.asarray(self.history["loss"][name], float)
+            losses = losses[np.isfinite(losses)]
+            if len(losses) < count + READINGS:
+                return False
+            before = np.median(losses[-count - READINGS : -count])
+            if np.median(losses[-READINGS:]) < (1.0 - self.rest) * before:
+                return False
+        task = np.asarray(list(self.history["loss"].values())[-1], float)
+        task = task[np.isfinite(task)]
+        return bool(np.median(task[-READINGS:]) < UNMOVED * np.median(task[:3]))
+
+    def _switch(self, step: int, mode: TrainingMode, reason: str) -> None:
+        self.model.training_mode = mode
+        self._since = step
+        self.decisions.append(Decision(step, str(mode), reason))
+        logging.info("AutoMode, step %d: mode '%s'. %s", step, mode, reason)
+
+    # What must outlast a crash
+
+    def _save(self) -> None:
+        state = {
+            "iterations": self._iterations(),
+            "mode": self.model.training_mode.get_config(),
+            "since": self._since,
+            "returns": self._returns,
+            "decisions": self.decisions,
+            "history": self.history,
+            "steps": self.steps,
+            "modes": [mode.get_config() for mode in self.modes],
+        }
+        waiting = f"{self.backup}.writing"
+        with open(waiting, "w") as file:
+            json.dump(state, file)
+        os.replace(waiting, self.backup)  # type: ignore[arg-type]
+
+    def _restore(self) -> None:
+        """Takes up the state that belongs to the weights, if there is one."""
+        if self.backup is None or not os.path.exists(self.backup):
+            return
+        with open(self.backup) as file:
+            state = json.load(file)
+        if state["iterations"] != self._iterations():
+            return  # of another run, or the weights were not restored
+        self.model.training_mode = TrainingMode.get(state["mode"])
+        self._since, self._returns = state["since"], state["returns"]
+        self.decisions = [Decision(*decision) for decision in state["decisions"]]
+        self.history, self.steps = state["history"], state["steps"]
+        self.modes = [TrainingMode.get(mode) for mode in state["modes"]]

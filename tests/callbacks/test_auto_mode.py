@@ -1,0 +1,194 @@
+"""AutoMode switches what is starved to local training, and back when it has learned."""
+
+import json
+
+import keras
+import numpy as np
+import pytest
+
+import keras_e2e as e2e
+from keras_e2e import tasks
+from keras_e2e.callbacks import AutoMode, ModuleTensorBoard
+from keras_e2e.objectives import Target
+
+RNG = np.random.default_rng(0)
+X = RNG.normal(size=(320, 4)).astype("float32")
+Y = (X[:, 0] > 0).astype("int32")
+
+
+def model_of_three(objectives=None, optimizer="adam"):
+    keras.utils.set_random_seed(1)
+    base = keras.Sequential(
+        [
+            keras.Input((4,)),
+            keras.layers.Dense(8, activation="tanh", name="a"),
+            keras.layers.Dense(8, activation="tanh", name="b"),
+            keras.layers.Dense(2, activation="softmax", name="out"),
+        ]
+    )
+    model = e2e.modularize(base, objectives or ["a", "b"])
+    model.compile(optimizer, "sparse_categorical_crossentropy")
+    return model
+
+
+def fit(model, callbacks, epochs=1, **options):
+    """Ten steps in each epoch."""
+    options = {"batch_size": 32, "shuffle": False, "verbose": 0, **options}
+    return model.fit(X, Y, epochs=epochs, callbacks=callbacks, **options)
+
+
+class Told(AutoMode):
+    """Is told which modules are starved, and when they have learned."""
+
+    def __init__(self, starved=(), learned=(), **kwargs):
+        super().__init__(every=1, **kwargs)
+        self.starved_at, self.learned_at = dict(starved), set(learned)
+
+    def _starved(self):
+        return {n for step, n in self.starved_at.items() if step == self.steps[-1]}
+
+    def _learned(self, stopped):
+        return self.steps[-1] in self.learned_at
+
+
+def test_what_end_to_end_training_cannot_learn_it_learns():
+    """Parity of four digits: no seed of six learned it end to end (notes of the field)."""
+    images, digits = tasks.load_digits(0)[0]
+    data = tasks.parity_tuples(images, digits, 4, 6000, seed=0)
+    base = tasks.parity_model(4, images.shape[-1], seed=0)
+    model = e2e.modularize(base, {"symbols": Target()})
+    model.compile("adam", "binary_crossentropy", metrics=["accuracy"])
+    auto = AutoMode(patience=100)
+    labels = {"parity": data.parity, "symbols": data.symbols}
+    history = model.fit(data.x, labels, 128, epochs=17, verbose=0, callbacks=[auto])
+    first, *later = auto.decisions
+    assert 200 <= first.step < 300
+    assert "mixed" in first.mode
+    assert "Starved" in first.reason
+    assert "gradient_snr" in first.reason
+    # From then on one return at most, and no second alarm.
+    assert [decision.mode for decision in later] in ([], ["end_to_end"])
+    assert history.history["accuracy"][-1] > 0.85
+
+
+def test_where_nothing_is_starved_it_changes_nothing():
+    results = []
+    for callbacks in ([], [AutoMode(every=2, warmup=10)]):
+        model = model_of_three()
+        fit(model, callbacks, epochs=5)
+        results.append(model.get_weights())
+    assert callbacks[0].decisions == []
+    for ours, theirs in zip(*results, strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+
+
+def test_only_what_is_starved_is_switched_and_later_ones_join():
+    model = model_of_three()
+    auto = Told({12: "b", 16: "a"}, {30}, warmup=3)
+    fit(model, [auto], epochs=4)
+    assert [d.step for d in auto.decisions] == [12, 16, 30]
+    modes = [str(mode) for mode in auto.modes]
+    assert modes[11] == "end_to_end"
+    assert modes[12] == modes[15] == "mixed (stop b)"
+    assert modes[16] == modes[29] == "mixed (stop a, b)"
+    assert modes[30] == "end_to_end"
+
+
+def test_after_a_switch_it_waits():
+    auto = Told({12: "b", 13: "a", 22: "a"}, warmup=10)
+    fit(model_of_three(), [auto], epochs=3)
+    assert [d.step for d in auto.decisions] == [12, 22]
+
+
+def test_a_module_without_an_objective_is_left_alone():
+    model = model_of_three({"a": False, "b": None})
+    auto = AutoMode(every=1, warmup=1)
+    fit(model, [auto])
+    flat = {"loss": [0.7] * 20, "gradient_snr": [0.0] * 20}
+    auto.history = {q: dict.fromkeys(("a", "b", "out"), v) for q, v in flat.items()}
+    auto.modes = [model.training_mode] * 20
+    assert auto._starved() == {"b"}
+
+
+@pytest.mark.parametrize(
+    ("local", "task", "returns", "learned"),
+    [
+        ([1.0] * 5 + [0.3] * 40, [0.7] * 10 + [0.4] * 35, 0, True),
+        (np.linspace(1, 0.1, 45), [0.7] * 10 + [0.4] * 35, 0, False),  # still falls
+        ([1.0] * 5 + [0.3] * 40, [0.7] * 45, 0, False),  # the task does not move
+        ([0.3] * 20, [0.7] * 10 + [0.4] * 10, 0, False),  # too early
+        ([1.0] * 5 + [0.3] * 40, [0.7] * 10 + [0.4] * 35, 1, False),  # waits longer
+    ],
+)
+def test_it_goes_back_when_the_local_losses_rest_and_the_task_moves(
+    local, task, returns, learned
+):
+    auto = AutoMode(every=10, patience=200)
+    auto.history = {"loss": {"a": list(local), "out": list(task)}}
+    auto._returns = returns
+    assert auto._learned(["a"]) == learned
+
+
+def test_tensorboard_marks_its_switches(tmp_path):
+    model = model_of_three()
+    board = ModuleTensorBoard(tmp_path, every=1)
+    fit(model, [Told({12: "b"}, warmup=3), board], epochs=2)
+    assert [str(mode) for mode in board.modes[11:13]] == ["end_to_end", "mixed (stop b)"]
+
+
+class Crash(keras.callbacks.Callback):
+    def on_epoch_begin(self, epoch, logs=None):
+        if epoch == 3:
+            raise KeyboardInterrupt
+
+
+def test_after_a_crash_it_goes_on_where_it_was(tmp_path):
+    def callbacks(name):
+        kept = keras.callbacks.BackupAndRestore(tmp_path / name / "backup")
+        auto = Told({12: "b"}, {35}, warmup=3, backup=tmp_path / f"{name}.json")
+        return auto, kept
+
+    whole = model_of_three()
+    expected, kept = callbacks("whole")
+    fit(whole, [expected, kept], epochs=5)
+    with pytest.raises(KeyboardInterrupt):
+        fit(model_of_three(), [*callbacks("cut"), Crash()], epochs=5)
+    assert json.loads((tmp_path / "cut.json").read_text())["iterations"] == 30
+    model = model_of_three()
+    auto, kept = callbacks("cut")
+    fit(model, [auto, kept], epochs=5)
+    assert auto.decisions == expected.decisions
+    assert auto.steps == expected.steps
+    for ours, theirs in zip(model.get_weights(), whole.get_weights(), strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+    assert not (tmp_path / "cut.json").exists(), "the run is complete"
+
+
+def test_a_state_of_another_run_is_not_taken_up(tmp_path):
+    path = tmp_path / "auto.json"
+    with pytest.raises(KeyboardInterrupt):
+        fit(model_of_three(), [Told({12: "b"}, warmup=3, backup=path), Crash()], epochs=5)
+    assert path.exists()
+    auto = Told(warmup=3, backup=path)
+    fit(model_of_three(), [auto])
+    assert auto.decisions == []
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"warmup": 0}, "warmup=0"),
+        ({"patience": 1.5}, r"patience=1\.5"),
+        ({"rest": 1.0}, r"rest=1\.0"),
+        ({"quantities": [e2e.diagnostics.GradRMS()]}, "gradient_snr"),
+    ],
+)
+def test_arguments_out_of_range_are_refused(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        AutoMode(**arguments)
+
+
+def test_a_model_without_objectives_is_refused():
+    model = model_of_three({"a": False, "b": False})
+    with pytest.raises(ValueError, match="is nothing to switch to"):
+        fit(model, [AutoMode()])

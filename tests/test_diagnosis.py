@@ -1,0 +1,137 @@
+"""`diagnose` judges the modules of a model and leaves it as it was."""
+
+import keras
+import numpy as np
+import pytest
+from keras import layers
+
+import keras_e2e as e2e
+from keras_e2e.diagnostics import GradRMS
+
+RNG = np.random.default_rng(0)
+X = RNG.normal(size=(256, 8)).astype("float32")
+Y = (X[:, 0] > 0).astype("int32") + (X[:, 1] > 0)
+
+
+def network(**first):
+    return keras.Sequential(
+        [
+            keras.Input((8,)),
+            layers.Dense(16, activation="relu", name="a", **first),
+            layers.Dropout(0.1, seed=1),
+            layers.Dense(16, activation="tanh", name="b"),
+            layers.Dense(3, activation="softmax", name="out"),
+        ]
+    )
+
+
+def modular(optimizer=None, **first):
+    model = e2e.modularize(network(**first), ["a", "b"])
+    optimizer = optimizer or keras.optimizers.Adam(0.01)
+    model.compile(optimizer, "sparse_categorical_crossentropy", metrics=["accuracy"])
+    return model
+
+
+def everything(model):
+    variables = [*model.variables, *model.optimizer.variables]
+    return [np.array(keras.ops.convert_to_numpy(v)) for v in variables]
+
+
+def same(left, right):
+    return all(np.array_equal(a, b) for a, b in zip(left, right, strict=True))
+
+
+def test_a_model_that_learns_raises_no_alarm():
+    found = e2e.diagnose(modular(), X, Y, steps=100, batch_size=32)
+    assert list(found.verdicts) == ["a", "b", "out"]
+    assert not any(verdict.alarm for verdict in found.verdicts.values())
+    assert found.steps[-1] == 96
+    assert found.history["loss"]["out"][-1] < 0.7 * found.history["loss"]["out"][0]
+
+
+def test_the_model_is_as_it_was_and_trains_on_as_if_nothing_had_been():
+    models = modular(), modular()
+    models[1].set_weights(models[0].get_weights())
+    for model in models:
+        keras.utils.set_random_seed(3)
+        model.fit(X, Y, batch_size=32, verbose=0)
+    model, other = models
+    before, mode, history = everything(model), model.training_mode, model.history
+    e2e.diagnose(model, X, Y, steps=60, mode="local", batch_size=32)
+    assert same(before, everything(model))
+    assert model.training_mode == mode
+    assert model.history is history
+    assert not model.stop_training
+    for each in models:
+        keras.utils.set_random_seed(4)
+        each.fit(X, Y, batch_size=32, verbose=0)
+    assert same(everything(model), everything(other))
+
+
+def test_diagnostics_of_one_s_own_go_on_after_it():
+    model = modular()
+    recorder = model.instrument([GradRMS()])
+    model.request_diagnostics()
+    model.fit(X, Y, batch_size=256, verbose=0)
+    e2e.diagnose(model, X, Y, steps=50, batch_size=32)
+    model.request_diagnostics()
+    model.fit(X, Y, batch_size=256, verbose=0)
+    assert model._modular.recorder is recorder
+    assert recorder.read()["grad_rms"]["a"] > 0
+
+
+def test_what_fails_is_put_back_too():
+    model = modular()
+    before = model.get_weights()
+
+    class Fails(Exception):
+        pass
+
+    def batches():
+        for _ in range(3):
+            yield X[:32], Y[:32]
+        raise Fails
+
+    with pytest.raises(Exception, match=r"Fails|batches"):
+        e2e.diagnose(model, batches(), steps=50)
+    assert same(before, model.get_weights())
+    assert int(model.optimizer.iterations) == 0
+
+
+def test_faults_are_told_in_a_table_and_in_words():
+    model = modular()
+    bias = np.full(16, -50.0)
+    bias[0] = 0.0  # one unit of sixteen ever acts
+    model.get_layer("a").bias.assign(bias)
+    model.get_layer("b").trainable = False
+    found = e2e.diagnose(model, X, Y, steps=100, batch_size=32)
+    assert {m: v.state for m, v in found.verdicts.items() if v.alarm} == {
+        "a": "dormant",
+        "b": "frozen",
+    }
+    text = str(found)
+    for said in ("dormant", "frozen", "a: Dormant", "leaky ReLU", "Modules after 96 steps"):
+        assert said in text
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "message"),
+    [
+        ({"steps": 40}, ValueError, "50 or more"),
+        ({"steps": 50.0}, ValueError, r"steps=50\.0"),
+        ({"mode": "backwards"}, ValueError, "backwards"),
+    ],
+)
+def test_what_cannot_be_judged_is_refused_before_anything_moves(arguments, error, message):
+    model = modular()
+    before = model.get_weights()
+    with pytest.raises(error, match=message):
+        e2e.diagnose(model, X, Y, **arguments)
+    assert same(before, model.get_weights())
+
+
+def test_a_stock_model_and_one_that_is_not_compiled_are_refused():
+    with pytest.raises(TypeError, match="modularize"):
+        e2e.diagnose(network(), X, Y)
+    with pytest.raises(ValueError, match="not compiled"):
+        e2e.diagnose(e2e.modularize(network(), ["a"]), X, Y)
