@@ -148,9 +148,9 @@ def _judge_one(readings: Readings, start: float, largest: float, still: bool) ->
         if says >= MAJORITY:
             return verdict(state, says)
     opposed = share("local_alignment", lambda v: v < CONFLICT, PERIODIC_READINGS * 2)
-    agrees = share("reliability", lambda v: v > RELIABLE, PERIODIC_READINGS * 2)
-    if min(opposed, agrees) >= MAJORITY:
-        return verdict("conflicting", min(opposed, agrees))
+    # The median: single cosines of noisy halves stray far.
+    if opposed >= MAJORITY and numbers.get("reliability", 0.0) > RELIABLE:
+        return verdict("conflicting", opposed)
     noise = share("gradient_snr", lambda v: v < SNR_FLOOR)
     unmoved = share("loss", lambda v: v > UNMOVED * start)
     if noise >= MAJORITY and unmoved >= MAJORITY:
