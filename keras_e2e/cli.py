@@ -5,6 +5,11 @@
 trains the k-tuple parity task end to end, under deep supervision, locally, and locally
 then end to end, by plain model.fit; prints test accuracies and verdicts; writes
 TensorBoard logs, a figure and the numbers below --output_dir.
+
+    keras-e2e report LOGDIR [--output=report.html]
+
+makes one HTML page of the runs that ModuleTensorBoard logged below LOGDIR: verdicts,
+curves, heat maps and a comparison, in a file that opens without a network.
 """
 
 import sys
@@ -24,15 +29,63 @@ flags.DEFINE_integer("seed", 3, "Seed of the split, the weights and the batches.
 flags.DEFINE_bool("jit", False, "Compile the steps with XLA.")
 flags.DEFINE_string("output_dir", "demo_output", "Where logs and figure go.")
 
+# Apart from the flags of the demo, so that neither command takes those of the other.
+DEMO_FLAGS = [flag.name for flag in FLAGS.flags_by_module_dict()["keras_e2e.cli"]]
+flags.DEFINE_string("output", "report.html", "The HTML file that report writes.")
+
 HELP = {"-h", "--help", "-help", "--helpfull", "--helpshort"}
 
 
 def _main(argv: list[str]) -> int:
-    if argv[1:] != ["demo"]:
-        found = repr(" ".join(argv[1:])) if argv[1:] else "nothing"
-        print(f"Expected the command 'demo', found {found}.\n", file=sys.stderr)
-        print(_help(), file=sys.stderr)
+    match argv[1:]:
+        case ["demo"]:
+            return _refuse_flags("demo", ["output"]) or _demo()
+        case ["report", *logdirs]:
+            return _refuse_flags("report", DEMO_FLAGS) or _report(logdirs)
+        case found:
+            named = repr(" ".join(found)) if found else "nothing"
+            print(
+                f"Expected the command 'demo' or 'report', found {named}.\n\n{_help()}",
+                file=sys.stderr,
+            )
+            return 2
+
+
+def _refuse_flags(command: str, others: list[str]) -> int:
+    """2, with a message, where a flag of another command was given."""
+    given = [name for name in others if FLAGS[name].present]
+    if given:
+        print(
+            f"{command} does not take --{given[0]}: leave it out, or see "
+            "keras-e2e --help for what it takes.",
+            file=sys.stderr,
+        )
+    return 2 if given else 0
+
+
+def _report(logdirs: list[str]) -> int:
+    if len(logdirs) != 1:
+        found = f"{len(logdirs)} of them: {' '.join(logdirs)}" if logdirs else "none"
+        print(
+            f"report needs one log directory, found {found}. Give the log_dir of "
+            "ModuleTensorBoard, or a folder above several, as in keras-e2e report logs.",
+            file=sys.stderr,
+        )
         return 2
+    from keras_e2e import report
+
+    try:
+        runs, notices = report.write(logdirs[0], FLAGS.output)
+    except report.ReportError as error:
+        print(error, file=sys.stderr)
+        return 2
+    for notice in notices:
+        print(f"Warning: {notice}", file=sys.stderr)
+    print(f"{FLAGS.output}: {runs} run{'s' * (runs != 1)}.")
+    return 0
+
+
+def _demo() -> int:
     sizes = [int(k) if k.strip().isdecimal() else 0 for k in FLAGS.k]
     if not sizes or min(sizes) < 1:
         print(

@@ -68,6 +68,14 @@ def test_the_demo_logs_each_run_for_tensorboard(demo):
         assert any(tag.startswith("e2e_gradient_snr/") for tag in tags)
 
 
+def test_the_demo_can_be_reported_on(demo):
+    _, folder = demo
+    process = call("report", "logs", cwd=folder)
+    assert process.returncode == 0, process.stderr[-2000:]
+    assert process.stdout == "report.html: 4 runs.\n"
+    assert "k1_local_then_end_to_end/modules" in (folder / "report.html").read_text()
+
+
 def test_the_demo_gives_the_same_numbers_twice(demo, tmp_path):
     _, folder = demo
     call("demo", *TINY, f"--output_dir={tmp_path}")
@@ -84,14 +92,22 @@ def test_the_demo_gives_the_same_numbers_twice(demo, tmp_path):
 def test_help_names_each_flag():
     process = call("--help")
     assert process.returncode == 0
-    for flag in ("--data", "--k", "--epochs", "--every", "--seed", "--output_dir"):
+    for flag in (
+        "--data",
+        "--k",
+        "--epochs",
+        "--every",
+        "--seed",
+        "--output_dir",
+        "--output:",
+    ):
         assert flag in process.stdout
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ([], "Expected the command 'demo', found nothing"),
+        ([], "Expected the command 'demo' or 'report', found nothing"),
         (["dmeo"], "'dmeo'"),
         (["demo", "--k=1,x"], "--k=1,x: expected numbers from 1 on"),
         (["demo", "--k=0"], "--k=0: expected numbers from 1 on"),

@@ -1,5 +1,6 @@
 """The states that a module is judged to be in: what each means and what to do about it."""
 
+import math
 from collections.abc import Mapping
 from typing import NamedTuple
 
@@ -24,7 +25,7 @@ class State(NamedTuple):
 
 # The order is that of the codes in log files: new ones go to the end.
 STATES = (
-    State("unclear", False, "Too few readings to tell.", "", ()),
+    State("unclear", False, "Too few readings to tell, or they contradict.", "", ()),
     State(
         "healthy",
         False,
@@ -116,7 +117,9 @@ def in_words(state: str, sure: float, numbers: Mapping[str, float]) -> str:
     told = [f"{name} {numbers[name]:.3g}" for name in known.evidence if name in numbers]
     if "loss" in known.evidence and "loss at start" in numbers and told:
         told[-1] += f" ({numbers['loss at start']:.3g} at the start)"
-    head = f"{state.capitalize()} ({100 * sure:.0f} % sure)"
+    head = state.capitalize()
+    if state != "unclear" and math.isfinite(sure):
+        head += f" ({100 * sure:.0f} % sure)"
     if told:
         head += f": {', '.join(told)}"
     return " ".join(filter(None, [f"{head}.", known.meaning, known.advice]))

@@ -157,7 +157,9 @@ def _judge_one(readings: Readings, start: float, largest: float, still: bool) ->
         return verdict("starved", min(noise, unmoved))
     if noise >= MAJORITY:
         return verdict("converged", min(noise, 1.0 - unmoved))
-    if "gradient_snr" not in numbers:
+    # A signal that comes and goes, and has moved nothing yet.
+    wavering = unmoved >= MAJORITY and noise > 1.0 - MAJORITY
+    if wavering or "gradient_snr" not in numbers:
         return verdict("unclear", 0.0)
     return verdict("healthy", 1.0 - noise)
 

@@ -86,18 +86,23 @@ class RunData:
         return states.STATES[int(code)].name if known else "unclear", certainty
 
     def words(self, module: str) -> str:
-        """The latest verdict in words, with the latest numbers; empty without one."""
+        """The latest verdict in words, with the latest numbers; empty without one.
+
+        A number from before the last switch of the mode, such as the local loss of a
+        module that has none any more, is no evidence.
+        """
         found = self.verdict(module)
         if found is None:
             return ""
+        since = self.switches()[-1][0] if self.modes.steps else -math.inf
         numbers = {
             quantity: series[module].values[-1]
             for quantity, series in self.quantities.items()
             if module in series and series[module].values
+            if series[module].steps[-1] >= since
         }
-        losses = self.quantities.get("loss", {}).get(module)
-        if losses and losses.values:
-            numbers["loss at start"] = losses.values[0]
+        if "loss" in numbers:
+            numbers["loss at start"] = self.quantities["loss"][module].values[0]
         return states.in_words(*found, numbers)
 
 
