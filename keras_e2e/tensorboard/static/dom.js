@@ -1,0 +1,36 @@
+// Elements without markup: names of runs and modules are other people's text, and reach
+// the page as text nodes and attributes only.
+
+export function h(tag, attributes = {}, ...children) {
+  const element = document.createElement(tag);
+  for (const [name, value] of Object.entries(attributes)) {
+    if (name.startsWith('on')) element.addEventListener(name.slice(2), value);
+    else if (value === true) element.setAttribute(name, '');
+    else if (value !== false && value != null) element.setAttribute(name, value);
+  }
+  element.append(...children.filter((child) => child != null));
+  return element;
+}
+
+// Made once: a read-out is written for tens of thousands of cells.
+const WHOLE = new Intl.NumberFormat('en');
+const THREE = new Intl.NumberFormat('en', {maximumSignificantDigits: 3});
+
+// A number for people: 5.03e-5, 0.0123, 12.3, 12,345.
+export function number(value) {
+  if (Number.isNaN(value)) return 'NaN';
+  if (!Number.isFinite(value)) return value > 0 ? '+∞' : '−∞';
+  const size = Math.abs(value);
+  if (size !== 0 && (size < 1e-3 || size >= 1e6)) {
+    return value.toExponential(2).replace('-', '−').replace('e−', 'e-');
+  }
+  return THREE.format(value).replace('-', '−');
+}
+
+export function whole(value) {
+  return WHOLE.format(value);
+}
+
+export function plural(count, noun) {
+  return `${whole(count)} ${noun}${count === 1 ? '' : 's'}`;
+}

@@ -1,0 +1,287 @@
+// The page: controls, choice of runs, and the look at the logs every few seconds.
+
+import {address, listRuns, loadPlotly, readRun} from './api.js';
+import {h} from './dom.js';
+import {spacingOf} from './grid.js';
+import {Panel} from './panel.js';
+import {RunList} from './runs.js';
+import {scaleOf} from './scale.js';
+import {onSystemChange, recall, remember, setTheme, theme, THEMES} from './theme.js';
+
+const EVERY = 5000;
+const KEY = 'keras_e2e.shown';
+const FIRST = ['gradient_snr', 'loss'];
+
+class Page {
+  constructor() {
+    const kept = this.recall();
+    this.panels = new Map();
+    this.shared = {
+      quantity: null,
+      scale: null,
+      steps: [0, 1],
+      zoom: {x: null, y: null},
+      hidden: new Set(),
+      redraw: () => this.draw(),
+      // Once, however many panels a narrower window made narrower.
+      resized: () => {
+        this.soon ??= requestAnimationFrame(() => {
+          this.soon = null;
+          this.draw();
+        });
+      },
+      onZoom: (chosen) => {
+        Object.assign(this.shared.zoom, chosen);
+        this.draw();
+      },
+    };
+    this.wanted = kept.quantity ?? null; // what the user chose
+    this.runs = new RunList(kept.runs ?? null, () => this.choose());
+    this.quantity = h('select', {id: 'quantity', onchange: () => this.change(this.quantity.value)});
+    this.choice = this.select('scale', ['auto', 'log', 'linear'], kept.scale, () => this.change());
+    this.theme = this.select('theme', THEMES, theme(), () => {
+      setTheme(this.theme.value);
+      this.draw();
+    });
+    this.live = h('input', {type: 'checkbox', id: 'live', onchange: () => this.poll()});
+    this.live.checked = true;
+    this.reset = h('button', {type: 'button', onclick: () => this.shared.onZoom({x: null, y: null})}, 'Reset zoom');
+    this.status = h('p', {class: 'status', role: 'status'}, 'Reading the logs …');
+    this.about = h('p', {class: 'about'});
+    this.plotlyMessage = h('p', {class: 'message', role: 'status', hidden: true});
+    this.message = h('div', {class: 'empty', role: 'status', hidden: true});
+    this.main = h('main', {class: 'panels'});
+    this.pressed = false;
+    this.late = false;
+  }
+
+  select(id, names, chosen, onchange) {
+    const element = h('select', {id, onchange}, ...names.map((name) => h('option', {}, name)));
+    if (names.includes(chosen)) element.value = chosen;
+    return element;
+  }
+
+  open() {
+    const labelled = (text, control) => h('label', {for: control.id}, text, control);
+    document.documentElement.lang = 'en';
+    document.title = 'Modules';
+    document.head.append(h('link', {rel: 'stylesheet', href: address('style.css')}));
+    setTheme(theme());
+    document.body.append(
+      h(
+        'header',
+        {},
+        h('h1', {}, 'Modules'),
+        labelled('Quantity', this.quantity),
+        labelled('Scale', this.choice),
+        labelled('Theme', this.theme),
+        h('label', {for: 'live', class: 'check'}, this.live, 'Live'),
+        this.reset,
+        this.status,
+      ),
+      this.runs.element,
+      this.about,
+      this.plotlyMessage,
+      this.message,
+      this.main,
+    );
+    onSystemChange(() => this.draw());
+    document.addEventListener('visibilitychange', () => this.poll());
+    // While a zoom is being dragged no redraw pulls the chart away from under it.
+    document.addEventListener('pointerdown', () => (this.pressed = true), true);
+    document.addEventListener('pointerup', () => this.release(), true);
+    document.addEventListener('pointercancel', () => this.release(), true);
+    setInterval(() => this.poll(), EVERY);
+    this.poll();
+  }
+
+  release() {
+    this.pressed = false;
+    if (this.late) setTimeout(() => this.draw());
+  }
+
+  // Whether anybody can see the page: TensorBoard hides the frame of another tab.
+  seen() {
+    return !document.hidden && document.documentElement.clientWidth > 0;
+  }
+
+  async poll() {
+    if (!this.live.checked || !this.seen()) return;
+    await this.refresh();
+  }
+
+  // One look at a time; who asks meanwhile gets another look after it.
+  async refresh() {
+    if (this.looking) {
+      this.again = true;
+      return;
+    }
+    this.looking = true;
+    try {
+      do {
+        this.again = false;
+        await this.look();
+      } while (this.again);
+    } finally {
+      this.looking = false;
+    }
+  }
+
+  async look() {
+    let listing;
+    try {
+      listing = await listRuns();
+    } catch (error) {
+      this.say(`${error.message} What is shown came before.`);
+      return;
+    }
+    const stamps = new Map(listing.runs.map((run) => [run.name, run.stamp]));
+    this.runs.update(listing.runs);
+    const arranged = this.arrange();
+    const ready = await this.prepare(listing.plotly);
+    const changed = await Promise.all(
+      [...this.panels.values()].map((panel) => this.read(panel, stamps.get(panel.name))),
+    );
+    this.explain(listing.runs.length);
+    if (arranged || ready || changed.includes(true)) this.draw();
+    const newest = Math.max(...[...this.panels.values()].map((panel) => panel.run?.last ?? 0));
+    const step = newest > 0 ? `, up to step ${newest.toLocaleString('en')}` : '';
+    this.say(`Looked at ${new Date().toLocaleTimeString()}${step}`);
+  }
+
+  // Whether there is something new of this run.
+  async read(panel, stamp) {
+    if (stamp === undefined) {
+      const had = panel.run !== null;
+      panel.lose('This run is gone: its log was deleted or moved.');
+      return had;
+    }
+    if (stamp === panel.stamp) return false;
+    try {
+      panel.take(await readRun(panel.name));
+    } catch (error) {
+      if (error.gone || !panel.run) panel.lose(error.message);
+      else panel.say(`${error.message} What is shown came before.`);
+    }
+    return true;
+  }
+
+  // Whether plotly has just come in.
+  async prepare(version) {
+    if (window.Plotly) return false;
+    let problem = 'Without plotly there are no charts. Install it where TensorBoard runs: pip install "keras-e2e[dashboard]"';
+    if (version !== null) {
+      try {
+        await loadPlotly(version);
+        problem = '';
+      } catch (error) {
+        problem = error.message;
+      }
+    }
+    this.plotlyMessage.textContent = problem;
+    this.plotlyMessage.hidden = !problem;
+    return !problem;
+  }
+
+  // A panel for each run chosen. Whether there are others than before.
+  arrange() {
+    const chosen = this.runs.chosen;
+    let changed = false;
+    for (const [name, panel] of this.panels) {
+      if (chosen.includes(name)) continue;
+      panel.remove();
+      this.panels.delete(name);
+      changed = true;
+    }
+    for (const name of chosen) {
+      if (this.panels.has(name)) continue;
+      this.panels.set(name, new Panel(name, this.shared));
+      changed = true;
+    }
+    if (changed) this.main.append(...chosen.map((name) => this.panels.get(name).element));
+    return changed;
+  }
+
+  explain(count) {
+    const none = this.panels.size === 0;
+    this.message.hidden = !none;
+    if (!none) return;
+    const how = [
+      h('p', {}, 'No data of modules in this log directory. To get some, train with the callback:'),
+      h('pre', {}, 'model.fit(x, y, callbacks=[\n    keras_e2e.callbacks.ModuleTensorBoard(log_dir),\n])'),
+      h('p', {}, 'and start TensorBoard with --logdir=log_dir. New logs appear here by themselves.'),
+    ];
+    this.message.replaceChildren(...(count ? [h('p', {}, 'Choose a run.')] : how));
+  }
+
+  choose() {
+    this.keep();
+    this.refresh();
+  }
+
+  change(quantity = this.wanted) {
+    this.wanted = quantity;
+    this.shared.zoom.y = null;
+    this.keep();
+    this.draw();
+  }
+
+  listQuantities(runs) {
+    const names = [...new Set(runs.flatMap((run) => [...run.quantities.keys()]))];
+    const shown = [this.wanted, ...FIRST].find((name) => names.includes(name)) ?? names[0] ?? null;
+    if (shown !== this.shared.quantity) this.shared.zoom.y = null;
+    this.shared.quantity = shown;
+    const listed = [...this.quantity.options].map((option) => option.value);
+    if (listed.join('\n') !== names.join('\n')) {
+      this.quantity.replaceChildren(...names.map((name) => h('option', {value: name}, name)));
+    }
+    this.quantity.value = this.shared.quantity;
+  }
+
+  draw() {
+    this.late = this.pressed;
+    if (this.pressed) return;
+    const runs = [...this.panels.values()].flatMap((panel) => panel.run ?? []);
+    this.listQuantities(runs);
+    const found = runs.flatMap((run) => run.quantities.get(this.shared.quantity) ?? []);
+    const scale = scaleOf(found, this.choice.value);
+    // To the end of the last cell.
+    const ends = (s) => [s.steps[0], s.steps.at(-1) + spacingOf(s.steps)];
+    const steps = found.flatMap((q) => [...q.series.values()].flatMap(ends));
+    this.shared.scale = scale;
+    this.shared.steps = steps.length ? [Math.min(...steps), Math.max(...steps)] : [0, 1];
+    this.tell(found, scale);
+    for (const panel of this.panels.values()) panel.draw();
+  }
+
+  // What the quantity is, without the marks of Markdown, and how it is drawn.
+  tell(found, scale) {
+    const about = found.find((quantity) => quantity.about)?.about ?? '';
+    const parts = [about.replaceAll('`', '')];
+    if (scale.clipped) parts.push('Logarithmic: zeros and the lowest hundredth are drawn at the low end.');
+    if (this.choice.value === 'log' && !scale.canLog) parts.push('Linear, because there are no positive or some negative values.');
+    this.about.textContent = parts.filter(Boolean).join(' ');
+    this.about.hidden = !found.length;
+  }
+
+  say(text) {
+    if (this.status.textContent !== text) this.status.textContent = text;
+  }
+
+  keep() {
+    const shown = {runs: this.runs.chosen, quantity: this.wanted, scale: this.choice.value};
+    remember('sessionStorage', KEY, JSON.stringify(shown));
+  }
+
+  recall() {
+    try {
+      return JSON.parse(recall('sessionStorage', KEY)) ?? {};
+    } catch {
+      return {};
+    }
+  }
+}
+
+export function render() {
+  new Page().open();
+}
