@@ -197,7 +197,13 @@ class AutoMode(Readings):
         if self.backup is None or not os.path.exists(self.backup):
             return
         with open(self.backup) as file:
-            state = json.load(file)
+            try:
+                state = json.load(file)
+            except ValueError as error:
+                raise ValueError(
+                    f"AutoMode(backup={self.backup!r}): the file is damaged ({error}). "
+                    "Delete it to begin anew."
+                ) from error
         if state["iterations"] != self._iterations():
             return  # of another run, or the weights were not restored
         self.model.training_mode = TrainingMode.get(state["mode"])

@@ -65,13 +65,21 @@ class RunData:
     taught_by: dict[str, Series] = field(default_factory=dict)
 
     def switches(self) -> list[tuple[int, str]]:
-        """The steps from which on a mode was in force, and its name, from the first."""
+        """The steps from which on a mode was in force, and its name, from the first.
+
+        TensorBoard thins out long series, and with them the first reading in a mode.
+        `taught_by` is logged at switches only, so it still tells the step.
+        """
         found: list[tuple[int, str]] = []
+        marks = sorted({step for s in self.taught_by.values() for step in s.steps})
+        before = -1
         for step, value in zip(*self.modes, strict=True):
             index = int(value) if math.isfinite(value) else -1
             name = modes.NAMES[index] if 0 <= index < len(modes.NAMES) else "unknown"
             if not found or found[-1][1] != name:
-                found.append((step, name))
+                between = [mark for mark in marks if before < mark <= step]
+                found.append((between[-1] if found and between else step, name))
+            before = step
         return found
 
     def verdict(self, module: str) -> tuple[str, float] | None:

@@ -1,5 +1,6 @@
 """TensorBoard's tab "Modules"."""
 
+import contextlib
 import importlib.metadata
 import importlib.util
 import json
@@ -65,7 +66,9 @@ class ModulesPlugin(base_plugin.TBPlugin):
     def is_active(self) -> bool:
         # Asked for at each reload of the page; a log directory does not become empty again.
         if not self._active and self._provider is not None:
-            self._active = Runs(self._provider, RequestContext()).exist()
+            # An error here would fail TensorBoard's list of all tabs; the page tells of it.
+            with contextlib.suppress(errors.PublicError):
+                self._active = Runs(self._provider, RequestContext()).exist()
         return self._active
 
     def frontend_metadata(self) -> base_plugin.FrontendMetadata:

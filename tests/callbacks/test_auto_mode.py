@@ -174,6 +174,13 @@ def test_a_state_of_another_run_is_not_taken_up(tmp_path):
     assert auto.decisions == []
 
 
+def test_a_damaged_backup_is_named(tmp_path):
+    path = tmp_path / "auto.json"
+    path.write_text("{")
+    with pytest.raises(ValueError, match=r"auto\.json.*damaged.*Delete it"):
+        fit(model_of_three(), [AutoMode(backup=path)])
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

@@ -180,14 +180,14 @@ def adamw(**kwargs):
     return keras.optimizers.AdamW(1e-2, weight_decay=0.01, clipnorm=0.5, **kwargs)
 
 
-def trained(mode, diagnosed, optimizer, **kwargs):
+def trained(mode, diagnosed, optimizer, quantities=cases.everything, **kwargs):
     """Weights and logs after a fit with everything that could tell a difference."""
     model = rich(optimizer(), metrics=["accuracy"], **kwargs)
     model.training_mode = mode
     x, y = data(21)
     weight = np.random.RandomState(3).rand(21).astype("float32")
     keras.utils.set_random_seed(2)
-    watch = cases.Diagnose(lambda step: step % 2 == 0, cases.everything)
+    watch = cases.Diagnose(lambda step: step % 2 == 0, quantities)
     callbacks = [watch] if diagnosed else []
     validation = (x[:8], y[:8])
     history = cases.fit(
@@ -232,6 +232,7 @@ def test_looking_changes_nothing_under_xla(mode):
         mode,
         logs_to=5e-7,
         optimizer=lambda: keras.optimizers.Adam(0.01, clipnorm=0.5),
+        quantities=cases.quantities,  # compiling all of them takes too long
         jit_compile=True,
     )
 

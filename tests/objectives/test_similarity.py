@@ -149,7 +149,8 @@ def test_sim_by_hand():
     objective.projection.kernel.assign(np.eye(C))
     labels = np.eye(C)[LABELS].astype("float32")
     # The labels themselves, also scaled and shifted, example by example.
-    h = labels * some(B, 1) ** 2 + some(B, 1)
+    places = np.arange(B, dtype="float32")[:, None]
+    h = labels * (1.0 + places) + 0.5 * places
     np.testing.assert_allclose(value(objective, h), 0.0, atol=1e-10)
     # Opposite directions: -1 for 1 on the diagonal's classes, and 2/3 apart elsewhere...
     h = labels[[0, 0]] * np.float32([[1], [-1]])

@@ -20,6 +20,7 @@ from tensorboard.plugins.scalar.summary_v2 import scalar_pb
 from werkzeug.test import Client
 
 from keras_e2e.tensorboard import plugin as ours
+from keras_e2e.tensorboard import provider
 from keras_e2e.tensorboard.plugin import FILES, STATIC, ModulesPlugin, as_json
 from keras_e2e.tensorboard.provider import READINGS, Runs
 from keras_e2e.tensorboard.writer import Writer
@@ -229,6 +230,23 @@ def test_a_truncated_log_gives_what_is_whole(tmp_path):
     file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
     run = ask(provider_of(tmp_path), "/run", run=".")
     assert [m["name"] for m in run["modules"]] == MODULES
+
+
+def test_an_error_of_the_provider_leaves_the_other_tabs_alone():
+    class Failing(Fake):
+        def list_scalars(self, *args, **kwargs):
+            raise errors.NotFoundError("no such experiment")
+
+    assert not plugin_of(Failing({})).is_active()
+    assert "no such experiment" in ask(Failing({}), "/runs", code=404)["error"]
+
+
+def test_a_switch_has_its_step_although_the_readings_are_thinned_out(tmp_path, monkeypatch):
+    monkeypatch.setattr(provider, "READINGS_OF_A_TAG", 20)
+    parity(tmp_path, MODULES, steps=3000, local_until=1501).close()
+    run = ask(provider_of(tmp_path), "/run", run=".")
+    assert max(map(len, run["steps"])) == 20
+    assert run["switches"][1] == [1501, "end_to_end"]
 
 
 def test_runs_may_have_different_modules(tmp_path):

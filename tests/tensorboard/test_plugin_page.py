@@ -365,6 +365,32 @@ def test_the_choice_outlasts_a_reload_but_not_another_log_directory(browser, ser
         sync_api.expect(tab.frame.get_by_text("elsewhere")).to_have_count(0)
 
 
+def test_a_press_that_never_ends_outside_the_charts_holds_up_nothing(browser, server):
+    """Native lists may keep the end of a press to themselves."""
+    with Tab(browser, server, "faulty/modules") as tab:
+        tab.frame.get_by_label("Quantity").dispatch_event("pointerdown")
+        tab.quantity("loss")
+        tab.quantity("gradient_snr")
+
+
+def test_behind_another_tab_it_does_not_look(browser, server):
+    with Tab(browser, server, "faulty/modules", whole=True) as tab:
+        looks = []
+        tab.page.on("request", lambda r: looks.append(r) if r.url.endswith("/runs") else 0)
+        body = tab.frame.locator("body")
+        now = "e => e.ownerDocument.dispatchEvent(new Event('visibilitychange'))"
+        tab.page.get_by_role("tab", name="Scalars").click()
+        sync_api.expect(body).to_be_hidden(timeout=WAIT)
+        looks.clear()
+        body.evaluate(now)
+        tab.page.wait_for_timeout(500)
+        assert not looks
+        tab.page.get_by_role("tab", name="Modules").click()
+        sync_api.expect(body).to_be_visible(timeout=WAIT)
+        with tab.page.expect_response("**/runs"):
+            body.evaluate(now)
+
+
 def test_without_plotly_the_page_says_how_to_get_it(browser, server):
     tab = Tab(browser, server)
 

@@ -53,6 +53,7 @@ class Page {
     this.main = h('main', {class: 'panels'});
     this.pressed = false;
     this.late = false;
+    this.rest = 0;
   }
 
   select(id, names, chosen, onchange) {
@@ -88,10 +89,11 @@ class Page {
     onSystemChange(() => this.draw());
     document.addEventListener('visibilitychange', () => this.poll());
     // While a zoom is being dragged no redraw pulls the chart away from under it.
-    document.addEventListener('pointerdown', () => (this.pressed = true), true);
+    // Only there: a list that is opened by mouse may keep the pointerup to itself.
+    document.addEventListener('pointerdown', (e) => (this.pressed = Boolean(e.target.closest?.('.plot'))), true);
     document.addEventListener('pointerup', () => this.release(), true);
     document.addEventListener('pointercancel', () => this.release(), true);
-    setInterval(() => this.poll(), EVERY);
+    setInterval(() => this.tick(), EVERY);
     this.poll();
   }
 
@@ -100,9 +102,16 @@ class Page {
     if (this.late) setTimeout(() => this.draw());
   }
 
-  // Whether anybody can see the page: TensorBoard hides the frame of another tab.
+  // Whether anybody can see the page: TensorBoard hides the frame of another tab, by a style
+  // that leaves its size. There is no frame, or none to be seen, outside of TensorBoard.
   seen() {
-    return !document.hidden && document.documentElement.clientWidth > 0;
+    const frame = window.frameElement;
+    return !document.hidden && (!frame || frame.checkVisibility({visibilityProperty: true}));
+  }
+
+  // Large logs take the Python loader seconds: it gets a rest three times as long.
+  tick() {
+    if (performance.now() >= this.rest) this.poll();
   }
 
   async poll() {
@@ -117,6 +126,7 @@ class Page {
       return;
     }
     this.looking = true;
+    const began = performance.now();
     try {
       do {
         this.again = false;
@@ -124,6 +134,8 @@ class Page {
       } while (this.again);
     } finally {
       this.looking = false;
+      const now = performance.now();
+      this.rest = now + 3 * (now - began);
     }
   }
 
