@@ -41,18 +41,28 @@ def naming(boundary: str) -> Iterator[None]:
         raise ValueError(f"Boundary {boundary!r}: {error}") from error
 
 
-def refuse_missing(module: Module, y: Any, given: Any) -> None:
-    """Raises ValueError where the labels or targets of an objective are not there."""
+def missing(module: Module, y: Any, given: Any) -> str | None:
+    """Which of `"labels"` and `"target"` an objective needs and has not; None if none."""
     objective = module.objective
     assert objective is not None, "a module without an objective has no local loss"
-    if "labels" in objective.requirements and given is None:
+    there = {"labels": given is not None, "target": y is not None}
+    absent = [what for what in there if what in objective.requirements and not there[what]]
+    return absent[0] if absent else None
+
+
+def refuse_missing(module: Module, y: Any, given: Any) -> None:
+    """Raises ValueError where the labels or targets of an objective are not there."""
+    absent = missing(module, y, given)
+    objective = module.objective
+    assert objective is not None, "missing has seen to it"
+    if absent == "labels":
         raise ValueError(
             f"Boundary {module.name!r}: its objective {objective.name!r} needs "
             f"labels, in y under the key {module.name!r}, and there are none. "
             f"Give y={{..., {module.name!r}: "
             "labels}, or use a mode in which this objective does not count."
         )
-    if "target" in objective.requirements and y is None:
+    if absent == "target":
         raise ValueError(
             f"Boundary {module.name!r}: its objective {objective.name!r} needs the "
             "model's targets, and no y was given. Give y, or use an objective "

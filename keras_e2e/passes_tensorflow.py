@@ -8,15 +8,15 @@ import tensorflow as tf
 from keras import tree
 
 from keras_e2e.backward_tensorflow import Backward
-from keras_e2e.local_loss import outputs_of
+from keras_e2e.local_loss import missing, outputs_of
 from keras_e2e.modes import TrainingMode
 
 
 class Passes:
     """Gradients on the batch of the step under way, or on parts of it.
 
-    Nothing that a pass assigns is kept: no moving statistic, no seed, no metric. Each is
-    made at most once.
+    Nothing that a pass assigns is kept: no moving statistic, no seed, no metric. A pass
+    for which the batch has not the targets or labels is not made.
 
     Args:
         model: the modular model.
@@ -28,13 +28,17 @@ class Passes:
     def __init__(self, model: Any, x: Any, y: Any, sample_weight: Any):
         self.model = model
         self.batch = (x, y, sample_weight)
+        self.y, _, self.labels, _ = model._split(y, sample_weight)
 
-    def halves(self) -> tuple[dict, dict]:
+    def halves(self) -> tuple[dict, dict] | None:
         """Gradients of the task loss, end to end, on both halves of the batch.
 
-        By `id` of the variable. An odd example is left out.
+        By `id` of the variable. An odd example is left out. None where there are labels
+        of boundaries only.
         """
-        count = tf.shape(tree.flatten(self.batch[0])[0])[0] // 2
+        if self.y is None and self.labels:
+            return None
+        count = tf.shape(first_tensor(self.batch[0]))[0] // 2
         mode = TrainingMode("end_to_end")
         first = tree.map_structure(lambda t: _rows(t, None, count), self.batch)
         second = tree.map_structure(lambda t: _rows(t, count, 2 * count), self.batch)
@@ -42,8 +46,13 @@ class Passes:
 
     def local(self) -> dict | None:
         """Gradients of all local objectives; None where a boundary has none."""
-        modules = self.model._modular.modules
-        if any(m.boundary is not None and m.objective is None for m in modules):
+        for module in self.model._modular.modules:
+            if module.boundary is None:
+                continue
+            given = self.labels.get(module.name)
+            if module.objective is None or missing(module, self.y, given):
+                return None
+        if self.y is None and self.labels:
             return None
         return self._gradients(TrainingMode("local"), self.batch)
 
@@ -57,8 +66,7 @@ class Passes:
         Those of a cross-entropy are classes.
         """
         model = self.model
-        y, _, _, _ = model._split(*self.batch[1:])
-        output, *more = outputs_of(model, model._modular.keys(), y, None)
+        output, *more = outputs_of(model, model._modular.keys(), self.y, None)
         shape = model._modular.outputs[0].spec.shape
         if more or output.y is None or len(shape) != 2 or not shape[1]:
             return None
@@ -93,6 +101,11 @@ class Passes:
             backward = Backward(self.model, tape, loss)
             found = backward.gradients(variables)
         return {id(v): g for v, g in zip(variables, found, strict=True)}
+
+
+def first_tensor(x: Any) -> Any:
+    """The first tensor of a structure: its first axis is the batch."""
+    return next(tensor for tensor in tree.flatten(x) if tensor is not None)
 
 
 def _rows(tensor: Any, begin: Any, end: Any) -> Any:

@@ -7,7 +7,7 @@ from keras import tree
 
 from keras_e2e import _compat
 from keras_e2e.diagnostics.quantity import ModuleView
-from keras_e2e.passes_tensorflow import Passes
+from keras_e2e.passes_tensorflow import Passes, first_tensor
 
 
 class Probe:
@@ -96,7 +96,7 @@ class Probe:
         further = self.further
         if "later" in recorder.needs(self.level):
             further["later"] = self.passes.later()
-        halves = [summed(half) for half in further.get("halves", ())]
+        halves = [summed(half) for half in further.get("halves") or ()]
         others = {
             name: summed(further[name])
             for name in ("local", "later")
@@ -175,8 +175,3 @@ def _joined(tensors: list) -> Any:
     # Outputs of several shapes, or several crossings: examples stay in the first axis.
     flat = [tf.reshape(t, (tf.shape(t)[0], -1)) for t in tensors]
     return tf.concat(flat, axis=1)
-
-
-def first_tensor(x: Any) -> Any:
-    """The first tensor of a structure: its first axis is the batch."""
-    return next(tensor for tensor in tree.flatten(x) if tensor is not None)

@@ -10,8 +10,8 @@ from keras import tree
 from keras_e2e import _compat
 from keras_e2e.backward_tensorflow import Backward
 from keras_e2e.diagnostics.quantity import Quantity
-from keras_e2e.passes_tensorflow import Passes
-from keras_e2e.probe_tensorflow import Probe, first_tensor
+from keras_e2e.passes_tensorflow import Passes, first_tensor
+from keras_e2e.probe_tensorflow import Probe
 from keras_e2e.recorder_tensorflow import Recorder
 
 

@@ -17,7 +17,7 @@ from keras_e2e.diagnostics import (
     Reliability,
     Rotation,
 )
-from keras_e2e.objectives import Prediction, Reconstruction
+from keras_e2e.objectives import Prediction, Reconstruction, Target
 
 RNG = np.random.default_rng(0)
 X = RNG.normal(size=(8, 5)).astype("float32")
@@ -273,6 +273,24 @@ def test_a_batch_of_one_and_of_three():
     step(model, X[:3], Y[:3])
     expected = cosine(halves[0]["a"], halves[1]["a"])
     np.testing.assert_allclose(recorder.read()["reliability"]["a"], expected, rtol=1e-3)
+
+
+def test_a_pass_without_its_labels_or_targets_is_left_out():
+    objectives = {"a": Target(head="linear", units=3), "b": Prediction()}
+    full = diagnostics.full_quantities()
+    model, recorder = modular(full, objectives=objectives)
+    step(model)  # nobody gave labels of `a`, and end to end nobody need
+    read = recorder.read()
+    assert read["local_alignment"] == {}
+    assert len(read["reliability"]) == 3
+    model.training_mode = "sequential:a"
+    step(model, y={"a": Y})  # nor targets here
+    read = recorder.read()
+    assert read["local_alignment"] == read["reliability"] == read["probe_accuracy"] == {}
+    assert set(read["loss_credit"]) == {"a"}
+    model.training_mode = "local"
+    step(model, y={"a": Y, "out": Y})
+    assert set(recorder.read()["local_alignment"]) >= {"a", "b"}
 
 
 class Own(e2e.diagnostics.Quantity):
