@@ -8,7 +8,7 @@ import numpy as np
 from absl import logging
 
 from keras_e2e.callbacks.readings import Readings
-from keras_e2e.diagnostics.verdicts import READINGS, UNMOVED
+from keras_e2e.diagnostics.verdicts import READINGS, UNMOVED, at_start, fallen
 from keras_e2e.modes import TrainingMode
 
 
@@ -99,6 +99,7 @@ class AutoMode(Readings):
         self.decisions: list[Decision] = []
         self._since = 0
         self._returns = 0
+        self._unread = True
 
     def on_train_begin(self, logs=None):
         super().on_train_begin(logs)
@@ -157,16 +158,15 @@ class AutoMode(Readings):
         """Whether the local losses are at rest, and the task loss has begun to move."""
         count = self.patience * 2**self._returns // self.every
         for name in stopped:
-            losses = np.asarray(self.history["loss"][name], float)
-            losses = losses[np.isfinite(losses)]
+            losses = self.history["loss"][name][-count - READINGS :]
+            losses = [value for value in losses if np.isfinite(value)]
             if len(losses) < count + READINGS:
                 return False
             before = np.median(losses[-count - READINGS : -count])
-            if np.median(losses[-READINGS:]) < (1.0 - self.rest) * before:
+            if fallen(np.median(losses[-READINGS:]), before, self.rest):
                 return False
-        task = np.asarray(list(self.history["loss"].values())[-1], float)
-        task = task[np.isfinite(task)]
-        return bool(np.median(task[-READINGS:]) < UNMOVED * np.median(task[:3]))
+        task = list(self.history["loss"].values())[-1]
+        return bool(fallen(np.median(task[-READINGS:]), at_start(task), UNMOVED))
 
     def _switch(self, step: int, mode: TrainingMode, reason: str) -> None:
         self.model.training_mode = mode

@@ -86,13 +86,6 @@ STATES = (
         "Lower its weight, take another objective, or train the module end to end.",
         ("local_alignment", "reliability"),
     ),
-    State(
-        "idle",
-        True,
-        "End-to-end training does no better than with the module left at random.",
-        "The rest of the model does not use it: give it an objective, or leave it out.",
-        ("frozen_utility",),
-    ),
 )
 BY_NAME = {state.name: state for state in STATES}
 CODES = {state.name: code for code, state in enumerate(STATES)}

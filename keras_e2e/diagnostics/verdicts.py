@@ -4,6 +4,8 @@ A decision list over the latest readings, from the plain to the subtle. Heuristi
 thresholds are set by the runs of `benchmarks/verdicts.py`, and each is said here.
 """
 
+import itertools
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -15,11 +17,15 @@ from keras_e2e.diagnostics import states
 READINGS = 10
 # Of what is periodic there are fewer; below this many nothing is said.
 PERIODIC_READINGS = 3
+# How far it looks back for them: what is rarer than one in eighty is not judged by. A
+# verdict then costs as much late in a run as early.
+LOOKBACK = 500
 # A gradient SNR below this is taken for noise (digits, k-tuple parity: BUILD_NOTES.md).
 SNR_FLOOR = 0.02
-# A loss above this share of its starting value has not moved. It leaves room for the first
-# steps, in which a model learns how frequent the classes are and nothing else.
-UNMOVED = 0.9
+# A loss that has fallen by less than this share of its starting value has not moved. It
+# leaves room for the first steps, in which a model learns how frequent the classes are and
+# nothing else.
+UNMOVED = 0.1
 # Signal that comes out of a module, relative to what went in; and a gradient relative to
 # the largest of any module. A module of many layers may well lose two decades.
 GAIN_LOW, GAIN_HIGH = 1e-3, 1e3
@@ -33,8 +39,6 @@ STILL = 1e-7
 CONFLICT, RELIABLE = -0.1, 0.05
 # The share of readings that must say so.
 MAJORITY = 0.7
-
-Readings = Mapping[str, Any]
 
 
 class Verdict(NamedTuple):
@@ -87,41 +91,48 @@ def judge(
     'starved'
     """
     modules = list(next(iter(history.values()), {}))
-    late = {
-        module: {
-            quantity: np.asarray(values.get(module, ())[since:], float)
-            for quantity, values in history.items()
-        }
-        for module in modules
-    }
-    largest = [_median(late[m].get("grad_rms", ())) for m in modules]
+
+    def late(quantity: str, module: str) -> np.ndarray:
+        values = history.get(quantity, {}).get(module, ())
+        return np.asarray(values[max(since, len(values) - LOOKBACK) :], float)
+
+    largest = [_median(late("grad_rms", module)) for module in modules]
     finite = [value for value in largest if np.isfinite(value)]
     found = {}
     for module in modules:
-        readings = late[module]
-        own = _values(history, "loss", module)
+        readings = {quantity: late(quantity, module) for quantity in history}
         # A module without a loss of its own serves the task, whose loss is the last's.
-        serves = module if np.isfinite(own[since:]).any() else modules[-1]
-        losses = _values(history, "loss", serves)
-        start = losses[np.isfinite(losses)][:3]
-        readings["loss"] = losses[since:]
+        own = "loss" in readings and np.isfinite(readings["loss"]).any()
+        serves = module if own else modules[-1]
+        readings["loss"] = late("loss", serves)
         found[module] = _judge_one(
             readings,
-            float(np.median(start)) if len(start) else float("nan"),
+            at_start(history.get("loss", {}).get(serves, ())),
             max(finite, default=float("nan")),
             module in standing,
         )
     return found
 
 
-def _judge_one(readings: Readings, start: float, largest: float, still: bool) -> Verdict:
+def at_start(losses: Sequence[float]) -> float:
+    """The median of a loss's first three readings; NaN without any."""
+    first = list(itertools.islice(filter(math.isfinite, losses), 3))
+    return float(np.median(first)) if first else float("nan")
+
+
+def fallen(value: Any, start: float, share: float) -> Any:
+    """Whether a loss has fallen by a share of what it was; it may be negative."""
+    return value < start - share * abs(start)
+
+
+def _judge_one(readings: dict, start: float, largest: float, still: bool) -> Verdict:
     numbers = {name: _median(values) for name, values in readings.items() if len(values)}
     numbers["loss at start"] = start
     numbers = {name: value for name, value in numbers.items() if not np.isnan(value)}
 
     def share(quantity: str, says: Callable, latest: int = READINGS) -> float:
         """The share of the latest readings that say so; 0 where there are too few."""
-        values = np.asarray(readings.get(quantity, ()), float)
+        values = readings.get(quantity, np.empty(0))
         values = values[~np.isnan(values)][-latest:]
         enough = PERIODIC_READINGS if latest < READINGS else READINGS
         return float(np.mean(says(values))) if len(values) >= enough else 0.0
@@ -129,12 +140,11 @@ def _judge_one(readings: Readings, start: float, largest: float, still: bool) ->
     def verdict(state: str, sure: float) -> Verdict:
         return Verdict(state, sure, numbers)
 
-    blown = max(
-        _blown(readings.get(name, ())) for name in ("loss", "grad_rms", "update_ratio")
-    )
+    may_blow = {"loss", "grad_rms", "update_ratio"} & set(readings)
+    blown = max(_blown(readings[name]) for name in may_blow)
     if blown >= MAJORITY:
         return verdict("exploding", blown)
-    if still or len(readings.get("loss", ())) < READINGS:
+    if still or len(readings["loss"]) < READINGS:
         return verdict("unclear", 0.0)
     # Causes before effects: dead units pass no signal on, and without one nothing moves.
     checks = [
@@ -152,7 +162,7 @@ def _judge_one(readings: Readings, start: float, largest: float, still: bool) ->
     if opposed >= MAJORITY and numbers.get("reliability", 0.0) > RELIABLE:
         return verdict("conflicting", opposed)
     noise = share("gradient_snr", lambda v: v < SNR_FLOOR)
-    unmoved = share("loss", lambda v: v > UNMOVED * start)
+    unmoved = share("loss", lambda v: ~fallen(v, start, UNMOVED))
     if noise >= MAJORITY and unmoved >= MAJORITY:
         return verdict("starved", min(noise, unmoved))
     if noise >= MAJORITY:
@@ -164,9 +174,9 @@ def _judge_one(readings: Readings, start: float, largest: float, still: bool) ->
     return verdict("healthy", 1.0 - noise)
 
 
-def _frozen(readings: Readings) -> float:
+def _frozen(readings: dict) -> float:
     """The share of readings in which the weights stood still; all must have."""
-    moved = np.asarray(readings.get("update_ratio", ()), float)[-READINGS:]
+    moved = readings.get("update_ratio", np.empty(0))[-READINGS:]
     if not len(moved):
         return 0.0
     # Nothing to read where no weight may move. With accumulated gradients most steps
@@ -174,19 +184,13 @@ def _frozen(readings: Readings) -> float:
     return 1.0 if np.all(np.isnan(moved) | (moved <= STILL)) else 0.0
 
 
-def _blown(values: Sequence[float]) -> float:
+def _blown(values: np.ndarray) -> float:
     """The share of the latest readings that are infinite, or NaN after numbers."""
-    latest = np.asarray(values, float)[-READINGS:]
-    if not len(latest) or np.isnan(values).all():
+    if np.isnan(values).all():  # nothing was read
         return 0.0
-    return float(np.mean(~np.isfinite(latest)))
+    return float(np.mean(~np.isfinite(values[-READINGS:])))
 
 
-def _values(history: Mapping, quantity: str, module: str) -> np.ndarray:
-    return np.asarray(history.get(quantity, {}).get(module, ()), float)
-
-
-def _median(values: Any) -> float:
-    latest = np.asarray(values, float)
-    latest = latest[~np.isnan(latest)][-READINGS:]
+def _median(values: np.ndarray) -> float:
+    latest = values[~np.isnan(values)][-READINGS:]
     return float(np.median(latest)) if len(latest) else float("nan")

@@ -46,6 +46,8 @@ FLAT = {"loss": [1.0] * 20, "gradient_snr": [0.0] * 20}
         ({"loss": [1.0] * 20}, "healthy"),  # the signal is there: wait
         ({"loss": [1.0] * 20, "gradient_snr": [0.0, 0.1] * 10}, "unclear"),
         ({"gradient_snr": [0.0, 0.1] * 10}, "healthy"),  # and the loss has moved
+        ({"loss": [-1.0] * 20, "gradient_snr": [0.0] * 20}, "starved"),
+        ({"loss": [-1.0] * 8 + [-2.0] * 12, "gradient_snr": [0.0] * 20}, "converged"),
         ({"update_ratio": [0.0] * 20}, "frozen"),
         ({"update_ratio": [NAN] * 20}, "frozen"),
         ({"update_ratio": ([0.0] * 3 + [1e-3]) * 5}, "healthy"),  # accumulated gradients
@@ -80,6 +82,16 @@ def test_single_readings_that_stray_change_nothing():
     found = state_of(**{**FLAT, "gradient_snr": readings})
     assert found.state == "starved"
     assert found.sure == pytest.approx(0.8)
+
+
+def test_a_long_run_is_judged_by_its_end_and_its_start():
+    long = {name: [*values] * 200 for name, values in HEALTHY.items()}
+    long["loss"] = [1.0] * 3 + [0.5] * 3997
+    long["gradient_snr"] = [0.5] * 3000 + [0.0] * 1000
+    history = {name: {"m": values, "out": values} for name, values in long.items()}
+    found = judge(history)["m"]
+    assert found.state == "converged"
+    assert found.numbers["loss at start"] == 1.0
 
 
 def test_few_readings_are_unclear():
