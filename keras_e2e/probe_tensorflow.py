@@ -8,6 +8,7 @@ from keras import tree
 from keras_e2e import _compat
 from keras_e2e.diagnostics.quantity import ModuleView
 from keras_e2e.passes_tensorflow import Passes, first_tensor
+from keras_e2e.recorder_tensorflow import Recorder
 
 
 class Probe:
@@ -16,16 +17,19 @@ class Probe:
     Args:
         model: the modular model, after its loss was computed.
         y_pred: what it put out.
-        loss: the sum of all losses.
         passes: further passes over the batch.
+        recorder: where the numbers go.
         level: how much is due: `READING` or `PERIODIC`.
     """
 
-    def __init__(self, model: Any, y_pred: Any, loss: Any, passes: Passes, level: int):
-        self.model, self.passes, self.level = model, passes, level
+    def __init__(
+        self, model: Any, y_pred: Any, passes: Passes, recorder: Recorder, level: int
+    ):
+        self.model, self.passes = model, passes
+        self.recorder, self.level = recorder, level
+        self.needs = recorder.needs(level)
         self.collector = model._take_forward()
         self.outputs = [] if y_pred is None else tree.flatten(y_pred)
-        self.loss = loss
 
     def differentiate(self, backward, variables) -> tuple[list, dict]:
         """Gradients of the variables and signals at the crossings, in one pass."""
@@ -65,7 +69,7 @@ class Probe:
             *[following[name] for name in crossed],
         ]
 
-    def record(self, recorder, variables, gradients, signals) -> None:
+    def record(self, variables, gradients, signals) -> None:
         """Makes the views of the modules, after the step, and has them written."""
         scale = self.model.optimizer.scale_loss(tf.ones(()))
         strategy = tf.distribute.get_strategy()
@@ -94,7 +98,7 @@ class Probe:
         before = {id(v): old for v, old in zip(variables, self.before, strict=True)}
         taught_by = summed({id(v): g for v, g in zip(variables, gradients, strict=True)})
         further = self.further
-        if "later" in recorder.needs(self.level):
+        if "later" in self.needs:
             further["later"] = self.passes.later()
         halves = [summed(half) for half in further.get("halves") or ()]
         others = {
@@ -116,7 +120,7 @@ class Probe:
             if module.boundary is None:
                 taught = signals["outputs"]
             theirs = module.trainable_variables
-            moves = [v - before[id(v)] if id(v) in before else None for v in theirs]
+            updates = [v - before[id(v)] if id(v) in before else None for v in theirs]
 
             def of(found, theirs=theirs):
                 return [found.get(id(v)) for v in theirs]
@@ -126,8 +130,7 @@ class Probe:
                     name=module.name,
                     variables=[before[id(v)] for v in theirs if id(v) in before],
                     gradients=of(taught_by),
-                    updates=[move for move in moves if move is not None],
-                    moves=moves,
+                    updates=updates,
                     loss=self._loss_of(module),
                     activation=_joined(
                         [tf.cast(crossings[i].activation, tf.float32) for i in ends]
@@ -144,17 +147,16 @@ class Probe:
                     classes=further.get("classes"),
                 )
             )
-        recorder.write(views, self.level)
+        self.recorder.write(views, self.level)
 
     def _further(self) -> dict:
         """What quantities need beyond the step itself, before it moves anything."""
-        needs = self.model._modular.recorder.needs(self.level)
         made = {
             "halves": self.passes.halves,
             "local": self.passes.local,
             "classes": self.passes.classes,
         }
-        return {name: make() for name, make in made.items() if name in needs}
+        return {name: make() for name, make in made.items() if name in self.needs}
 
     def _loss_of(self, module) -> Any:
         """The local loss of a module; for the last one what is left of the total."""

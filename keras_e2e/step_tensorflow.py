@@ -53,7 +53,7 @@ class ModularStep:
         variables = [v for v in self.trainable_variables if id(v) not in still]
         if instrumented:
             passes = Passes(self, x, y, sample_weight)
-            probe = Probe(self, y_pred, loss, passes, instrumented)
+            probe = Probe(self, y_pred, passes, state.recorder, instrumented)
             gradients, signals = probe.differentiate(backward, variables)
         else:
             gradients = backward.gradients(variables)
@@ -67,7 +67,7 @@ class ModularStep:
                 stacklevel=2,
             )
         if instrumented:
-            probe.record(state.recorder, variables, gradients, signals)
+            probe.record(variables, gradients, signals)
         self._forget_forward()
         logs = self.compute_metrics(x, y, y_pred, sample_weight=sample_weight)
         if len(self.metrics_variables) == metric_variables:

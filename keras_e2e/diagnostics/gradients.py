@@ -5,8 +5,14 @@ from typing import Any
 
 from keras import ops
 
-from keras_e2e.diagnostics.progress import some, spacing
-from keras_e2e.diagnostics.quantity import ModuleView, Quantity, dot, sum_of_squares
+from keras_e2e.diagnostics.quantity import (
+    ModuleView,
+    Quantity,
+    dot,
+    some,
+    spacing,
+    sum_of_squares,
+)
 
 
 class GradRMS(Quantity):

@@ -5,7 +5,14 @@ from typing import Any
 
 from keras import ops
 
-from keras_e2e.diagnostics.quantity import ModuleView, Quantity, dot, sum_of_squares
+from keras_e2e.diagnostics.quantity import (
+    ModuleView,
+    Quantity,
+    dot,
+    some,
+    spacing,
+    sum_of_squares,
+)
 
 
 class LossCredit(Quantity):
@@ -25,8 +32,8 @@ class LossCredit(Quantity):
     def compute(self, module: ModuleView, state: list) -> tuple[Any, list]:
         if module.later_gradients is None:
             return None, state
-        before = dot(module.gradients, module.moves)
-        after = dot(module.later_gradients, module.moves)
+        before = dot(module.gradients, module.updates)
+        after = dot(module.later_gradients, module.updates)
         if before is None or after is None:
             return None, state
         return 0.5 * (before + after), state
@@ -71,17 +78,3 @@ class Rotation(Quantity):
             [a / lengths[0] - b / lengths[1] for a, b in zip(start, now, strict=True)]
         )
         return apart / 2.0, [ops.ones_like(seen), *start]
-
-
-def some(tensor: Any, entries: int) -> Any:
-    """Evenly spaced entries of a tensor, about as many as asked, as a flat tensor."""
-    return ops.reshape(tensor, (-1,))[:: spacing(tensor.shape, entries)]
-
-
-def spacing(shape: tuple, entries: int) -> int:
-    """From one of these entries to the next."""
-    stride = max(1, -(-math.prod(shape) // entries))
-    # With no common factor, the entries go through all places of the last axis.
-    while stride > 1 and math.gcd(stride, shape[-1]) > 1:
-        stride += 1
-    return stride

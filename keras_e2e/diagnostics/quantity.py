@@ -1,7 +1,8 @@
 """The contract of a diagnostic quantity."""
 
+import math
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from keras import ops
@@ -19,8 +20,8 @@ class ModuleView:
         variables: the variables that the step may move, as tensors from before it.
         gradients: gradients of all its trainable variables, summed over replicas; None
             where there is none.
-        updates: the changes that the optimizer made to `variables`.
-        moves: the same, in the places of `gradients`: None where nothing may move.
+        updates: the changes that the optimizer made, in the places of `gradients`; None
+            where nothing may move.
         loss: the module's loss: its local loss, or the task loss for the last one;
             None where it was not computed.
         activation: what the module put out, `(batch, ...)`; None for the last module.
@@ -50,7 +51,6 @@ class ModuleView:
     signal: Any
     input_signal: Any
     total: Callable[[Any], Any]
-    moves: list = field(default_factory=list)
     examples: Any = None
     halves: tuple[list, list] | None = None
     local_gradients: list | None = None
@@ -158,3 +158,17 @@ def dot(left: list, right: list) -> Any:
         if a is not None and b is not None
     ]
     return sum(terms[1:], terms[0]) if terms else None
+
+
+def some(tensor: Any, entries: int) -> Any:
+    """Evenly spaced entries of a tensor, about as many as asked, as a flat tensor."""
+    return ops.reshape(tensor, (-1,))[:: spacing(tensor.shape, entries)]
+
+
+def spacing(shape: tuple, entries: int) -> int:
+    """From one of these entries to the next."""
+    stride = max(1, -(-math.prod(shape) // entries))
+    # With no common factor, the entries go through all places of the last axis.
+    while stride > 1 and math.gcd(stride, shape[-1]) > 1:
+        stride += 1
+    return stride

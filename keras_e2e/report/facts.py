@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from keras_e2e.diagnostics import states
-from keras_e2e.tensorboard.data import TAUGHT_BY, RunData, Series
+from keras_e2e.tensorboard.data import TAUGHT_BY, RunData, Series, named
 
 # What most want to see first; the others follow as they were logged.
 FIRST = ("loss", "gradient_snr")
@@ -56,11 +56,11 @@ def judged(run: RunData, module: str) -> Judged | None:
         return None
     state, sure = found
     kind = "alarm" if states.BY_NAME[state].alarm else state
-    words = run.words(module)
     # Nobody is "0 % sure" that it is unclear; old logs do not say how sure.
-    if math.isfinite(sure) and state != "unclear":
-        return Judged(state, kind, f"{100 * sure:.0f} % sure", words)
-    return Judged(state, kind, "", words.replace(f" ({100 * sure:.0f} % sure)", "", 1))
+    known = math.isfinite(sure) and state != "unclear"
+    return Judged(
+        state, kind, f"{100 * sure:.0f} % sure" if known else "", run.words(module)
+    )
 
 
 def taught(series: Series | None) -> str:
@@ -68,8 +68,7 @@ def taught(series: Series | None) -> str:
     parts: list[str] = []
     last = None
     for step, code in zip(*series, strict=True) if series else ():
-        index = int(code) if math.isfinite(code) else -1
-        text = TAUGHT_BY[index] if 0 <= index < len(TAUGHT_BY) else "unknown"
+        text = named(code, TAUGHT_BY)
         if text != last:
             parts.append(f"{text} from step {step} on" if parts else text)
             last = text

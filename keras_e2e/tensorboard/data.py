@@ -14,6 +14,8 @@ from keras_e2e.tensorboard import layout
 APART = {"summary", "healthy", "verdict", "sure", "parameters", "taught_by"}
 # How a module is taught; the codes of `e2e_taught_by`.
 TAUGHT_BY = ("task", "own objective", "task and own objective", "nothing")
+# What a code means that is in no list of ours: a newer version wrote it, or it is damaged.
+UNKNOWN = "unknown"
 _TAG = re.compile(r"e2e_([^/]+)/(\d\d+)_(.*)", re.DOTALL)
 
 
@@ -74,8 +76,7 @@ class RunData:
         marks = sorted({step for s in self.taught_by.values() for step in s.steps})
         before = -1
         for step, value in zip(*self.modes, strict=True):
-            index = int(value) if math.isfinite(value) else -1
-            name = modes.NAMES[index] if 0 <= index < len(modes.NAMES) else "unknown"
+            name = named(value, modes.NAMES)
             if not found or found[-1][1] != name:
                 between = [mark for mark in marks if before < mark <= step]
                 found.append((between[-1] if found and between else step, name))
@@ -87,11 +88,10 @@ class RunData:
         series = self.verdicts.get(module)
         if series is None or not series.values:
             return None
-        code = series.values[-1]
-        known = math.isfinite(code) and 0 <= int(code) < len(states.STATES)
+        state = named(series.values[-1], list(states.BY_NAME))
         sure = self.sure.get(module)
         certainty = sure.values[-1] if sure and sure.values else math.nan
-        return states.STATES[int(code)].name if known else "unclear", certainty
+        return "unclear" if state == UNKNOWN else state, certainty
 
     def words(self, module: str) -> str:
         """The latest verdict in words, with the latest numbers; empty without one.
@@ -157,6 +157,12 @@ def gather(name: str, scalars: Iterable[Scalar]) -> RunData | None:
     run.modules = sorted(modules, key=lambda m: (int(m.split("_", 1)[0]), m))
     run.bands = {q: (e["low"], e["high"]) for q, e in ends.items() if len(e) == 2}
     return run if run.modules else None
+
+
+def named(code: float, names: Sequence[str]) -> str:
+    """What a code in a log stands for: its place in a list, or `UNKNOWN`."""
+    known = math.isfinite(code) and 0 <= int(code) < len(names)
+    return names[int(code)] if known else UNKNOWN
 
 
 def plain(value: Any) -> Any:

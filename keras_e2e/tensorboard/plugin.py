@@ -15,7 +15,7 @@ from tensorboard.plugins import base_plugin
 from werkzeug import wrappers
 
 from keras_e2e.diagnostics import states
-from keras_e2e.tensorboard.data import TAUGHT_BY, RunData, plain
+from keras_e2e.tensorboard.data import TAUGHT_BY, UNKNOWN, RunData, named, plain
 from keras_e2e.tensorboard.provider import Runs
 
 STATIC = Path(__file__).parent / "static"
@@ -171,7 +171,7 @@ def _module(run: RunData, module: str) -> dict[str, Any]:
         "number": int(number),
         "name": name,
         "parameters": run.parameters.get(module),
-        "taught_by": _name(taught.values[-1], TAUGHT_BY) if taught else None,
+        "taught_by": named(taught.values[-1], TAUGHT_BY) if taught else None,
         "verdict": _verdict(run, module),
     }
 
@@ -181,8 +181,8 @@ def _verdict(run: RunData, module: str) -> dict[str, Any] | None:
     if found is None:
         return None
     code, step = run.verdicts[module].values[-1], run.verdicts[module].steps[-1]
-    state = _name(code, [state.name for state in states.STATES])
-    if state == "unknown":
+    state = named(code, list(states.BY_NAME))
+    if state == UNKNOWN:
         words = (
             f"Unknown verdict (code {code:g}): the log is damaged, or comes from a newer "
             "version of keras_e2e."
@@ -195,11 +195,6 @@ def _verdict(run: RunData, module: str) -> dict[str, Any] | None:
         "step": step,
         "words": run.words(module),
     }
-
-
-def _name(code: float, names: Any) -> str:
-    known = math.isfinite(code) and 0 <= int(code) < len(names)
-    return names[int(code)] if known else "unknown"
 
 
 def plotly_version() -> str | None:
