@@ -101,9 +101,12 @@ def judge(
     found = {}
     for module in modules:
         readings = {quantity: late(quantity, module) for quantity in history}
-        # A module without a loss of its own serves the task, whose loss is the last's.
+        # A module without a loss of its own serves the task, whose loss is the last's. An
+        # objective that does not count is in no conflict: its head was never trained.
         own = "loss" in readings and np.isfinite(readings["loss"]).any()
         serves = module if own else modules[-1]
+        if not own:
+            readings.pop("local_alignment", None)
         readings["loss"] = late("loss", serves)
         found[module] = _judge_one(
             readings,

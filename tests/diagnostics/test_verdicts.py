@@ -109,6 +109,12 @@ def test_without_a_loss_of_its_own_a_module_serves_the_task():
     assert found.state == "converged"
 
 
+def test_an_objective_that_does_not_count_is_in_no_conflict():
+    opposed = [NAN] * 15 + [-0.5] * 5
+    assert state_of(local_alignment=opposed).state == "conflicting"
+    assert state_of(local_alignment=opposed, loss=[NAN] * 20).state == "healthy"
+
+
 def test_after_a_switch_of_modes_only_new_readings_count():
     # Local training has brought the loss down; end to end goes on from there.
     loss = [1.0] * 5 + [0.1] * 15
