@@ -1,4 +1,4 @@
-"""Data sets and modular tasks that demo, examples and benchmarks share."""
+"""Data sets and modular tasks that demo, examples, experiments and benchmarks share."""
 
 from keras_e2e.tasks.data import DATASETS, load, load_digits, load_fashion_mnist
 from keras_e2e.tasks.ktuples import (
@@ -8,15 +8,23 @@ from keras_e2e.tasks.ktuples import (
     parity_model,
     parity_tuples,
 )
+from keras_e2e.tasks.symbols import parity, random_table, sum_mod_10
+from keras_e2e.tasks.task import Cut, Split, Task
 
 __all__ = [
     "DATASETS",
+    "Cut",
+    "Split",
+    "Task",
     "Tuples",
     "hide_labels",
     "load",
     "load_digits",
     "load_fashion_mnist",
+    "parity",
     "parity_ceiling",
     "parity_model",
     "parity_tuples",
+    "random_table",
+    "sum_mod_10",
 ]

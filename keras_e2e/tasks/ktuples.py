@@ -13,6 +13,8 @@ from typing import Any, NamedTuple
 import keras
 import numpy as np
 
+from keras_e2e.tasks.task import check_integer
+
 MISSING = -1
 
 
@@ -74,9 +76,9 @@ def parity_tuples(images: Any, labels: Any, k: int, n: int, seed: int = 0) -> Tu
     >>> bool((data.parity[:, 0] == (data.symbols % 2).sum(axis=1) % 2).all())
     True
     """
-    _check_integer("k", k, 1)
-    _check_integer("n", n, 1)
-    _check_integer("seed", seed, 0)
+    check_integer("k", k, 1)
+    check_integer("n", n, 1)
+    check_integer("seed", seed, 0)
     images, labels = np.asarray(images), np.asarray(labels)
     if images.ndim != 2 or 0 in images.shape:
         raise ValueError(
@@ -136,8 +138,8 @@ def hide_labels(symbols: Any, keep: int, seed: int = 0) -> np.ndarray:
     >>> int((hidden == -1).sum())
     4
     """
-    _check_integer("keep", keep, 0)
-    _check_integer("seed", seed, 0)
+    check_integer("keep", keep, 0)
+    check_integer("seed", seed, 0)
     symbols = np.asarray(symbols)
     if symbols.ndim < 1 or symbols.dtype.kind != "i":
         raise ValueError(
@@ -203,17 +205,31 @@ def parity_model(
     >>> model.input_shape, model.get_layer("symbols").output.shape, model.output_shape
     ((None, 3, 64), (None, 3, 10), (None, 1))
     """
-    _check_integer("k", k, 1)
-    _check_integer("d", d, 1)
-    _check_integer("classes", classes, 1)
-    _check_integer("seed", seed, 0)
+    last = ("parity", 1, "sigmoid")
+    return tuple_model(k, d, encoder, classes, classifier, last, seed)
+
+
+def tuple_model(
+    k: int,
+    d: int,
+    encoder: Sequence[int],
+    classes: int,
+    classifier: Sequence[int],
+    last: tuple[str, int, str],
+    seed: int,
+) -> keras.Model:
+    """Builds `parity_model` with another last layer: its name, units and activation."""
+    check_integer("k", k, 1)
+    check_integer("d", d, 1)
+    check_integer("classes", classes, 1)
+    check_integer("seed", seed, 0)
     _check_sizes("encoder", encoder)
     _check_sizes("classifier", classifier)
 
     layers = [(f"encoder_{i}", units, "relu") for i, units in enumerate(encoder, 1)]
     layers += [("symbols", classes, "softmax")]
     layers += [(f"classifier_{i}", u, "relu") for i, u in enumerate(classifier, 1)]
-    layers += [("parity", 1, "sigmoid")]
+    layers += [last]
     # Two layers of one shape must not share a seed: they would be equal.
     seeds = np.random.SeedSequence(seed).generate_state(len(layers))
 
@@ -227,7 +243,7 @@ def parity_model(
         )(x)
         if name == "symbols":
             x = keras.layers.Flatten(name="flatten")(x)
-    return keras.Model(images, x, name="parity_model")
+    return keras.Model(images, x, name=f"{last[0]}_model")
 
 
 def parity_ceiling(error: float, k: int) -> float:
@@ -259,18 +275,12 @@ def parity_ceiling(error: float, k: int) -> float:
     >>> [round(tasks.parity_ceiling(0.1, k), 3) for k in (1, 2, 4)]
     [0.9, 0.82, 0.705]
     """
-    _check_integer("k", k, 1)
+    check_integer("k", k, 1)
     if not 0 <= error <= 1:
         raise ValueError(
             f"error={error!r}: expected a rate from 0 to 1. Divide a percentage by 100."
         )
     return float((1 + abs(1 - 2 * error) ** k) / 2)
-
-
-def _check_integer(name: str, value: Any, least: int) -> None:
-    whole = isinstance(value, int | np.integer) and not isinstance(value, bool)
-    if not whole or value < least:
-        raise ValueError(f"{name}={value!r}: expected an integer of at least {least}.")
 
 
 def _check_sizes(name: str, sizes: Any) -> None:
@@ -280,4 +290,4 @@ def _check_sizes(name: str, sizes: Any) -> None:
             "128 units give (128,), for none give ()."
         )
     for i, units in enumerate(sizes):
-        _check_integer(f"{name}[{i}]", units, 1)
+        check_integer(f"{name}[{i}]", units, 1)
