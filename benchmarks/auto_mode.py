@@ -158,7 +158,7 @@ def report(runs: list[dict], chosen: list[str]) -> tuple[Table, Table]:
     """The table of success rates and the one of the goals."""
     rates, goals = rows(runs, chosen)
     first = Table(
-        title=f"{FLAGS.data}, {FLAGS.steps} steps: successes of the seeds (median accuracy)",
+        title=f"{FLAGS.data}, {FLAGS.steps} steps: seeds that succeed (median accuracy)",
         title_justify="left",
     )
     for column in ("task", *REGIMES):
