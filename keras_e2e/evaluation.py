@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 import keras
 from keras import ops, tree
 
-from keras_e2e import _compat, exits, local_metrics, probes
+from keras_e2e import _compat, exits, local_metrics, probes, rest
 from keras_e2e.batches import Batches
 from keras_e2e.boundary import Collector, collecting
 from keras_e2e.local_loss import activations, local_loss, outputs_of
@@ -14,7 +14,7 @@ from keras_e2e.partition import Module
 
 
 class ModuleEvaluation:
-    """Mixin of modular models: `evaluate_modules` and `exit_model`."""
+    """Mixin of modular models: `evaluate_modules`, `exit_model` and `rest_model`."""
 
     _modular: Any
     name: str
@@ -50,6 +50,34 @@ class ModuleEvaluation:
         True
         """
         return exits.exit_model(self, name)
+
+    def rest_model(self, name: str) -> keras.Model:
+        """The stock Keras model of what lies behind a boundary, up to the outputs.
+
+        To train the later modules on what the earlier ones ought to put out. Layers and
+        weights are shared with this model. It is not compiled.
+
+        Args:
+            name: a boundary's name, as in `model.modules`.
+
+        Returns:
+            A Functional model whose inputs are a list: those of this model (they may
+            enter later modules), then what comes out of the boundary.
+
+        Raises:
+            ValueError: an unknown name; a boundary that is crossed more than once; a
+                subclassed model, which shows no graph.
+
+        Example:
+
+        >>> import keras, numpy as np, keras_e2e as e2e
+        >>> base = keras.Sequential([keras.Input((8,)), keras.layers.Dense(4, name="code"),
+        ...                          keras.layers.Dense(3, activation="softmax")])
+        >>> rest = e2e.modularize(base, ["code"]).rest_model("code")
+        >>> rest([np.ones((5, 8)), np.ones((5, 4))]).shape == (5, 3)
+        True
+        """
+        return rest.rest_model(self, name)
 
     def evaluate_modules(
         self,

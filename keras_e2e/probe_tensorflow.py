@@ -145,6 +145,9 @@ class Probe:
                     local_gradients=of(others["local"]) if "local" in others else None,
                     later_gradients=of(others["later"]) if "later" in others else None,
                     classes=further.get("classes"),
+                    mask=_compat.mask_of(crossings[ends[0]].output)
+                    if len(ends) == 1
+                    else None,
                 )
             )
         self.recorder.write(views, self.level)

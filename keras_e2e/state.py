@@ -28,6 +28,7 @@ class ModularState:
         instrumented: how much the execution under way computes.
         functions: the compiled step for each (mode, instrumented).
         traces: how often each was traced.
+        spec: specs of the batches of the latest execution; None where they have none.
     """
 
     def __init__(self, mode: TrainingMode):
@@ -41,6 +42,7 @@ class ModularState:
         self.instrumented = 0
         self.functions: dict = {}
         self.traces: Counter = Counter()
+        self.spec: Any = None
         self.local = threading.local()
 
     @property

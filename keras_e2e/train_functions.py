@@ -61,6 +61,8 @@ class TrainFunctions:
 
     def _run_step(self, *args):
         state = self._modular
+        # On TensorFlow the batches tell, before the first, what they hold.
+        state.spec = getattr(args[0], "element_spec", None)
         key = (state.mode, state.due)
         state.due = 0
         if key not in state.functions:

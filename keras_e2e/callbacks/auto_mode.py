@@ -4,11 +4,13 @@ import json
 import os
 from typing import Any, NamedTuple
 
+import keras
 import numpy as np
 from absl import logging
 
 from keras_e2e.callbacks.readings import Readings
 from keras_e2e.diagnostics.verdicts import READINGS, UNMOVED, at_start, fallen
+from keras_e2e.local_loss import missing
 from keras_e2e.modes import TrainingMode
 
 
@@ -60,7 +62,9 @@ class AutoMode(Readings):
 
     Raises:
         ValueError: an argument out of range; a quantity is missing. When training starts:
-            no boundary has an objective.
+            no boundary has an objective. At the first reading: `y` lacks the labels of all
+            of them. (A module whose labels alone are missing is left alone, with a
+            warning.)
 
     Example:
 
@@ -100,6 +104,7 @@ class AutoMode(Readings):
         self._since = 0
         self._returns = 0
         self._unread = True
+        self._able: set[str] = set()
 
     def on_train_begin(self, logs=None):
         super().on_train_begin(logs)
@@ -129,6 +134,8 @@ class AutoMode(Readings):
 
     def take(self, step, readings):
         """Decides by what has been read so far."""
+        if len(self.steps) == 1:
+            self._able = self._find_able()
         if step - self._since < self.warmup:
             return
         stopped = set(self.model.training_mode.stop)
@@ -146,12 +153,32 @@ class AutoMode(Readings):
             )
             self._switch(step, TrainingMode("end_to_end"), reason)
 
+    def _find_able(self) -> set[str]:
+        """The modules that could be trained by their objective, with the labels given."""
+        x_y_weight = keras.utils.unpack_x_y_sample_weight(self.model._modular.spec)
+        y, _, given, _ = self.model._split(x_y_weight[1], None)
+        have = [module for module in self.model.modules if module.objective]
+        lack = {m.name for m in have if missing(m, y, given.get(m.name))}
+        able = {module.name for module in have} - lack
+        if not able:
+            raise ValueError(
+                f"AutoMode: the objectives of {sorted(lack)} need labels or targets that y "
+                "does not hold, so there is nothing to switch to. Give y={..., NAME: "
+                "labels}, or objectives without labels."
+            )
+        if lack:
+            logging.warning(
+                "AutoMode: the objectives of %s need labels or targets that y does not "
+                "hold; these modules stay end to end, starved or not.",
+                sorted(lack),
+            )
+        return able
+
     def _starved(self) -> set[str]:
-        able = {module.name for module in self.model.modules if module.objective}
         return {
             name
             for name, verdict in self.verdicts().items()
-            if verdict.state == "starved" and name in able
+            if verdict.state == "starved" and name in self._able
         }
 
     def _learned(self, stopped: list[str]) -> bool:

@@ -4,7 +4,7 @@ from typing import Any
 
 from keras import ops
 
-from keras_e2e.diagnostics.quantity import ModuleView, Quantity
+from keras_e2e.diagnostics.quantity import ModuleView, Quantity, unpadded
 
 
 class DormantFraction(Quantity):
@@ -32,7 +32,8 @@ class DormantFraction(Quantity):
             return None, state
         axes = tuple(range(len(activation.shape) - 1))
         # The number of examples cancels in the ratio: sums will do.
-        use = module.total(ops.sum(ops.abs(activation), axis=axes))
+        seen = unpadded(ops.abs(activation), module.mask)
+        use = module.total(ops.sum(seen, axis=axes))
         score = use / ops.mean(use)
         dormant = ops.cast(score <= self.threshold, "float32")
         # With every unit at zero the score is 0/0: all are dormant.

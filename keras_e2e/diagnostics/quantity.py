@@ -25,6 +25,8 @@ class ModuleView:
         loss: the module's loss: its local loss, or the task loss for the last one;
             None where it was not computed.
         activation: what the module put out, `(batch, ...)`; None for the last module.
+        mask: Keras's mask of the activation, `(batch, positions...)`, False where there is
+            padding; None where all counts.
         signal: gradient of the loss with respect to the module's output: what the
             module is taught by; None where there is none.
         input_signal: gradient with respect to what the module was given: what it
@@ -56,6 +58,7 @@ class ModuleView:
     local_gradients: list | None = None
     later_gradients: list | None = None
     classes: Any = None
+    mask: Any = None
 
 
 class Quantity:
@@ -142,6 +145,16 @@ class Quantity:
         raise NotImplementedError(
             f"{type(self).__name__} must implement compute(module, state)."
         )
+
+
+def unpadded(activation: Any, mask: Any) -> Any:
+    """An activation with zeros in the places of padding."""
+    if mask is None:
+        return activation
+    kept = ops.cast(mask, activation.dtype)
+    return activation * ops.reshape(
+        kept, (*ops.shape(kept), *[1] * (len(activation.shape) - len(kept.shape)))
+    )
 
 
 def sum_of_squares(tensors: list) -> Any:

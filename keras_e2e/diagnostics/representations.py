@@ -4,7 +4,7 @@ from typing import Any
 
 from keras import ops
 
-from keras_e2e.diagnostics.quantity import ModuleView, Quantity
+from keras_e2e.diagnostics.quantity import ModuleView, Quantity, unpadded
 
 
 class ProbeAccuracy(Quantity):
@@ -45,7 +45,7 @@ class ProbeAccuracy(Quantity):
 
     def compute(self, module: ModuleView, state: list) -> tuple[Any, list]:
         classes = module.classes
-        features = pooled(module.activation, self.units)
+        features = pooled(module.activation, self.units, module.mask)
         if features is None or classes is None or classes.shape[1] > MAX_CLASSES:
             return None, state
         seen, gram, cross = state
@@ -97,7 +97,7 @@ class EffectiveRank(Quantity):
         self.units = units
 
     def compute(self, module: ModuleView, state: list) -> tuple[Any, list]:
-        features = pooled(module.activation, self.units)
+        features = pooled(module.activation, self.units, module.mask)
         if features is None:
             return None, state
         # Sums over the replicas need the smaller product with the units on both sides.
@@ -113,11 +113,19 @@ class EffectiveRank(Quantity):
         return ops.where(ops.max(squares) > 0, ops.exp(entropy), 0.0), state
 
 
-def pooled(activation: Any, units: int) -> Any:
-    """An activation as `(batch, at most so many units)`; None where it has no units."""
+def pooled(activation: Any, units: int, mask: Any = None) -> Any:
+    """An activation as `(batch, at most so many units)`; None where it has no units.
+
+    Positions are averaged, padding left out.
+    """
     if activation is None or len(activation.shape) < 2 or activation.shape[-1] is None:
         return None
-    if len(activation.shape) > 2:
-        activation = ops.mean(activation, axis=tuple(range(1, len(activation.shape) - 1)))
+    axes = tuple(range(1, len(activation.shape) - 1))
+    if axes and mask is not None:
+        kept = ops.sum(unpadded(ops.ones_like(activation), mask), axis=axes)
+        total = ops.sum(unpadded(activation, mask), axis=axes)
+        activation = total / ops.maximum(kept, 1.0)
+    elif axes:
+        activation = ops.mean(activation, axis=axes)
     stride = -(-activation.shape[-1] // units)
     return activation[:, ::stride]

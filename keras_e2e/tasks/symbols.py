@@ -11,7 +11,7 @@ import keras
 import numpy as np
 
 from keras_e2e.tasks import data as datasets
-from keras_e2e.tasks.ktuples import Tuples, parity_ceiling, parity_tuples, tuple_model
+from keras_e2e.tasks.ktuples import MISSING, parity_ceiling, parity_tuples, tuple_model
 from keras_e2e.tasks.task import Cut, Split, Task, check_integer
 
 # Chosen by hand for the demo, not tuned.
@@ -21,7 +21,13 @@ VALIDATION_SHARE = 0.1
 HELD_OUT = 4000
 
 
-def parity(k: int, data: str = "digits", n: int = 30000, seed: int = 0) -> Task:
+def parity(
+    k: int,
+    data: str = "digits",
+    n: int = 30000,
+    seed: int = 0,
+    labelled: int | None = None,
+) -> Task:
     """Whether the number of images of an odd class is odd (`parity_tuples`).
 
     In the form of the k-tuples of Shalev-Shwartz, Shamir & Shammah 2017, section 3.1.
@@ -32,6 +38,10 @@ def parity(k: int, data: str = "digits", n: int = 30000, seed: int = 0) -> Task:
         n: training tuples. There are 4,000 each for validation and test, of images that
             occur in no other split.
         seed: seed of the splits and draws, at least 0.
+        labelled: of how many training images the class is known, as many of each class
+            as can be; the symbols of all others are -1, which `objectives.Target` takes
+            for missing. Those of a smaller number are among those of a larger one. By
+            default all.
 
     Returns:
         A `Task` with the cut point `symbols` and the output `parity`.
@@ -48,17 +58,24 @@ def parity(k: int, data: str = "digits", n: int = 30000, seed: int = 0) -> Task:
     """
     return _task(
         f"parity of {k} {data}",
-        (k, data, n, seed),
-        lambda tuples: {"parity": tuples.parity},
+        (k, data, n, seed, labelled),
+        lambda symbols: {"parity": _odd(symbols).sum(axis=1, keepdims=True) % 2.0},
         ("parity", 1, "sigmoid"),
         (128, 128),
         "binary_crossentropy",
         0.5,
         lambda error: parity_ceiling(error, k),
+        _odd,
     )
 
 
-def sum_mod_10(k: int, data: str = "digits", n: int = 30000, seed: int = 0) -> Task:
+def sum_mod_10(
+    k: int,
+    data: str = "digits",
+    n: int = 30000,
+    seed: int = 0,
+    labelled: int | None = None,
+) -> Task:
     """The last decimal of the sum of the classes of k images.
 
     Args:
@@ -66,6 +83,10 @@ def sum_mod_10(k: int, data: str = "digits", n: int = 30000, seed: int = 0) -> T
         data: name of the images: "digits" or "fashion_mnist".
         n: training tuples; 4,000 each for validation and test.
         seed: seed of the splits and draws, at least 0.
+        labelled: of how many training images the class is known, as many of each class
+            as can be; the symbols of all others are -1, which `objectives.Target` takes
+            for missing. Those of a smaller number are among those of a larger one. By
+            default all.
 
     Returns:
         A `Task` with the cut point `symbols` and the output `sum`. Its ceiling takes the
@@ -83,8 +104,8 @@ def sum_mod_10(k: int, data: str = "digits", n: int = 30000, seed: int = 0) -> T
     """
     return _task(
         f"sum mod 10 of {k} {data}",
-        (k, data, n, seed),
-        lambda tuples: {"sum": tuples.symbols.sum(axis=1).astype("int32") % 10},
+        (k, data, n, seed, labelled),
+        lambda symbols: {"sum": symbols.sum(axis=1, dtype="int32") % 10},
         ("sum", 10, "softmax"),
         (256,),
         "sparse_categorical_crossentropy",
@@ -95,7 +116,13 @@ def sum_mod_10(k: int, data: str = "digits", n: int = 30000, seed: int = 0) -> T
     )
 
 
-def random_table(k: int, data: str = "digits", n: int = 30000, seed: int = 0) -> Task:
+def random_table(
+    k: int,
+    data: str = "digits",
+    n: int = 30000,
+    seed: int = 0,
+    labelled: int | None = None,
+) -> Task:
     """One of ten values that a random table has for the tuple of classes.
 
     Nothing but the table relates classes and values: the second module has to learn each
@@ -106,6 +133,10 @@ def random_table(k: int, data: str = "digits", n: int = 30000, seed: int = 0) ->
         data: name of the images: "digits" or "fashion_mnist".
         n: training tuples; 4,000 each for validation and test.
         seed: seed of the table, the splits and the draws, at least 0.
+        labelled: of how many training images the class is known, as many of each class
+            as can be; the symbols of all others are -1, which `objectives.Target` takes
+            for missing. Those of a smaller number are among those of a larger one. By
+            default all.
 
     Returns:
         A `Task` with the cut point `symbols` and the output `value`.
@@ -127,8 +158,8 @@ def random_table(k: int, data: str = "digits", n: int = 30000, seed: int = 0) ->
     table = np.random.default_rng(seed).integers(0, 10, (10,) * k, dtype="int32")
     return _task(
         f"random table over {k} {data}",
-        (k, data, n, seed),
-        lambda tuples: {"value": table[tuple(tuples.symbols.T)]},
+        (k, data, n, seed, labelled),
+        lambda symbols: {"value": table[tuple(symbols.T)]},
         ("value", 10, "softmax"),
         (256,),
         "sparse_categorical_crossentropy",
@@ -139,28 +170,39 @@ def random_table(k: int, data: str = "digits", n: int = 30000, seed: int = 0) ->
 
 def _task(
     name: str,
-    sizes: tuple[int, str, int, int],
-    targets: Callable[[Tuples], dict[str, np.ndarray]],
+    sizes: tuple[int, str, int, int, int | None],
+    targets: Callable[[np.ndarray], dict[str, np.ndarray]],
     last: tuple[str, int, str],
     classifier: tuple[int, ...],
     loss: str,
     chance: float,
     ceiling: Callable[[float], float],
+    needed: Callable[[np.ndarray], np.ndarray] = np.asarray,
 ) -> Task:
-    k, data, n, seed = sizes
+    k, data, n, seed, labelled = sizes
     check_integer("k", k, 1)
     check_integer("n", n, 1)
     check_integer("seed", seed, 0)
     if data not in ENCODERS:
         raise ValueError(f"data={data!r}: expected one of {sorted(ENCODERS)}.")
     images = _images(data, seed)
-    width = images[0][0].shape[1]
+    count, width = images[0][0].shape
+    known = count if labelled is None else labelled
+    check_integer("labelled", known, 0)
+    if known > count:
+        raise ValueError(f"labelled={known}: there are {count} training images of {data}.")
     splits = []
     for number, ((x, classes), size) in enumerate(
         zip(images, (n, HELD_OUT, HELD_OUT), strict=True)
     ):
-        tuples = parity_tuples(x, classes, k, size, seed=3 * seed + number)
-        splits.append(Split(tuples.x, targets(tuples), {"symbols": tuples.symbols}))
+        # Which image stands where, and from that its class and whether it is known.
+        drawn = parity_tuples(x, np.arange(len(x)), k, size, seed=3 * seed + number)
+        symbols = classes[drawn.symbols]
+        y = targets(symbols)
+        if number == 0:
+            hidden = _in_turn(classes, seed)[known:]
+            symbols = np.where(np.isin(drawn.symbols, hidden), np.int32(MISSING), symbols)
+        splits.append(Split(drawn.x, y, {"symbols": symbols}))
 
     def build(model_seed: int) -> keras.Model:
         return tuple_model(k, width, ENCODERS[data], 10, classifier, last, model_seed)
@@ -168,12 +210,14 @@ def _task(
     return Task(
         name,
         build,
-        *splits,
-        cuts={"symbols": Cut("sparse_categorical_crossentropy", _one_hot, 10)},
-        loss=loss,
-        metrics=["accuracy"],
-        chance=chance,
-        ceiling=ceiling,
+        splits[0],
+        splits[1],
+        splits[2],
+        {"symbols": Cut("sparse_categorical_crossentropy", _one_hot, 10, needed)},
+        loss,
+        ["accuracy"],
+        chance,
+        ceiling,
     )
 
 
@@ -186,6 +230,20 @@ def _images(name: str, seed: int) -> list[tuple[np.ndarray, np.ndarray]]:
     order = np.random.default_rng(seed).permutation(len(x))
     kept = round(VALIDATION_SHARE * len(x))
     return [(x[rows], y[rows]) for rows in (order[kept:], order[:kept])] + [test]
+
+
+def _in_turn(classes: np.ndarray, seed: int) -> np.ndarray:
+    """The images at random, one of each class in turn."""
+    order = np.random.default_rng(seed).permutation(len(classes))
+    rank = np.empty(len(classes), int)
+    for label in np.unique(classes):
+        mine = order[classes[order] == label]
+        rank[mine] = np.arange(len(mine))
+    return order[np.argsort(rank[order], kind="stable")]
+
+
+def _odd(symbols: np.ndarray) -> np.ndarray:
+    return (symbols % 2).astype("float32")
 
 
 def _one_hot(symbols: Any) -> np.ndarray:

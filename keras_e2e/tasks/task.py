@@ -54,16 +54,25 @@ class Split(NamedTuple):
         Returns:
             A dataset of `(x, targets)`, for `fit(..., steps_per_epoch=...)`.
         """
-        x = tree.map_structure(tf.constant, self.x)
-        targets = {
-            k: tf.constant(v) for k, v in (self.targets() if labels else self.y).items()
-        }
-        rows = tf.data.Dataset.range(self.size).shuffle(self.size, seed=seed).repeat()
+        return endless((self.x, self.targets() if labels else self.y), size, seed)
 
-        def together(chosen):
-            return tree.map_structure(lambda t: tf.gather(t, chosen), (x, targets))
 
-        return rows.batch(size, drop_remainder=True).map(together).prefetch(4)
+def endless(data: Any, size: int, seed: int = 0) -> tf.data.Dataset:
+    """Shuffled batches without an end, all of one size, put together while training runs.
+
+    Args:
+        data: a structure of arrays with as many examples each.
+        size: examples in a batch.
+        seed: seed of the order.
+    """
+    held = tree.map_structure(tf.constant, data)
+    count = len(tree.flatten(held)[0])
+    rows = tf.data.Dataset.range(count).shuffle(count, seed=seed).repeat()
+    # Whole batches: from an endless sequence none is cut short.
+    batches = rows.batch(size, drop_remainder=True)
+    return batches.map(
+        lambda chosen: tree.map_structure(lambda t: tf.gather(t, chosen), held)
+    ).prefetch(4)
 
 
 class Cut(NamedTuple):
@@ -74,11 +83,13 @@ class Cut(NamedTuple):
         stand_in: what the activation would be if the module made no error, from the
             labels: trains the later modules without the earlier ones.
         classes: how many classes the labels have; None where they are no classes.
+        needed: what the task needs to know of the labels; all of them by default.
     """
 
     loss: str
     stand_in: Callable[[np.ndarray], np.ndarray]
     classes: int | None = None
+    needed: Callable[[np.ndarray], np.ndarray] = np.asarray
 
 
 class Task(NamedTuple):

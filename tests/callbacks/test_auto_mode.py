@@ -110,6 +110,22 @@ def test_a_module_without_an_objective_is_left_alone():
     assert auto._starved() == {"b"}
 
 
+def test_a_module_whose_labels_are_missing_is_left_alone_with_a_warning(caplog):
+    model = model_of_three({"a": Target(), "b": None})
+    auto = AutoMode(every=1)
+    fit(model, [auto])
+    assert auto._able == {"b"}
+    assert "['a'] need labels" in caplog.text
+    model.fit(X, {"out": Y, "a": Y}, verbose=0, callbacks=[auto])
+    assert auto._able == {"a", "b"}
+
+
+def test_without_any_of_the_labels_it_says_so_at_the_first_reading():
+    model = model_of_three({"a": Target(), "b": False})
+    with pytest.raises(ValueError, match=r"objectives of \['a'\] need labels.*NAME"):
+        fit(model, [AutoMode(every=1)])
+
+
 @pytest.mark.parametrize(
     ("local", "task", "returns", "learned"),
     [
