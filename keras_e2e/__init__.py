@@ -1,6 +1,6 @@
 """keras_e2e: end-to-end, local and step-by-step training of modular Keras models."""
 
-from keras_e2e import callbacks, diagnostics, objectives
+from keras_e2e import callbacks, diagnostics, objectives, regimes
 from keras_e2e.boundary import ModuleBoundary
 from keras_e2e.diagnosis import diagnose
 from keras_e2e.goodness import goodness_predict
@@ -25,6 +25,7 @@ __all__ = [
     "goodness_predict",
     "modularize",
     "objectives",
+    "regimes",
     "strip",
 ]
 
