@@ -187,7 +187,7 @@ def _traced(key: tuple, make: Callable[[], Any]) -> tuple[Any, list]:
 def _cached(kept: _Kept) -> tuple[Any, list]:
     model = kept.make()
     model._build_optimizer()
-    return model, [np.array(v) for v in model.optimizer.variables]
+    return model, [keras.ops.convert_to_numpy(v).copy() for v in model.optimizer.variables]
 
 
 def _compiled(setting: Setting, task: Task, objective: str | None) -> Any:
