@@ -1,5 +1,6 @@
 """Switches a module that is starved to local training, and back when it has learned."""
 
+import bisect
 import json
 import os
 from typing import Any, NamedTuple
@@ -9,7 +10,7 @@ import numpy as np
 from absl import logging
 
 from keras_e2e.callbacks.readings import Readings
-from keras_e2e.diagnostics.verdicts import READINGS, UNMOVED, at_start, fallen
+from keras_e2e.diagnostics.verdicts import READINGS, UNMOVED, fallen, resting
 from keras_e2e.local_loss import missing
 from keras_e2e.modes import TrainingMode
 
@@ -38,9 +39,14 @@ class AutoMode(Readings):
     has begun to move, everything is trained end to end again. Each return makes it wait
     twice as long before the next, so that it cannot flap.
 
-    Where the task loss does not move although the local losses have come to rest, it stays
-    local. Whether a local objective without intermediate labels leads to what the task
-    needs, it cannot know: it uses what it is given.
+    A module that is stalled (the loss fell, and rests far above zero) is switched only if
+    its objective has labels of its own, for these tell that there is something to learn,
+    and only once: it may be that nothing more can be learned. It goes back when the local
+    losses rest, whatever the task loss does.
+
+    Where the task loss does not move although the local losses of starved modules have come
+    to rest, it stays local. Whether a local objective without intermediate labels leads to
+    what the task needs, it cannot know: it uses what it is given.
 
     Put it before `ModuleTensorBoard`, which then marks the switches, and give both the
     same quantities.
@@ -105,6 +111,8 @@ class AutoMode(Readings):
         self._returns = 0
         self._unread = True
         self._able: set[str] = set()
+        self._tried: set[str] = set()
+        self._level = float("nan")
 
     def on_train_begin(self, logs=None):
         super().on_train_begin(logs)
@@ -114,6 +122,7 @@ class AutoMode(Readings):
                 "is nothing to switch to. Give one to the module that may be starved."
             )
         self.decisions, self._since, self._returns = [], self._iterations(), 0
+        self._tried, self._level = set(), float("nan")
         self.model.training_mode = "end_to_end"
         self._unread = True
 
@@ -139,18 +148,22 @@ class AutoMode(Readings):
         if step - self._since < self.warmup:
             return
         stopped = set(self.model.training_mode.stop)
-        starved = self._starved() - stopped
-        if starved:
-            mode = TrainingMode("mixed", stop=sorted(stopped | starved))
+        starved, stalled = self._starved() - stopped, self._stalled() - stopped
+        if starved or stalled:
+            mode = TrainingMode("mixed", stop=sorted(stopped | starved | stalled))
             verdicts = self.verdicts()
-            words = "; ".join(f"{m}: {verdicts[m].words}" for m in sorted(starved))
+            names = sorted(starved | stalled)
+            words = "; ".join(f"{name}: {verdicts[name].words}" for name in names)
+            if not stopped:
+                # What the task loss must fall below; anything, where it had moved before.
+                task = list(self.history["loss"].values())[-1]
+                self._level = float(np.median(task[-READINGS:])) if starved else np.inf
+            self._tried |= stalled
             self._switch(step, mode, words)
         elif stopped and self._learned(sorted(stopped)):
             self._returns += 1
-            reason = (
-                f"The local losses of {sorted(stopped)} have come to rest and the task "
-                "loss moves."
-            )
+            reason = f"The local losses of {sorted(stopped)} have come to rest"
+            reason += " and the task loss moves." if np.isfinite(self._level) else "."
             self._switch(step, TrainingMode("end_to_end"), reason)
 
     def _find_able(self) -> set[str]:
@@ -181,19 +194,28 @@ class AutoMode(Readings):
             if verdict.state == "starved" and name in self._able
         }
 
+    def _stalled(self) -> set[str]:
+        """The stalled modules whose own labels may help; each once."""
+        labelled = {
+            module.name
+            for module in self.model.modules
+            if module.objective and "labels" in module.objective.requirements
+        }
+        return {
+            name
+            for name, verdict in self.verdicts().items()
+            if verdict.state == "stalled" and name in labelled & self._able - self._tried
+        }
+
     def _learned(self, stopped: list[str]) -> bool:
         """Whether the local losses are at rest, and the task loss has begun to move."""
-        count = self.patience * 2**self._returns // self.every
-        for name in stopped:
-            losses = self.history["loss"][name][-count - READINGS :]
-            losses = [value for value in losses if np.isfinite(value)]
-            if len(losses) < count + READINGS:
-                return False
-            before = np.median(losses[-count - READINGS : -count])
-            if fallen(np.median(losses[-READINGS:]), before, self.rest):
-                return False
-        task = list(self.history["loss"].values())[-1]
-        return bool(fallen(np.median(task[-READINGS:]), at_start(task), UNMOVED))
+        span = self.patience * 2**self._returns // self.every
+        since = bisect.bisect_right(self.steps, self._since)
+        losses = self.history["loss"]
+        if not all(resting(losses[name][since:], span, self.rest) for name in stopped):
+            return False
+        task = list(losses.values())[-1]
+        return bool(fallen(np.median(task[-READINGS:]), self._level, UNMOVED))
 
     def _switch(self, step: int, mode: TrainingMode, reason: str) -> None:
         self.model.training_mode = mode
@@ -209,6 +231,8 @@ class AutoMode(Readings):
             "mode": self.model.training_mode.get_config(),
             "since": self._since,
             "returns": self._returns,
+            "tried": sorted(self._tried),
+            "level": self._level,
             "decisions": self.decisions,
             "history": self.history,
             "steps": self.steps,
@@ -235,6 +259,7 @@ class AutoMode(Readings):
             return  # of another run, or the weights were not restored
         self.model.training_mode = TrainingMode.get(state["mode"])
         self._since, self._returns = state["since"], state["returns"]
+        self._tried, self._level = set(state["tried"]), state["level"]
         self.decisions = [Decision(*decision) for decision in state["decisions"]]
         self.history, self.steps = state["history"], state["steps"]
         self.modes = [TrainingMode.get(mode) for mode in state["modes"]]

@@ -86,6 +86,15 @@ STATES = (
         "Lower its weight, take another objective, or train the module end to end.",
         ("local_alignment", "reliability"),
     ),
+    State(
+        "stalled",
+        False,
+        "The loss fell and came to rest far above zero, and the gradient is noise: either "
+        "this is all there is to learn, or no usable signal gets through any more.",
+        "Compare the loss with what is possible. If there should be more: lower the "
+        "learning rate, or train the module on labels of its own, if you have some.",
+        ("gradient_snr", "loss"),
+    ),
 )
 BY_NAME = {state.name: state for state in STATES}
 CODES = {state.name: code for code, state in enumerate(STATES)}

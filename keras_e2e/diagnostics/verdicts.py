@@ -26,6 +26,9 @@ SNR_FLOOR = 0.02
 # leaves room for the first steps, in which a model learns how frequent the classes are and
 # nothing else.
 UNMOVED = 0.1
+# A loss is at rest that has not fallen by more than this share over so many readings. One
+# that rests above this share of where it began may have more to learn.
+REST, RESTING, FAR = 0.05, 20, 0.25
 # Signal that comes out of a module, relative to what went in; and a gradient relative to
 # the largest of any module. A module of many layers may well lose two decades.
 GAIN_LOW, GAIN_HIGH = 1e-3, 1e3
@@ -125,7 +128,20 @@ def at_start(losses: Sequence[float]) -> float:
 
 def fallen(value: Any, start: float, share: float) -> Any:
     """Whether a loss has fallen by a share of what it was; it may be negative."""
-    return value < start - share * abs(start)
+    return value < start - share * abs(start) if np.isfinite(start) else value < start
+
+
+def resting(losses: Sequence[float], span: int = RESTING, share: float = REST) -> bool:
+    """Whether a loss has not fallen by that share from so many readings ago until now.
+
+    Medians of ten readings are compared; with too few readings it is not at rest.
+    """
+    values = np.asarray(losses, float)
+    values = values[np.isfinite(values)][-span - READINGS :]
+    if len(values) < span + READINGS:
+        return False
+    before, now = np.median(values[:READINGS]), np.median(values[-READINGS:])
+    return not fallen(now, before, share)
 
 
 def _judge_one(readings: dict, start: float, largest: float, still: bool) -> Verdict:
@@ -168,6 +184,12 @@ def _judge_one(readings: dict, start: float, largest: float, still: bool) -> Ver
     unmoved = share("loss", lambda v: ~fallen(v, start, UNMOVED))
     if noise >= MAJORITY and unmoved >= MAJORITY:
         return verdict("starved", min(noise, unmoved))
+    if (
+        noise >= MAJORITY
+        and numbers["loss"] > FAR * start > 0
+        and resting(readings["loss"])
+    ):
+        return verdict("stalled", min(noise, 1.0 - unmoved))
     if noise >= MAJORITY:
         return verdict("converged", min(noise, 1.0 - unmoved))
     # A signal that comes and goes, and has moved nothing yet.

@@ -38,11 +38,19 @@ def fit(model, callbacks, epochs=1, **options):
 
 
 class Told(AutoMode):
-    """Is told which modules are starved, and when they have learned."""
+    """Is told which modules are starved or stalled, and when they have learned."""
 
-    def __init__(self, starved=(), learned=(), **kwargs):
+    def __init__(self, starved=(), learned=(), stalled=(), **kwargs):
         super().__init__(every=1, **kwargs)
         self.starved_at, self.learned_at = dict(starved), set(learned)
+        self.stalled_at = dict(stalled)
+
+    def verdicts(self):
+        found = super().verdicts()
+        if self.steps[-1] in self.stalled_at:
+            name = self.stalled_at[self.steps[-1]]
+            found[name] = found[name]._replace(state="stalled")
+        return found
 
     def _starved(self):
         return {n for step, n in self.starved_at.items() if step == self.steps[-1]}
@@ -100,6 +108,19 @@ def test_after_a_switch_it_waits():
     assert [d.step for d in auto.decisions] == [12, 22]
 
 
+def test_a_stalled_module_with_labels_of_its_own_is_switched_once():
+    model = model_of_three({"a": Target(), "b": None})
+    at = {12: "b", 14: "a", 25: "a", 32: "a"}
+    auto = Told((), {20}, at, warmup=3)
+    model.fit(X, {"out": Y, "a": Y}, 32, epochs=4, verbose=0, callbacks=[auto])
+    # b has no labels; after the return a is not tried again.
+    assert [(d.step, d.mode) for d in auto.decisions] == [
+        (14, "mixed (stop a)"),
+        (20, "end_to_end"),
+    ]
+    assert auto._level == np.inf
+
+
 def test_a_module_without_an_objective_is_left_alone():
     model = model_of_three({"a": False, "b": None})
     auto = AutoMode(every=1, warmup=1)
@@ -127,21 +148,25 @@ def test_without_any_of_the_labels_it_says_so_at_the_first_reading():
 
 
 @pytest.mark.parametrize(
-    ("local", "task", "returns", "learned"),
+    ("local", "task", "changed", "learned"),
     [
-        ([1.0] * 5 + [0.3] * 40, [0.7] * 10 + [0.4] * 35, 0, True),
-        (np.linspace(1, 0.1, 45), [0.7] * 10 + [0.4] * 35, 0, False),  # still falls
-        ([1.0] * 5 + [0.3] * 40, [0.7] * 45, 0, False),  # the task does not move
-        ([0.3] * 20, [0.7] * 10 + [0.4] * 10, 0, False),  # too early
-        ([1.0] * 5 + [0.3] * 40, [0.7] * 10 + [0.4] * 35, 1, False),  # waits longer
+        ([1.0] * 5 + [0.3] * 40, [0.4] * 45, {}, True),
+        (np.linspace(1, 0.1, 45), [0.4] * 45, {}, False),  # still falls
+        ([1.0] * 5 + [0.3] * 40, [0.7] * 45, {}, False),  # the task does not move
+        ([1.0] * 5 + [0.3] * 40, [0.7] * 45, {"_level": np.inf}, True),  # it need not
+        ([0.3] * 20, [0.4] * 20, {}, False),  # too early
+        ([1.0] * 5 + [0.3] * 40, [0.4] * 45, {"_returns": 1}, False),  # waits longer
+        ([0.3] * 45, [0.4] * 45, {"_since": 200}, False),  # what was before does not count
     ],
 )
 def test_it_goes_back_when_the_local_losses_rest_and_the_task_moves(
-    local, task, returns, learned
+    local, task, changed, learned
 ):
     auto = AutoMode(every=10, patience=200)
     auto.history = {"loss": {"a": list(local), "out": list(task)}}
-    auto._returns = returns
+    auto.steps = [10 * i + 1 for i in range(len(local))]
+    auto._level = 0.7
+    vars(auto).update(changed)
     assert auto._learned(["a"]) == learned
 
 
