@@ -10,6 +10,7 @@ import numpy as np
 from absl import logging
 
 from keras_e2e.callbacks.readings import Readings
+from keras_e2e.diagnostics import Verdict
 from keras_e2e.diagnostics.verdicts import READINGS, UNMOVED, fallen, resting
 from keras_e2e.local_loss import missing
 from keras_e2e.modes import TrainingMode
@@ -148,18 +149,18 @@ class AutoMode(Readings):
         if step - self._since < self.warmup:
             return
         stopped = set(self.model.training_mode.stop)
-        starved, stalled = self._starved() - stopped, self._stalled() - stopped
-        if starved or stalled:
-            mode = TrainingMode("mixed", stop=sorted(stopped | starved | stalled))
-            verdicts = self.verdicts()
-            names = sorted(starved | stalled)
-            words = "; ".join(f"{name}: {verdicts[name].words}" for name in names)
+        needy = {n: v for n, v in self._needy(self.verdicts()).items() if n not in stopped}
+        if needy:
+            starved = any(verdict.state == "starved" for verdict in needy.values())
             if not stopped:
                 # What the task loss must fall below; anything, where it had moved before.
                 task = list(self.history["loss"].values())[-1]
                 self._level = float(np.median(task[-READINGS:])) if starved else np.inf
-            self._tried |= stalled
-            self._switch(step, mode, words)
+            self._tried |= {n for n, v in needy.items() if v.state == "stalled"}
+            words = "; ".join(f"{name}: {needy[name].words}" for name in sorted(needy))
+            self._switch(
+                step, TrainingMode("mixed", stop=sorted(stopped | {*needy})), words
+            )
         elif stopped and self._learned(sorted(stopped)):
             self._returns += 1
             reason = f"The local losses of {sorted(stopped)} have come to rest"
@@ -187,25 +188,15 @@ class AutoMode(Readings):
             )
         return able
 
-    def _starved(self) -> set[str]:
-        return {
-            name
-            for name, verdict in self.verdicts().items()
-            if verdict.state == "starved" and name in self._able
-        }
-
-    def _stalled(self) -> set[str]:
-        """The stalled modules whose own labels may help; each once."""
+    def _needy(self, verdicts: dict[str, Verdict]) -> dict[str, Verdict]:
+        """Those that are starved, and the stalled whose own labels may help, each once."""
         labelled = {
             module.name
             for module in self.model.modules
             if module.objective and "labels" in module.objective.requirements
         }
-        return {
-            name
-            for name, verdict in self.verdicts().items()
-            if verdict.state == "stalled" and name in labelled & self._able - self._tried
-        }
+        may = {"starved": self._able, "stalled": labelled & self._able - self._tried}
+        return {n: v for n, v in verdicts.items() if n in may.get(v.state, ())}
 
     def _learned(self, stopped: list[str]) -> bool:
         """Whether the local losses are at rest, and the task loss has begun to move."""

@@ -47,13 +47,12 @@ class Told(AutoMode):
 
     def verdicts(self):
         found = super().verdicts()
-        if self.steps[-1] in self.stalled_at:
-            name = self.stalled_at[self.steps[-1]]
-            found[name] = found[name]._replace(state="stalled")
+        told = (("stalled", self.stalled_at), ("starved", self.starved_at))
+        for state, at in told:
+            name = at.get(self.steps[-1])
+            if name:
+                found[name] = found[name]._replace(state=state)
         return found
-
-    def _starved(self):
-        return {n for step, n in self.starved_at.items() if step == self.steps[-1]}
 
     def _learned(self, stopped):
         return self.steps[-1] in self.learned_at
@@ -128,7 +127,7 @@ def test_a_module_without_an_objective_is_left_alone():
     flat = {"loss": [0.7] * 20, "gradient_snr": [0.0] * 20}
     auto.history = {q: dict.fromkeys(("a", "b", "out"), v) for q, v in flat.items()}
     auto.modes = [model.training_mode] * 20
-    assert auto._starved() == {"b"}
+    assert set(auto._needy(auto.verdicts())) == {"b"}
 
 
 def test_a_module_whose_labels_are_missing_is_left_alone_with_a_warning(caplog):
