@@ -151,12 +151,12 @@ class AutoMode(Readings):
         stopped = set(self.model.training_mode.stop)
         needy = {n: v for n, v in self._needy(self.verdicts()).items() if n not in stopped}
         if needy:
-            starved = any(verdict.state == "starved" for verdict in needy.values())
+            starved = any(verdict.stuck == "starved" for verdict in needy.values())
             if not stopped:
                 # What the task loss must fall below; anything, where it had moved before.
                 task = list(self.history["loss"].values())[-1]
                 self._level = float(np.median(task[-READINGS:])) if starved else np.inf
-            self._tried |= {n for n, v in needy.items() if v.state == "stalled"}
+            self._tried |= {n for n, v in needy.items() if v.stuck == "stalled"}
             words = "; ".join(f"{name}: {needy[name].words}" for name in sorted(needy))
             self._switch(
                 step, TrainingMode("mixed", stop=sorted(stopped | {*needy})), words
@@ -196,7 +196,13 @@ class AutoMode(Readings):
             if module.objective and "labels" in module.objective.requirements
         }
         may = {"starved": self._able, "stalled": labelled & self._able - self._tried}
-        return {n: v for n, v in verdicts.items() if n in may.get(v.state, ())}
+        return {
+            name: verdict
+            for name, verdict in verdicts.items()
+            # Dead units and lost signals are causes that its own objective may cure.
+            if verdict.state in ("starved", "stalled", "dormant", "vanishing")
+            and name in may.get(verdict.stuck, ())
+        }
 
     def _learned(self, stopped: list[str]) -> bool:
         """Whether the local losses are at rest, and the task loss has begun to move."""

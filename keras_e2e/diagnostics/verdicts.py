@@ -51,11 +51,14 @@ class Verdict(NamedTuple):
         state: a name from `diagnostics.states`.
         sure: the share of the readings that say so, from 0 to 1; less where there are few.
         numbers: the medians behind it, by quantity, and `loss at start`.
+        stuck: "starved" or "stalled" where noise and loss say so, whatever the state, which
+            may name a cause (dormant units, say); else empty.
     """
 
     state: str
     sure: float
     numbers: dict[str, float]
+    stuck: str = ""
 
     @property
     def alarm(self) -> bool:
@@ -156,8 +159,17 @@ def _judge_one(readings: dict, start: float, largest: float, still: bool) -> Ver
         enough = PERIODIC_READINGS if latest < READINGS else READINGS
         return float(np.mean(says(values))) if len(values) >= enough else 0.0
 
+    noise = share("gradient_snr", lambda v: v < SNR_FLOOR)
+    unmoved = share("loss", lambda v: ~fallen(v, start, UNMOVED))
+    far = numbers.get("loss", 0.0) > FAR * start > 0
+    stuck = ""
+    if noise >= MAJORITY and unmoved >= MAJORITY:
+        stuck = "starved"
+    elif noise >= MAJORITY and far and resting(readings["loss"]):
+        stuck = "stalled"
+
     def verdict(state: str, sure: float) -> Verdict:
-        return Verdict(state, sure, numbers)
+        return Verdict(state, sure, numbers, stuck)
 
     may_blow = {"loss", "grad_rms", "update_ratio"} & set(readings)
     blown = max(_blown(readings[name]) for name in may_blow)
@@ -180,18 +192,10 @@ def _judge_one(readings: dict, start: float, largest: float, still: bool) -> Ver
     # The median: single cosines of noisy halves stray far.
     if opposed >= MAJORITY and numbers.get("reliability", 0.0) > RELIABLE:
         return verdict("conflicting", opposed)
-    noise = share("gradient_snr", lambda v: v < SNR_FLOOR)
-    unmoved = share("loss", lambda v: ~fallen(v, start, UNMOVED))
-    if noise >= MAJORITY and unmoved >= MAJORITY:
+    if stuck == "starved":
         return verdict("starved", min(noise, unmoved))
-    if (
-        noise >= MAJORITY
-        and numbers["loss"] > FAR * start > 0
-        and resting(readings["loss"])
-    ):
-        return verdict("stalled", min(noise, 1.0 - unmoved))
     if noise >= MAJORITY:
-        return verdict("converged", min(noise, 1.0 - unmoved))
+        return verdict(stuck or "converged", min(noise, 1.0 - unmoved))
     # A signal that comes and goes, and has moved nothing yet.
     wavering = unmoved >= MAJORITY and noise > 1.0 - MAJORITY
     if wavering or "gradient_snr" not in numbers:

@@ -51,7 +51,7 @@ class Told(AutoMode):
         for state, at in told:
             name = at.get(self.steps[-1])
             if name:
-                found[name] = found[name]._replace(state=state)
+                found[name] = found[name]._replace(state=state, stuck=state)
         return found
 
     def _learned(self, stopped):
@@ -118,6 +118,18 @@ def test_a_stalled_module_with_labels_of_its_own_is_switched_once():
         (20, "end_to_end"),
     ]
     assert auto._level == np.inf
+
+
+def test_dormant_units_of_a_module_that_is_stuck_are_a_reason_and_frozen_weights_none():
+    model = model_of_three()
+    auto = AutoMode(every=1)
+    fit(model, [auto])
+    first, second = (
+        auto.verdicts()[name]._replace(state=state, stuck="starved")
+        for name, state in (("a", "dormant"), ("b", "frozen"))
+    )
+    assert set(auto._needy({"a": first, "b": second})) == {"a"}
+    assert auto._needy({"a": first._replace(stuck="")}) == {}
 
 
 def test_a_module_without_an_objective_is_left_alone():

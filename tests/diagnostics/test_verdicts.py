@@ -111,6 +111,13 @@ def test_a_loss_that_rests_far_from_zero_is_stalled_not_converged(loss, state):
     assert found != "stalled"
 
 
+def test_what_is_stuck_is_told_beside_its_cause():
+    found = state_of(**FLAT, dormant_fraction=[0.9] * 20)
+    assert (found.state, found.stuck) == ("dormant", "starved")
+    assert state_of(dormant_fraction=[0.9] * 20).stuck == ""
+    assert state_of(**FLAT).stuck == "starved"
+
+
 def test_few_readings_are_unclear():
     short = {name: list(values)[:9] for name, values in HEALTHY.items()}
     history = {name: {"m": values, "out": values} for name, values in short.items()}
