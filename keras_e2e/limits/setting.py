@@ -15,7 +15,7 @@ class Setting:
         k: its size: images in a tuple, bits, choices.
         data: name of the images.
         regime: name of the way of training (`regimes.PLANS`).
-        labels: how many training examples keep their intermediate labels; None for all.
+        labels: of how many training images the class is known; None for all.
         seed: of the splits, the weights and the batches.
         steps: training steps, all stages together.
         batch_size: examples in a batch.
