@@ -3,6 +3,8 @@
 from keras_e2e import callbacks, diagnostics, objectives, regimes
 from keras_e2e.boundary import ModuleBoundary
 from keras_e2e.diagnosis import diagnose
+from keras_e2e.ensemble_evaluation import evaluate_ensemble
+from keras_e2e.ensembles import bootstrap_indices, ensemble
 from keras_e2e.goodness import goodness_predict
 from keras_e2e.model import ModularModel
 from keras_e2e.model_heads import AugLocal, MomentumAuxiliary
@@ -19,9 +21,12 @@ __all__ = [
     "ModuleOptimizers",
     "MomentumAuxiliary",
     "TrainingMode",
+    "bootstrap_indices",
     "callbacks",
     "diagnose",
     "diagnostics",
+    "ensemble",
+    "evaluate_ensemble",
     "goodness_predict",
     "modularize",
     "objectives",

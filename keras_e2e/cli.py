@@ -10,11 +10,19 @@ TensorBoard logs, a figure and the numbers below --output_dir.
 
 makes one HTML page of the runs that ModuleTensorBoard logged below LOGDIR: verdicts,
 curves, heat maps and a comparison, in a file that opens without a network.
+
+    keras-e2e limits [flags]
+
+compares ways of training on modular tasks: trains each regime on each task with several
+seeds, on all cores or on a Dask cluster, and writes tables, figures and an HTML page below
+--output_dir. Interrupted, it goes on where it was when the same command is given again.
 """
 
 import sys
 
 from absl import app, flags
+
+from keras_e2e.limits import arguments, command
 
 FLAGS = flags.FLAGS
 
@@ -42,10 +50,18 @@ def _main(argv: list[str]) -> int:
             return _refuse_flags("demo", ["output"]) or _demo()
         case ["report", *logdirs]:
             return _refuse_flags("report", DEMO_FLAGS) or _report(logdirs)
+        case [*_, "limits"]:
+            print(
+                "limits comes first and its flags after it, as in keras-e2e limits "
+                "--k=3,4.",
+                file=sys.stderr,
+            )
+            return 2
         case found:
             named = repr(" ".join(found)) if found else "nothing"
             print(
-                f"Expected the command 'demo' or 'report', found {named}.\n\n{_help()}",
+                f"Expected the command 'demo', 'report' or 'limits', found {named}.\n\n"
+                f"{_help()}",
                 file=sys.stderr,
             )
             return 2
@@ -114,12 +130,19 @@ def _demo() -> int:
 
 
 def _help() -> str:
-    return f"{__doc__.strip()}\n\nFlags:\n{FLAGS.module_help('keras_e2e.cli')}"
+    shared, limits = FLAGS.module_help("keras_e2e.cli"), arguments.flag_values()
+    return (
+        f"{__doc__.strip()}\n\nFlags of demo and report:\n{shared}\n\n"
+        f"Flags of limits:\n{limits.module_help('keras_e2e.limits.arguments')}"
+    )
 
 
 def main() -> None:
     """Entry point of the `keras-e2e` command."""
     if HELP & set(sys.argv[1:]):
         print(_help())
-        return
-    app.run(_main)
+    elif sys.argv[1:2] == ["limits"]:
+        # Parsed apart: it has flags of the same names as the demo.
+        sys.exit(command.main(sys.argv[2:]))
+    else:
+        app.run(_main)

@@ -1,18 +1,19 @@
 """A check-up of a modular model: train it for a while, judge its modules, put it back."""
 
-import contextlib
 import io
-from collections.abc import Iterator
+import math
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import keras
-import numpy as np
 from rich.console import Console
 from rich.table import Table
 
 from keras_e2e import modes
 from keras_e2e.callbacks.readings import Readings
-from keras_e2e.diagnostics import Verdict
+from keras_e2e.diagnostics import OnDemand, Verdict, states
+from keras_e2e.diagnostics.verdicts import with_measured
+from keras_e2e.put_back import put_back
 from keras_e2e.training import ModularTraining
 
 # The numbers that the table shows.
@@ -20,19 +21,32 @@ SHOWN = ("loss", "gradient_snr", "signal_gain", "update_ratio", "dormant_fractio
 
 
 class Diagnosis(NamedTuple):
-    """What `diagnose` found. Printed, it is a table with the words below it.
+    """What `diagnose` found. Printed: tables, and in words what there is to do.
 
     Attributes:
         verdicts: a `diagnostics.Verdict` for each module, in order.
         history: the readings, by name and module.
         steps: the step of each reading.
+        measured: what was measured on demand, by name and module, before those steps.
     """
 
     verdicts: dict[str, Verdict]
     history: dict[str, dict[str, list[float]]]
     steps: list[int]
+    measured: dict[str, dict[str, float]]
 
     def __str__(self) -> str:
+        text = io.StringIO()
+        console = Console(file=text, width=110)
+        console.print(self._judged())
+        if self.measured:
+            console.print(self._on_demand())
+        for module, verdict in self.verdicts.items():
+            if states.BY_NAME[verdict.state].advice:
+                console.print(f"{module}: {verdict.words}", highlight=False, markup=False)
+        return text.getvalue().rstrip()
+
+    def _judged(self) -> Table:
         table = Table(title=f"Modules after {self.steps[-1]} steps", title_justify="left")
         table.add_column("#")
         for name in ("module", "verdict"):
@@ -48,13 +62,19 @@ class Diagnosis(NamedTuple):
                 f"{verdict.sure:.0%}" if verdict.state != "unclear" else "",
                 *("" if n is None else f"{n:.3g}" for n in numbers),
             )
-        text = io.StringIO()
-        console = Console(file=text, width=110)
-        console.print(table)
-        for module, verdict in self.verdicts.items():
-            if verdict.alarm:
-                console.print(f"{module}: {verdict.words}", highlight=False, markup=False)
-        return text.getvalue().rstrip()
+        return table
+
+    def _on_demand(self) -> Table:
+        table = Table(title="Measured on demand, before those steps", title_justify="left")
+        table.add_column("#")
+        table.add_column("module", overflow="fold")
+        for name in self.measured:
+            table.add_column(name, justify="right", overflow="fold")
+        for number, module in enumerate(self.verdicts, start=1):
+            values = [self.measured[name][module] for name in self.measured]
+            shown = ("" if math.isnan(v) else f"{v:.3g}" for v in values)
+            table.add_row(str(number), module, *shown)
+        return table
 
 
 def diagnose(
@@ -65,6 +85,7 @@ def diagnose(
     steps: int = 300,
     every: int = 5,
     mode: Any = None,
+    on_demand: Iterable[OnDemand] = (),
     **fit: Any,
 ) -> Diagnosis:
     """Trains a modular model for a few hundred steps and judges each of its modules.
@@ -80,15 +101,19 @@ def diagnose(
         steps: for how many steps.
         every: steps from one reading to the next; a judgement takes ten readings.
         mode: a training mode; by default the one in force.
+        on_demand: what to measure besides, on the model as it is at the start
+            (`diagnostics.OnDemand`); `x` and `y` must then be arrays. With
+            `FrozenUtility()` a module is judged idle if the task does as well with it
+            frozen. It takes as many more trainings as there are modules, and one.
         **fit: further arguments of `model.fit`: `batch_size`, `sample_weight`, ...
 
     Returns:
         A `Diagnosis`: print it.
 
     Raises:
-        TypeError: the model is not modular.
+        TypeError: the model is not modular; something in `on_demand` is no `OnDemand`.
         ValueError: `steps` is too few for ten readings, the model is not compiled, or the
-            mode does not fit it.
+            mode does not fit it; a dataset or class weights beside `on_demand`.
 
     Example:
 
@@ -113,43 +138,52 @@ def diagnose(
             f"diagnose(steps={steps!r}, every={every}): expected a whole number of steps, "
             f"enough for ten readings: {10 * every} or more."
         )
+    on_demand = list(on_demand)
+    _refuse(on_demand, fit)
+    if not model.modules:
+        model._examine_first(x)  # type: ignore[attr-defined]
     wanted = model.training_mode if mode is None else modes.TrainingMode.get(mode)
     model.check_training_mode(wanted)
     periodic = max(every, steps // 10)
     readings = Readings(every, "full", periodic)
     with put_back(model):
         model.training_mode = wanted
+        measured = _measured(on_demand, model, x, y, fit.get("sample_weight"))
         stop = _StopAfter(steps)
         model.fit(x, y, epochs=steps, callbacks=[readings, stop], **{"verbose": 0, **fit})
         if not readings.steps:
             raise ValueError("diagnose: the data is empty. Give examples to train on.")
-        return Diagnosis(readings.verdicts(), readings.history, readings.steps)
+        verdicts = with_measured(readings.verdicts(), measured)
+        return Diagnosis(verdicts, readings.history, readings.steps, measured)
 
 
-@contextlib.contextmanager
-def put_back(model: Any) -> Iterator[None]:
-    """Puts a modular model back to where it was when this began.
+def _measured(
+    on_demand: Sequence[OnDemand], model: Any, x: Any, y: Any, sample_weight: Any
+) -> dict[str, dict[str, float]]:
+    found: dict[str, dict[str, float]] = {}
+    for quantity in on_demand:
+        found.update(quantity.measure(model, x, y, sample_weight))
+    return found
 
-    Weights, the optimizer's variables, seeds and metrics, the training mode, and what
-    `fit` and diagnostics leave behind. Holds a copy of all variables meanwhile.
-    """
-    model._build_optimizer()
-    state = model._modular
-    variables = [*model.variables, *model.optimizer.variables]
-    values = [np.array(keras.ops.convert_to_numpy(v)) for v in variables]
-    mode, recorder = state.mode, state.recorder
-    left = {name: getattr(model, name, None) for name in ("history", "stop_training")}
-    try:
-        yield
-    finally:
-        for variable, value in zip(variables, values, strict=True):
-            variable.assign(value)
-        model.training_mode = mode
-        state.recorder, state.due = recorder, 0
-        # Steps with diagnostics write to the recorder they were traced with.
-        state.functions = {k: f for k, f in state.functions.items() if not k[1]}
-        for name, was in left.items():
-            setattr(model, name, was)
+
+def _refuse(on_demand: Sequence[Any], fit: Mapping[str, Any]) -> None:
+    """Raises what `diagnose` says it does, of the quantities on demand."""
+    for quantity in on_demand:
+        if not isinstance(quantity, OnDemand):
+            raise TypeError(
+                "diagnose(on_demand=...): expected OnDemand objects, such as "
+                f"keras_e2e.diagnostics.FrozenUtility(); found {quantity!r}."
+            )
+    names = [column for quantity in on_demand for column in quantity.columns]
+    if len(set(names)) < len(names):
+        raise ValueError(
+            f"diagnose(on_demand=...): expected different names; found {names}."
+        )
+    if on_demand and fit.get("class_weight") is not None:
+        raise ValueError(
+            "diagnose: what is measured on demand knows no class_weight. Give the weights "
+            "of the examples, as sample_weight."
+        )
 
 
 class _StopAfter(keras.callbacks.Callback):

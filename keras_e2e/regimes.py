@@ -317,15 +317,7 @@ def _check(model: Any, stages: list[Stage], names: list[str], stand_ins: Mapping
 def _compiled_rest(model: Any, name: str) -> keras.Model:
     """What lies behind a boundary, compiled like the model, with a fresh optimizer."""
     rest = model.rest_model(name)
-    config = model.get_compile_config()
-    optimizer = keras.optimizers.deserialize(config["optimizer"])
-    rest.compile(
-        optimizer,
-        model.loss,
-        metrics=config["metrics"],
-        steps_per_execution=model.steps_per_execution,
-        jit_compile=model.jit_compile,
-    )
+    rest.compile_from_config(model.get_compile_config())
     return rest
 
 

@@ -100,6 +100,9 @@ def test_help_names_each_flag():
         "--seed",
         "--output_dir",
         "--output:",
+        "--preset",
+        "--regimes",
+        "--scheduler",
     ):
         assert flag in process.stdout
 
@@ -107,10 +110,12 @@ def test_help_names_each_flag():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ([], "Expected the command 'demo' or 'report', found nothing"),
+        ([], "Expected the command 'demo', 'report' or 'limits', found nothing"),
         (["demo", "--k=0,x"], "--k=0,x: expected numbers from 1 on"),
         (["demo", "--epochs=0"], "epochs"),
         (["demo", "--data=cats"], "digits"),
+        (["--k=1", "limits"], "limits comes first and its flags after it"),
+        (["limits", "--k=0"], "k=0: expected 1 or more"),
     ],
 )
 def test_what_cannot_be_run_is_refused_before_anything_is_written(

@@ -6,7 +6,7 @@ import pytest
 from keras import layers
 
 import keras_e2e as e2e
-from keras_e2e.diagnostics import GradRMS
+from keras_e2e.diagnostics import CKA, FrozenUtility, GradRMS, JacobianSingularValues
 
 RNG = np.random.default_rng(0)
 X = RNG.normal(size=(256, 8)).astype("float32")
@@ -57,7 +57,8 @@ def test_the_model_is_as_it_was_and_trains_on_as_if_nothing_had_been():
         model.fit(X, Y, batch_size=32, verbose=0)
     model, other = models
     before, mode, history = everything(model), model.training_mode, model.history
-    e2e.diagnose(model, X, Y, steps=60, mode="local", batch_size=32)
+    measured = [JacobianSingularValues(1, 1), CKA(model.get_weights())]
+    e2e.diagnose(model, X, Y, steps=60, mode="local", batch_size=32, on_demand=measured)
     assert same(before, everything(model))
     assert model.training_mode == mode
     assert model.history is history
@@ -114,12 +115,47 @@ def test_faults_are_told_in_a_table_and_in_words():
         assert said in text
 
 
+class Chain(keras.Model):
+    """Code, not a graph: two units that all must pass, and two more after them."""
+
+    def __init__(self):
+        super().__init__()
+        self.narrow = layers.Dense(2, activation="tanh", name="narrow")
+        self.spare = layers.Dense(2, kernel_initializer="identity", name="spare")
+        self.hidden = layers.Dense(16, activation="tanh", name="hidden")
+        self.out = layers.Dense(3, activation="softmax", name="out")
+
+    def call(self, x):
+        return self.out(self.hidden(self.spare(self.narrow(x))))
+
+
+def test_a_module_that_is_not_needed_is_told_from_one_that_is():
+    model = e2e.modularize(Chain(), ["narrow", "spare"])
+    loss = "sparse_categorical_crossentropy"
+    model.compile(keras.optimizers.Adam(0.03), loss, jit_compile=False)
+    assert not model.modules  # found by the first examples
+    found = e2e.diagnose(model, X, Y, steps=50, on_demand=[FrozenUtility(60)])
+    utility = found.measured["frozen_utility"]
+    assert utility["spare"] < 0.02 < 0.2 < utility["narrow"]
+    states = {module: verdict.state for module, verdict in found.verdicts.items()}
+    assert states["spare"] == "idle"
+    assert states["narrow"] in ("healthy", "converged")
+    assert found.verdicts["narrow"].numbers["frozen_utility"] == utility["narrow"]
+    text = str(found)
+    for said in ("frozen_utility", "spare: Idle", "Leave it frozen"):
+        assert said in text
+    model.fit(X, Y, verbose=0)  # the optimizer knows the variables
+
+
 @pytest.mark.parametrize(
     ("arguments", "error", "message"),
     [
         ({"steps": 40}, ValueError, "50 or more"),
         ({"steps": 50.0}, ValueError, r"steps=50\.0"),
         ({"mode": "backwards"}, ValueError, "backwards"),
+        ({"on_demand": [GradRMS()]}, TypeError, "expected OnDemand objects"),
+        ({"on_demand": [CKA([]), CKA([])]}, ValueError, "different names"),
+        ({"on_demand": [CKA([])], "class_weight": {0: 2}}, ValueError, "sample_weight"),
     ],
 )
 def test_what_cannot_be_judged_is_refused_before_anything_moves(arguments, error, message):

@@ -139,10 +139,9 @@ class Readings(keras.callbacks.Callback):
         since = len(self.modes)
         while since and self.modes[since - 1] == latest:
             since -= 1
-        still = ()
+        still = [m.name for m in self.model.modules if not m.variables]
         if latest.name == "sequential":
-            names = self.recorder.module_names
-            still = tuple(name for name in names if name != latest.module)
+            still += [n for n in self.recorder.module_names if n != latest.module]
         return judge(self.history, since, still)
 
     def _iterations(self) -> int:

@@ -21,6 +21,7 @@ class Reliability(Quantity):
     name = "reliability"
     formula = "cos(g_1, g_2) of the task's gradients on two halves of the batch"
     reading = "the ceiling of local_alignment; 0 +- 1/sqrt(P) is noise"
+    source = "split-half reliability, Spearman 1910"
     healthy = (0.05, 1.0)
     periodic = True
     needs = ("halves",)
@@ -41,6 +42,7 @@ class LocalAlignment(Quantity):
     name = "local_alignment"
     formula = "cos(g_local, g_end_to_end)"
     reading = "above 0 the objective helps the task, below 0 they are in conflict"
+    source = "Yu et al. 2020 (arXiv 2001.06782), between tasks there"
     healthy = (0.0, 1.0)
     periodic = True
     needs = ("halves", "local")
@@ -66,6 +68,7 @@ class NoiseScale(Quantity):
     name = "noise_scale"
     formula = "trace(Var g) / norm(E g)^2 for single examples"
     reading = "far above the batch size: the gradient is mostly noise"
+    source = "McCandlish et al. 2018 (arXiv 1812.06162)"
     unit = "examples"
     periodic = True
     needs = ("halves",)

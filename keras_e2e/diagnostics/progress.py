@@ -26,6 +26,7 @@ class LossCredit(Quantity):
     name = "loss_credit"
     formula = "sum of .5 (g_t + g_{t+1}) . dtheta_t on the same batch"
     reading = "below 0 the step lowered the loss"
+    source = "Lan et al. 2019 (arXiv 1909.01440)"
     periodic = True
     needs = ("later",)
 
@@ -52,6 +53,7 @@ class Rotation(Quantity):
     name = "rotation"
     formula = "1 - cos(theta, theta at the first reading)"
     reading = "0: never left its initialisation"
+    source = "Carbonnelle & De Vleeschouwer 2018 (arXiv 1806.01603)"
     periodic = True
     lasting = True
 

@@ -1,4 +1,4 @@
-"""The contract of a diagnostic quantity."""
+"""The contract of a quantity that is computed inside the training step."""
 
 import math
 from collections.abc import Callable
@@ -61,12 +61,8 @@ class ModuleView:
     mask: Any = None
 
 
-class Quantity:
-    """One diagnostic number for each module.
-
-    A subclass sets the attributes and implements `compute`. It may keep running state:
-    `init_state` names the tensors, `compute` returns their next values. State is set
-    back to zero when the training mode changes, unless it is `lasting`.
+class Described:
+    """What each diagnostic number says of itself, whenever it is computed.
 
     Attributes:
         name: the tag's stem: `e2e_<name>/<NN>_<module>` in TensorBoard.
@@ -75,12 +71,46 @@ class Quantity:
         unit: the unit; empty for a pure number.
         healthy: `(low, high)`, the band of healthy values: a heuristic. None when only
             changes mean something.
+        source: where it comes from: a paper, in a few words.
+        needs: what it needs besides what there always is; the contract says which names
+            there are.
+        also: names of numbers that come along; `compute` then returns a tuple.
+    """
+
+    name: str
+    formula: str
+    reading: str = ""
+    unit: str = ""
+    healthy: tuple[float, float] | None = None
+    source: str = ""
+    needs: tuple[str, ...] = ()
+    also: tuple[str, ...] = ()
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """The names of its numbers."""
+        return (self.name, *self.also)
+
+    @property
+    def due(self) -> str:
+        """When it is computed: at each `"reading"`, `"periodic"`, or `"on demand"`."""
+        raise NotImplementedError(f"{type(self).__name__} must say when it is due.")
+
+
+class Quantity(Described):
+    """One diagnostic number for each module, computed inside the training step.
+
+    A subclass sets the attributes (those of `Described`, too) and implements `compute`. It
+    may keep running state: `init_state` names the tensors, `compute` returns their next
+    values. State is set back to zero when the training mode changes, unless it is
+    `lasting`.
+
+    Attributes:
         periodic: whether it is due now and then only (`periodic_every` of
             `ModuleTensorBoard`), because it is dear.
         needs: what the step must compute for it besides: some of `"halves"`, `"local"`,
             `"later"` and `"classes"` (see `ModuleView`). Each but the last is a further
             pass over the batch, made once for all quantities, which moves nothing.
-        also: names of numbers that come along; `compute` then returns a tuple.
         lasting: whether its state outlasts a switch of modes.
 
     Example: the largest absolute gradient.
@@ -94,22 +124,16 @@ class Quantity:
     ...             return None, state
     ...         sizes = [ops.max(ops.abs(g)) for g in module.gradients if g is not None]
     ...         return ops.max(ops.stack(sizes)), state
+    >>> LargestGradient().due
+    'reading'
     """
 
-    name: str
-    formula: str
-    reading: str = ""
-    unit: str = ""
-    healthy: tuple[float, float] | None = None
     periodic: bool = False
-    needs: tuple[str, ...] = ()
-    also: tuple[str, ...] = ()
     lasting: bool = False
 
     @property
-    def columns(self) -> tuple[str, ...]:
-        """The names of its numbers."""
-        return (self.name, *self.also)
+    def due(self) -> str:
+        return "periodic" if self.periodic else "reading"
 
     def __eq__(self, other: object) -> bool:
         """Whether the other computes the same: a step traced for one serves both."""

@@ -24,6 +24,7 @@ class ProbeAccuracy(Quantity):
     name = "probe_accuracy"
     formula = "accuracy of ridge regression on the pooled activation"
     reading = "should rise with depth"
+    source = "Alain & Bengio 2016 (arXiv 1610.01644)"
     unit = "fraction"
     periodic = True
     needs = ("classes",)
@@ -88,6 +89,7 @@ class EffectiveRank(Quantity):
     name = "effective_rank"
     formula = "exp(entropy of the normalised singular values of H)"
     reading = "must not collapse"
+    source = "Roy & Vetterli 2007"
     unit = "directions"
     periodic = True
 

@@ -10,9 +10,9 @@ class State(NamedTuple):
 
     Attributes:
         name: in one word; its place in `STATES` is its code in TensorBoard.
-        alarm: whether something should be done.
+        alarm: whether something is wrong, and should be seen to.
         meaning: what it says of the module, in a sentence.
-        advice: what to do, in a sentence; empty where nothing is to be done.
+        advice: what to do, or what could be; empty where nothing is to be done.
         evidence: the quantities that tell.
     """
 
@@ -94,6 +94,15 @@ STATES = (
         "Compare the loss with what is possible. If there should be more: lower the "
         "learning rate, or train the module on labels of its own, if you have some.",
         ("gradient_snr", "loss"),
+    ),
+    State(
+        "idle",
+        False,
+        "It trains, and the task does as well with this module frozen: what it learns is "
+        "not needed.",
+        "Leave it frozen, shrink it or remove it, one module at a time; or, if it should "
+        "matter, give it an objective of its own.",
+        ("frozen_utility",),
     ),
 )
 BY_NAME = {state.name: state for state in STATES}

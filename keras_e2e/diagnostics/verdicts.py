@@ -40,6 +40,9 @@ STILL = 1e-7
 # A cosine between local and task gradient that is no coincidence, where the task's own
 # gradient agrees with itself.
 CONFLICT, RELIABLE = -0.1, 0.05
+# Of what training achieves, the share that is lost with the module frozen. Below it
+# training does as well without.
+IDLE = 0.02
 # The share of readings that must say so.
 MAJORITY = 0.7
 
@@ -62,7 +65,7 @@ class Verdict(NamedTuple):
 
     @property
     def alarm(self) -> bool:
-        """Whether something should be done."""
+        """Whether something is wrong, and should be seen to."""
         return states.BY_NAME[self.state].alarm
 
     @property
@@ -120,6 +123,40 @@ def judge(
             max(finite, default=float("nan")),
             module in standing,
         )
+    return found
+
+
+def with_measured(
+    verdicts: Mapping[str, Verdict], measured: Mapping[str, Mapping[str, float]]
+) -> dict[str, Verdict]:
+    """Adds to verdicts what was measured on demand, and judges by it which are idle.
+
+    A module is idle that is healthy or converged otherwise, and without the training of
+    which the task does as well: `frozen_utility` below 0.02. It is as sure as the verdict
+    that it takes the place of.
+
+    Args:
+        verdicts: by module (`judge`).
+        measured: by quantity and module, NaN where there is no number
+            (`OnDemand.measure`).
+
+    Example:
+
+    >>> from keras_e2e.diagnostics.verdicts import Verdict, with_measured
+    >>> verdicts = {name: Verdict("healthy", 0.9, {}) for name in ("encoder", "out")}
+    >>> measured = {"frozen_utility": {"encoder": 0.01, "out": 0.6}}
+    >>> [verdict.state for verdict in with_measured(verdicts, measured).values()]
+    ['idle', 'healthy']
+    """
+    found = {}
+    for module, verdict in verdicts.items():
+        own = {name: values[module] for name, values in measured.items()}
+        own = {name: value for name, value in own.items() if not math.isnan(value)}
+        numbers = {**verdict.numbers, **own}
+        state = verdict.state
+        if state in ("healthy", "converged") and own.get("frozen_utility", 1.0) < IDLE:
+            state = "idle"
+        found[module] = verdict._replace(state=state, numbers=numbers)
     return found
 
 

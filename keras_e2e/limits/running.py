@@ -24,10 +24,26 @@ def _of_symbols(make: Callable[..., Task]) -> Callable[[Setting], Task]:
     return lambda s: make(s.k, s.data, s.examples, s.seed, s.labels)
 
 
-TASKS: dict[str, Callable[[Setting], Task]] = {
+OF_SYMBOLS: dict[str, Callable[[Setting], Task]] = {
     "parity": _of_symbols(tasks.parity),
     "sum_mod_10": _of_symbols(tasks.sum_mod_10),
     "random_table": _of_symbols(tasks.random_table),
+}
+"""Tasks over images that have a choice of images and of how many are labelled."""
+
+SIZED: dict[str, Callable[[Setting], Task]] = {
+    **OF_SYMBOLS,
+    "lines": lambda s: tasks.lines(s.k, s.examples, s.seed),
+    "stocks": lambda s: tasks.stocks(s.k, n=s.examples, seed=s.seed),
+    "memory": lambda s: tasks.memory(s.k, s.data, s.examples, s.seed),
+}
+"""Those of which there are several sizes."""
+
+TASKS: dict[str, Callable[[Setting], Task]] = {
+    **SIZED,
+    "pentomino": lambda s: tasks.pentomino(n=s.examples, seed=s.seed),
+    "arithmetic": lambda s: tasks.arithmetic(n=s.examples, seed=s.seed),
+    "scenes": lambda s: tasks.scenes(s.examples, s.seed),
 }
 """What makes the task of a setting, by its name."""
 
@@ -57,6 +73,13 @@ def check(setting: Setting) -> None:
         value = getattr(setting, name)
         if value < 1:
             raise ValueError(f"{name}={value}: expected 1 or more.")
+    if setting.task not in SIZED and setting.k != 1:
+        raise ValueError(f"k={setting.k}: {setting.task} has one size only, k=1.")
+    if setting.labels is not None and setting.task not in OF_SYMBOLS:
+        raise ValueError(
+            f"labels={setting.labels}: a budget of labels exists for "
+            f"{', '.join(OF_SYMBOLS)}; {setting.task} takes all of them."
+        )
     if setting.steps % WINDOW:
         raise ValueError(f"steps={setting.steps}: expected a multiple of {WINDOW}.")
     stages = setting.k if setting.regime == CURRICULUM else 2

@@ -35,7 +35,7 @@ Draw = Callable[[np.ndarray, np.random.Generator], np.ndarray]
 """Makes a patch for each of the classes given."""
 
 
-def pentomino(sprites: str = "pentomino", n: int = 10000, seed: int = 0) -> Task:
+def pentomino(sprites: str = "pentomino", n: int = 20000, seed: int = 0) -> Task:
     """Whether the three sprites in an image are all of the same class.
 
     An image of 64x64 pixels is a grid of 8x8 patches, three of which hold a sprite. In half

@@ -15,16 +15,20 @@ from keras import ops
 import keras_e2e as e2e
 from keras_e2e import heads
 from keras_e2e.diagnostics import (
+    CKA,
     DormantFraction,
     EffectiveRank,
+    FrozenUtility,
     GradientSNR,
     GradRMS,
+    JacobianSingularValues,
     LocalAlignment,
     LossCredit,
     ModuleLoss,
     NoiseScale,
     ProbeAccuracy,
     Reliability,
+    ResetUtility,
     Rotation,
     SignalCoherence,
     SignalGain,
@@ -348,6 +352,13 @@ QUANTITIES = {
     "probe_accuracy": ProbeAccuracy,
     "effective_rank": EffectiveRank,
     "rotation": Rotation,
+}
+# Measured on demand: from the weights of the model at an earlier time.
+ON_DEMAND = {
+    "reset_utility": lambda earlier: ResetUtility(),
+    "frozen_utility": lambda earlier: FrozenUtility(3, batch_size=8),
+    "jacobian_singular_values": lambda earlier: JacobianSingularValues(2, 2),
+    "cka": CKA,
 }
 
 # On JAX `test_jax.py` repeats the tests of isolation, without the variants.

@@ -47,6 +47,21 @@ def test_every_quantity_is_in_the_registry():
     assert default <= registered
 
 
-def test_the_registry_names_quantities_as_they_name_themselves():
-    for name, make in cases.QUANTITIES.items():
-        assert make().name == name
+def test_every_quantity_on_demand_is_in_the_registry():
+    registered = {type(make([])) for make in cases.ON_DEMAND.values()}
+    missing = public_classes(diagnostics, diagnostics.OnDemand) - registered
+    assert not missing, f"add {missing} to ON_DEMAND in {cases.__file__}"
+
+
+def test_every_quantity_says_what_it_is():
+    made = {name: make() for name, make in cases.QUANTITIES.items()}
+    made |= {name: make([]) for name, make in cases.ON_DEMAND.items()}
+    for name, quantity in made.items():
+        assert quantity.name == name
+        for said in ("formula", "reading", "source", "due"):
+            assert getattr(quantity, said), f"{name} has no {said}"
+    assert {quantity.due for quantity in made.values()} == {
+        "reading",
+        "periodic",
+        "on demand",
+    }

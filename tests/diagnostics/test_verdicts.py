@@ -1,9 +1,13 @@
 """From readings to a state: each rule, its edges and its precedence."""
 
+import pathlib
+
 import numpy as np
 import pytest
 
+import keras_e2e
 from keras_e2e.diagnostics import judge, states
+from keras_e2e.diagnostics.verdicts import Verdict, with_measured
 
 NAN, INF = float("nan"), float("inf")
 HEALTHY = {
@@ -166,3 +170,36 @@ def test_readings_of_other_quantities_only_are_judged_as_far_as_they_go():
     history = {"loss": {"m": [1.0] * 20}, "update_ratio": {"m": [0.0] * 20}}
     assert judge(history)["m"].state == "frozen"
     assert judge({"loss": {"m": [1.0] * 20}})["m"].state == "unclear"
+
+
+@pytest.mark.parametrize(
+    ("state", "utility", "expected"),
+    [
+        ("healthy", 0.019, "idle"),
+        ("healthy", -0.5, "idle"),
+        ("healthy", 0.02, "healthy"),
+        ("healthy", NAN, "healthy"),  # nothing was learned: it says nothing
+        ("converged", 0.0, "idle"),
+        ("starved", 0.0, "starved"),
+        ("unclear", 0.0, "unclear"),
+    ],
+)
+def test_a_module_without_which_training_does_as_well_is_idle(state, utility, expected):
+    measured = {"frozen_utility": {"m": utility}, "cka": {"m": 0.5}}
+    found = with_measured({"m": Verdict(state, 0.8, {"loss": 0.1})}, measured)["m"]
+    assert found.state == expected
+    assert found.sure == 0.8
+    assert not found.alarm or state == "starved"
+    assert found.numbers["cka"] == 0.5
+    assert found.numbers["loss"] == 0.1
+    assert ("frozen_utility" in found.numbers) == (utility == utility)
+    if expected == "idle":
+        assert found.words.startswith(f"Idle (80 % sure): frozen_utility {utility:.3g}.")
+
+
+def test_the_page_knows_how_each_state_looks():
+    static = pathlib.Path(keras_e2e.__file__).parent / "tensorboard" / "static"
+    for name in ("chain.js", "style.css"):
+        text = (static / name).read_text()
+        for state in states.BY_NAME:
+            assert f"'{state}'" in text, f"{state} is not in {name}"

@@ -68,6 +68,8 @@ def test_purity_is_blind_to_names():
         ({"regime": "magic"}, "regime='magic'.*end_to_end"),
         ({"data": "cats"}, "data='cats'.*digits"),
         ({"k": 0}, "k=0"),
+        ({"task": "scenes", "k": 2}, "k=2: scenes has one size"),
+        ({"task": "lines", "labels": 10}, "labels=10.*parity"),
         ({"steps": 150}, "steps=150.*multiple of 100"),
         ({"steps": 100}, "steps=100.*200 or more"),
         ({"regime": "curriculum", "k": 5}, "needs 500 or more"),

@@ -7,7 +7,7 @@ const SHORT = new Intl.NumberFormat('en', {notation: 'compact', maximumSignifica
 // Those with a look of their own in style.css; others of a newer version go by the alarm.
 const KNOWN = [
   'unclear', 'healthy', 'converged', 'starved', 'vanishing', 'exploding', 'dormant', 'frozen',
-  'conflicting', 'stalled',
+  'conflicting', 'stalled', 'idle',
 ];
 
 function looks(verdict) {

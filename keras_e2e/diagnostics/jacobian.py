@@ -1,0 +1,197 @@
+"""The singular values of what a module does to a small change of its input."""
+
+import math
+from typing import Any
+
+import numpy as np
+from keras import ops, tree
+
+from keras_e2e.boundary import Collector, collecting
+from keras_e2e.diagnostics.on_demand import OnDemand
+
+
+class JacobianSingularValues(OnDemand):
+    """The singular values of a module's Jacobian: by how much it stretches a change.
+
+    The Jacobian is that of the module's output with respect to what it is given, for each
+    example, in inference mode; the numbers are means over the examples. Where all its
+    singular values are about 1 (dynamical isometry), signals pass forth and errors pass
+    back in every direction, and a deep network learns fast (Pennington et al. 2017,
+    arXiv 1711.04735).
+
+    `jacobian_mean_square` is the mean squared singular value, `norm(J)^2 / min(inputs,
+    outputs)`, by Hutchinson's estimator with vector-Jacobian products: on average right,
+    and exact from as many probes on as the module has outputs. `jacobian_largest` is the
+    largest one, by power iteration with products from both sides, which comes up to it
+    from below.
+
+    NaN where a module is not given exactly one tensor of floats, or puts out more than
+    one: a model with several inputs, token ids. The padding of sequences counts as
+    input. The operations of the module need second derivatives.
+
+    Args:
+        probes: random directions of the mean square, orthogonal to each other. 8.
+        iterations: of the power iteration. Each one takes a product from both sides.
+        examples: how many examples to look at, the first ones.
+        seed: of the directions.
+
+    Raises:
+        ValueError: an argument that is no whole number, or below 1.
+
+    Example: a layer that doubles what it is given.
+
+    >>> import keras, numpy as np, keras_e2e as e2e
+    >>> base = keras.Sequential([keras.Input((2,)), keras.layers.Rescaling(2.0, name="x2"),
+    ...                          keras.layers.Dense(1, name="y")])
+    >>> model = e2e.modularize(base, ["x2"])
+    >>> found = e2e.diagnostics.JacobianSingularValues().measure(model, np.ones((4, 2)))
+    >>> {name: round(values["x2"], 4) for name, values in found.items()}
+    {'jacobian_mean_square': 4.0, 'jacobian_largest': 2.0}
+    """
+
+    name = "jacobian_singular_values"
+    formula = "mean_i s_i^2 and max_i s_i of J = d output / d input, mean over examples"
+    reading = "about 1: what passes neither dies nor explodes"
+    healthy = (0.1, 10.0)
+    source = "Pennington et al. 2017 (arXiv 1711.04735)"
+
+    def __init__(
+        self, probes: int = 8, iterations: int = 20, *, examples: int = 32, seed: int = 0
+    ):
+        given = {"probes": probes, "iterations": iterations, "examples": examples}
+        for what, value in given.items():
+            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+                raise ValueError(
+                    f"JacobianSingularValues({what}={value!r}): expected a whole number, 1 "
+                    "or larger."
+                )
+        self.probes, self.iterations = probes, iterations
+        self.examples, self.seed = examples, seed
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        return ("jacobian_mean_square", "jacobian_largest")
+
+    def compute(self, model, x, y, sample_weight):
+        x = tree.map_structure(lambda a: None if a is None else a[: self.examples], x)
+        tape, ends = _pass(model, x)
+        found = {}
+        for place, module in enumerate(model.modules):
+            if ends[module.name] is None:
+                continue
+            random = np.random.default_rng([self.seed, place])
+            jacobian = _Jacobian(tape, *ends[module.name])
+            found[module.name] = (
+                _mean_square(jacobian, self.probes, random),
+                _largest(jacobian, self.iterations, random),
+            )
+        return found
+
+
+def _pass(model: Any, x: Any) -> tuple[Any, dict[str, tuple | None]]:
+    """One pass in inference mode: its tape, and by module what enters it and leaves it."""
+    import tensorflow as tf
+
+    tape = tf.GradientTape(persistent=True, watch_accessed_variables=False)
+
+    def watched(tensor):
+        if tensor.dtype.is_floating:
+            tensor = tf.identity(tensor)
+            tape.watch(tensor)
+        return tensor
+
+    collector = Collector(model._modular.known, tap=watched)
+    with tape, collecting(collector):
+        inputs = tree.map_structure(
+            lambda a: None if a is None else watched(tf.convert_to_tensor(a)), x
+        )
+        outputs = model(inputs, training=False)
+    given = [t for t in tree.flatten(inputs) if t is not None]
+    ends = {}
+    for module in model.modules:
+        starts = [
+            c.output for c in collector.crossings if c.boundary.module in module.inputs
+        ]
+        if module.model_inputs:
+            starts += given
+        left = [c.activation for c in collector.crossings if c.boundary is module.boundary]
+        if module.boundary is None:
+            left = tree.flatten(outputs)
+        ends[module.name] = _one_each(starts, left)
+    return tape, ends
+
+
+def _one_each(starts: list, left: list) -> tuple | None:
+    """The tensor that enters and the one that leaves; None unless floats, one of each."""
+    if len(starts) != 1 or len(left) != 1:
+        return None
+    start, end = starts[0], left[0]
+    floats = start.dtype.is_floating and end.dtype.is_floating
+    return (start, end) if floats and start.shape[0] == end.shape[0] else None
+
+
+class _Jacobian:
+    """A Jacobian for each example, as products with it from both sides.
+
+    In inference mode examples do not mix, so one product over the batch is one for each
+    example. Vectors are float32 of shape `(batch, size)`.
+    """
+
+    def __init__(self, tape: Any, start: Any, end: Any):
+        import tensorflow as tf
+
+        self.tape, self.start, self.end = tape, start, end
+        self.batch = start.shape[0]
+        self.inputs = math.prod(start.shape[1:])
+        self.outputs = math.prod(end.shape[1:])
+        # A product from the left is linear in its vector: its derivative with respect to
+        # that is the product from the right.
+        self.vector = tf.zeros_like(end)
+        self.outer = tf.GradientTape(persistent=True)
+        with self.outer:
+            self.outer.watch(self.vector)
+            self.product = tape.gradient(end, start, output_gradients=self.vector)
+
+    def left(self, vectors: Any) -> Any:
+        """`J^T u` for each example."""
+        shaped = ops.cast(ops.reshape(vectors, self.end.shape), self.end.dtype)
+        found = self.tape.gradient(self.end, self.start, output_gradients=shaped)
+        return self._flat(found, self.inputs)
+
+    def right(self, vectors: Any) -> Any:
+        """`J v` for each example."""
+        found = None
+        if self.product is not None:
+            shaped = ops.cast(ops.reshape(vectors, self.start.shape), self.start.dtype)
+            found = self.outer.gradient(self.product, self.vector, output_gradients=shaped)
+        return self._flat(found, self.outputs)
+
+    def _flat(self, found: Any, size: int) -> Any:
+        if found is None:  # the output does not depend on the input
+            return ops.zeros((self.batch, size))
+        return ops.cast(ops.reshape(found, (self.batch, size)), "float32")
+
+
+def _mean_square(jacobian: _Jacobian, probes: int, random: np.random.Generator) -> float:
+    probes = min(probes, jacobian.outputs)
+    directions, _ = np.linalg.qr(random.normal(size=(jacobian.outputs, probes)))
+    total = 0.0
+    for direction in directions.T:
+        vectors = np.tile(direction.astype("float32"), (jacobian.batch, 1))
+        total += float(ops.sum(ops.square(jacobian.left(vectors))))
+    # A random direction of length 1 sees one part in as many as there are outputs.
+    norm = total * jacobian.outputs / probes / jacobian.batch
+    return norm / min(jacobian.inputs, jacobian.outputs)
+
+
+def _largest(jacobian: _Jacobian, iterations: int, random: np.random.Generator) -> float:
+    vectors = random.normal(size=(jacobian.batch, jacobian.inputs)).astype("float32")
+    for _ in range(iterations):
+        vectors = jacobian.left(jacobian.right(_of_length_1(vectors)))
+    lengths = ops.norm(jacobian.right(_of_length_1(vectors)), axis=1)
+    return float(ops.mean(lengths))
+
+
+def _of_length_1(vectors: Any) -> Any:
+    lengths = ops.norm(vectors, axis=1, keepdims=True)
+    return vectors / ops.maximum(lengths, 1e-37)

@@ -1,0 +1,155 @@
+"""The contract of a quantity that is measured when somebody asks for it."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import keras
+import numpy as np
+from keras import ops, tree
+
+from keras_e2e.batches import Batches
+from keras_e2e.diagnostics.quantity import Described
+from keras_e2e.put_back import put_back
+
+
+class OnDemand(Described):
+    """A number for each module that takes runs of its own: too dear for a training step.
+
+    A subclass sets the attributes of `Described` and implements `compute`. Call `measure`,
+    or give it to `keras_e2e.diagnose(on_demand=[...])`.
+
+    Attributes:
+        needs: `"targets"` where it needs `y` and a compiled loss.
+
+    Example: the mean absolute weight.
+
+    >>> import keras, numpy as np, keras_e2e as e2e
+    >>> class MeanWeight(e2e.diagnostics.OnDemand):
+    ...     name, formula = "mean_weight", "mean abs(theta)"
+    ...     def compute(self, model, x, y, sample_weight):
+    ...         flat = {m.name: [np.ravel(v) for v in m.variables] for m in model.modules}
+    ...         return {k: np.abs(np.concatenate(v)).mean() for k, v in flat.items() if v}
+    >>> base = keras.Sequential([keras.Input((2,)), keras.layers.Dense(3, name="code"),
+    ...                          keras.layers.Dense(1, name="y")])
+    >>> model = e2e.modularize(base, ["code"])
+    >>> model.set_weights([np.full(w.shape, 0.5) for w in model.get_weights()])
+    >>> MeanWeight().measure(model, np.ones((4, 2)))
+    {'mean_weight': {'code': 0.5, 'y': 0.5}}
+    """
+
+    @property
+    def due(self) -> str:
+        return "on demand"
+
+    def measure(
+        self, model: Any, x: Any, y: Any = None, sample_weight: Any = None
+    ) -> dict[str, dict[str, float]]:
+        """Measures each module; the model is as it was afterwards, to the bit.
+
+        Args:
+            model: a modular model.
+            x: arrays: a batch, or a small data set.
+            y: targets, as in `model.fit`.
+            sample_weight: weights of the examples, as in `model.fit`.
+
+        Returns:
+            The numbers by name (`columns`) and module, in order; NaN where the quantity
+            does not apply.
+
+        Raises:
+            TypeError: the model is not modular.
+            RuntimeError: the Keras backend is not TensorFlow.
+            ValueError: no arrays, or of different lengths; for a quantity that needs
+                targets: none, or a model that is not compiled.
+        """
+        self._refuse(model, y)
+        data = Batches(x, y, sample_weight, who=self.name)
+        if data.source is not None:
+            raise ValueError(
+                f"{self.name}: x is a {type(x).__name__}; expected arrays, because the "
+                "examples are gone through several times and in parts. Give some of them "
+                "as arrays."
+            )
+        x, y, sample_weight = tree.map_structure(_array, data.arrays)
+        if not model.modules:
+            model._examine_first(x)
+        with put_back(model):
+            found = self.compute(model, x, y, sample_weight)
+        table: dict[str, dict[str, float]] = {column: {} for column in self.columns}
+        for module in model.modules:
+            value = found.get(module.name)
+            if value is None:
+                value = (float("nan"),) * len(table)
+            numbers = value if isinstance(value, tuple) else (value,)
+            for kept, number in zip(table.values(), numbers, strict=True):
+                kept[module.name] = float(number)
+        return table
+
+    def compute(self, model: Any, x: Any, y: Any, sample_weight: Any) -> dict[str, Any]:
+        """The number for each module.
+
+        The model may be changed: its variables and its mode are put back afterwards.
+
+        Args:
+            model: the modular model; its modules are known.
+            x: inputs, as NumPy arrays; floats in Keras's precision.
+            y: targets likewise; None where there are none.
+            sample_weight: weights likewise, or None.
+
+        Returns:
+            By module a number, or with several `columns` a tuple of as many. A module to
+            which the quantity does not apply may be left out.
+        """
+        raise NotImplementedError(
+            f"{type(self).__name__} must implement compute(model, x, y, sample_weight)."
+        )
+
+    def _refuse(self, model: Any, y: Any) -> None:
+        """Raises what `measure` says it does."""
+        if not hasattr(model, "_modular"):
+            raise TypeError(
+                f"{self.name} needs a modular model; found a {type(model).__name__}. Use "
+                "keras_e2e.modularize(model, ...)."
+            )
+        if keras.backend.backend() != "tensorflow":
+            raise RuntimeError(
+                f"{self.name}: diagnostics exist for the tensorflow backend only. Set "
+                "KERAS_BACKEND=tensorflow."
+            )
+        if "targets" not in self.needs:
+            return
+        if not model.compiled:
+            raise ValueError(
+                f"{self.name}: {model.name!r} is not compiled, so there is no loss to look "
+                "at. Call model.compile(...) first."
+            )
+        if y is None:
+            raise ValueError(f"{self.name} looks at the task loss: give the targets y.")
+
+
+def refuse_unfit(weights: Sequence[Any], model: Any, who: str) -> None:
+    """Raises ValueError for weights that are not those of this model."""
+    expected = [tuple(v.shape) for v in model.weights]
+    given = [np.shape(value) for value in weights]
+    if given == expected:
+        return
+    if len(given) != len(expected):
+        problem = f"{len(given)} weights; {model.name!r} has {len(expected)}"
+    else:
+        place = next(i for i, shape in enumerate(expected) if given[i] != shape)
+        problem = (
+            f"a weight of shape {given[place]} for {model.weights[place].path!r}, whose "
+            f"shape is {expected[place]}"
+        )
+    raise ValueError(
+        f"{who}: found {problem}. Give what model.get_weights() of this model gave."
+    )
+
+
+def _array(value: Any) -> Any:
+    if value is None:
+        return None
+    array = np.asarray(ops.convert_to_numpy(value))
+    # Keras, too, feeds floats in the precision of the backend.
+    floating = np.issubdtype(array.dtype, np.floating)
+    return array.astype(keras.config.floatx()) if floating else array

@@ -1,0 +1,36 @@
+"""Putting a modular model back to where it was, in place of working on a copy."""
+
+import contextlib
+from collections.abc import Iterator
+from typing import Any
+
+import keras
+import numpy as np
+
+
+@contextlib.contextmanager
+def put_back(model: Any) -> Iterator[None]:
+    """Puts a modular model back to where it was when this began.
+
+    Weights, the optimizer's variables, seeds and metrics, the training mode, and what
+    `fit` and diagnostics leave behind. Holds a copy of all variables meanwhile. (Not every
+    model can be copied.)
+    """
+    model._build_optimizer()
+    state = model._modular
+    optimizer = getattr(model, "optimizer", None)
+    variables = [*model.variables, *(optimizer.variables if optimizer else ())]
+    values = [np.array(keras.ops.convert_to_numpy(v)) for v in variables]
+    mode, recorder = state.mode, state.recorder
+    left = {name: getattr(model, name, None) for name in ("history", "stop_training")}
+    try:
+        yield
+    finally:
+        for variable, value in zip(variables, values, strict=True):
+            variable.assign(value)
+        model.training_mode = mode
+        state.recorder, state.due = recorder, 0
+        # Steps with diagnostics write to the recorder they were traced with.
+        state.functions = {k: f for k, f in state.functions.items() if not k[1]}
+        for name, was in left.items():
+            setattr(model, name, was)
