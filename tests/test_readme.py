@@ -130,3 +130,22 @@ def test_the_table_of_objectives_names_every_objective_and_alias():
     for name, value in vars(e2e.objectives).items():
         if isinstance(value, type) and issubclass(value, e2e.objectives.LocalObjective):
             assert name in contracts or f"`{name}" in text, name
+
+
+def test_a_regime_on_a_task(monkeypatch):
+    whole = e2e.tasks.parity
+    monkeypatch.setattr(e2e.tasks, "parity", lambda k: whole(k, n=500))
+    text = block("regimes.train").replace("steps=3000", "steps=200")
+    names = run(text)
+    assert [logs["step"] for logs in names["trained"].history] == [100, 200]
+
+
+def test_an_ensemble(capsys):
+    def member():
+        return keras.Sequential([keras.Input((4,)), layers.Dense(3, activation="softmax")])
+
+    x = np.random.default_rng(0).normal(size=(32, 4)).astype("float32")
+    y = np.arange(32) % 3
+    members = {f"m{i}": member() for i in (1, 2, 3)}
+    run(block("e2e.ensemble("), e2e=e2e, x=x, y=y, x_test=x, y_test=y, **members)
+    assert "majority" in capsys.readouterr().out
