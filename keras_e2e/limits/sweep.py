@@ -46,7 +46,9 @@ def sweep(
     """Runs those of the settings that have no result yet.
 
     A run that raises does not stop the others and is not stored, so the next sweep tries
-    it again. One whose worker dies is given to another worker, four times in all.
+    it again. One whose worker dies is given to another worker. Those whose workers died
+    time and again are run once more at the end, one by one, and fail only if their workers
+    die then, too.
 
     Args:
         settings: what to run; what occurs twice is run once.
@@ -73,17 +75,29 @@ def sweep(
             f"{client.scheduler.address} --nthreads=1`."
         )
     futures = [client.submit(run, setting, key=key) for key, setting in waiting.items()]
-    failures = []
+    failures, suspects = [], []
     with _progress(console) as progress:
         bar = progress.add_task(title, total=len(waiting))
-        for future in as_completed(futures, loop=client.loop):
-            setting = waiting[future.key]
+
+        def settle(setting: Setting, future: Any) -> None:
             why = _stored(setting, future, store)
             if why is not None:
                 failures.append(Failure(setting, why))
                 progress.console.print(f"{words(setting)}: {why}", markup=False)
-            future.release()  # so that its worker can forget the result
             progress.advance(bar)
+
+        for future in as_completed(futures, loop=client.loop):
+            setting = waiting[future.key]
+            if future.status == "error" and isinstance(future.exception(), KilledWorker):
+                suspects.append(setting)
+            else:
+                settle(setting, future)
+            future.release()  # so that its worker can forget the result
+        # Dask blames a death on all that its worker was given, also on what only waited
+        # there. Who does it when nothing else is about did it.
+        for setting in suspects:
+            alone = client.submit(run, setting, key=f"alone-{setting.key()}")
+            settle(setting, alone)
     return failures
 
 
