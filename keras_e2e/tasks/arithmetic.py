@@ -1,8 +1,9 @@
 """Pictures of two numbers in, the picture of their sum out.
 
-The task of Hoshen & Peleg 2016 ("Visual Learning of Arithmetic Operations", AAAI): what is
-learned end to end with decimal numbers is not with Roman ones, until it is broken into
-reading and arithmetic.
+In the form of Hoshen & Peleg 2016 ("Visual Learning of Arithmetic Operations", AAAI). They
+report that decimal numbers are learned end to end and Roman ones are not, until it is
+broken into reading and arithmetic. With the small numbers here it was the other way round
+(BUILD_NOTES.md).
 """
 
 from typing import Any

@@ -17,6 +17,7 @@ import numpy as np
 Examples = tuple[np.ndarray, np.ndarray]
 
 TEST_SHARE = 0.2
+VALIDATION_SHARE = 0.1
 
 # Where the Debian package dataset-fashion-mnist puts its files.
 FASHION_MNIST_FOLDER = pathlib.Path("/usr/share/datasets/fashion-mnist")
@@ -138,6 +139,24 @@ def load(name: str) -> tuple[Examples, Examples]:
             f"name={name!r} is no known data set. Expected one of {sorted(DATASETS)}."
         )
     return DATASETS[name]()
+
+
+def split_images(name: str, seed: int) -> list[Examples]:
+    """Images and classes for training, validation and test, without an image in two.
+
+    Of the training images a tenth is kept for validation.
+
+    Args:
+        name: a key of `DATASETS`.
+        seed: seed of the splits.
+    """
+    if name == "digits":  # Fashion-MNIST comes with a test set of its own
+        (x, y), test = load_digits(seed)
+    else:
+        (x, y), test = load(name)
+    order = np.random.default_rng(seed).permutation(len(x))
+    kept = round(VALIDATION_SHARE * len(x))
+    return [(x[rows], y[rows]) for rows in (order[kept:], order[:kept])] + [test]
 
 
 def _examples(x: Any, y: Any) -> Examples:

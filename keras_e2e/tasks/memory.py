@@ -10,8 +10,8 @@ from typing import Any
 import keras
 import numpy as np
 
+from keras_e2e.tasks.data import split_images
 from keras_e2e.tasks.symbols import ENCODERS, HELD_OUT
-from keras_e2e.tasks.symbols import _images as split_images
 from keras_e2e.tasks.task import Cut, Split, Task, check_integer
 
 CLASSES = 10

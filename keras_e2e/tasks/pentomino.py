@@ -10,8 +10,8 @@ from typing import Any
 import keras
 import numpy as np
 
+from keras_e2e.tasks.data import split_images
 from keras_e2e.tasks.symbols import ENCODERS
-from keras_e2e.tasks.symbols import _images as split_images
 from keras_e2e.tasks.task import Cut, Split, Task, check_integer
 
 # The five pentominoes that have a mirror image of their own and fit into a patch at twice

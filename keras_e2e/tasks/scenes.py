@@ -11,7 +11,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_e2e.tasks.symbols import _images as split_images
+from keras_e2e.tasks.data import split_images
 from keras_e2e.tasks.task import Cut, Split, Task, check_integer
 
 HEIGHT, WIDTH = 16, 48

@@ -21,7 +21,7 @@ def stocks(k: int = 10, d: int = 1000, n: int = 50000, seed: int = 0) -> Task:
     earn as much as it can. End to end it sees the returns z of all stocks; the modular
     label at the cut point `portfolio` is the hidden y, and its loss is the same return,
     with the one-hot vector of y for z. The expectation of both gradients is the same, the
-    variance of the first is about k times larger: end to end is slow here, not stuck.
+    variance of the first is about k times larger.
 
     Of Shalev-Shwartz, Shamir & Shammah 2017, section 3.2: the problem, the linear softmax,
     k of 10, 1,000 and 2,000, and 2,500 steps of 100 examples; of their code: Adam with a

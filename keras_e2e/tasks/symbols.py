@@ -10,14 +10,12 @@ from typing import Any
 import keras
 import numpy as np
 
-from keras_e2e.tasks import data as datasets
+from keras_e2e.tasks.data import split_images
 from keras_e2e.tasks.ktuples import MISSING, parity_ceiling, parity_tuples, tuple_model
 from keras_e2e.tasks.task import Cut, Split, Task, check_integer
 
 # Chosen by hand for the demo, not tuned.
 ENCODERS = {"digits": (128, 64), "fashion_mnist": (256, 128)}
-# Of the training images, so many are kept for validation.
-VALIDATION_SHARE = 0.1
 HELD_OUT = 4000
 
 
@@ -185,7 +183,7 @@ def _task(
     check_integer("seed", seed, 0)
     if data not in ENCODERS:
         raise ValueError(f"data={data!r}: expected one of {sorted(ENCODERS)}.")
-    images = _images(data, seed)
+    images = split_images(data, seed)
     count, width = images[0][0].shape
     known = count if labelled is None else labelled
     check_integer("labelled", known, 0)
@@ -219,17 +217,6 @@ def _task(
         chance,
         ceiling,
     )
-
-
-def _images(name: str, seed: int) -> list[tuple[np.ndarray, np.ndarray]]:
-    """Images and classes for training, validation and test."""
-    if name == "digits":  # Fashion-MNIST comes with a test set of its own
-        (x, y), test = datasets.load_digits(seed)
-    else:
-        (x, y), test = datasets.load(name)
-    order = np.random.default_rng(seed).permutation(len(x))
-    kept = round(VALIDATION_SHARE * len(x))
-    return [(x[rows], y[rows]) for rows in (order[kept:], order[:kept])] + [test]
 
 
 def _in_turn(classes: np.ndarray, seed: int) -> np.ndarray:
