@@ -108,12 +108,12 @@ def numeral_images(notation: str, largest: int) -> np.ndarray:
     >>> from keras_e2e import tasks
     >>> picture = tasks.numeral_images("roman", 4)[4].reshape(5, -1)
     >>> for row in picture.astype(int):
-    ...     print("".join(".#"[value] for value in row))
-    ....###.#.#.
-    .....#..#.#.
-    .....#..#.#.
-    .....#..#.#.
-    ....###..#..
+    ...     print("".join("-#"[value] for value in row))
+    ----###-#-#-
+    -----#--#-#-
+    -----#--#-#-
+    -----#--#-#-
+    ----###--#--
     """
     letters = numeral_letters(notation, largest)
     glyphs = np.zeros((len(alphabet(notation)) + 1, HEIGHT, WIDTH), "float32")
