@@ -32,7 +32,7 @@ from rich.table import Table
 import keras_e2e as e2e
 from keras_e2e import regimes, tasks
 from keras_e2e.callbacks import AutoMode
-from keras_e2e.limits.running import purity
+from keras_e2e.limits.measured import purity
 from keras_e2e.tasks.scenes import INK, NONE, SLOTS
 
 FLAGS = flags.FLAGS

@@ -36,7 +36,8 @@ def write(
 
     The folder gets `report.html`, one page that needs no other file and no network,
     `runs.csv` with a line for each run, `runs.json` with all of each run, and `figures`
-    with PNG files. Files of the same names are replaced, each in one go.
+    with PNG files. Files of the same names are replaced, each in one go; the figures of an
+    earlier report on other runs are removed.
 
     Args:
         rows: settings, and results as `running.run` gives them.
@@ -78,11 +79,14 @@ def write(
         _save(folder, LINES, _csv(found))
         _save(folder, RUNS, _json(found))
         names = [section.title for section in sections] + ["over labels"]
+        written = set()
         for i, (name, mine) in enumerate(zip(names, [*drawn, over_labels], strict=True)):
             for j, one in enumerate(mine):
                 file = f"{i + 1:02}_{_plain(name)}_{j + 1}_{one.name}.png"
+                written.add(file)
                 with open(os.path.join(folder, FIGURES, file), "wb") as image:
                     image.write(drawing.png(one.figure))
+        _remove_others(os.path.join(folder, FIGURES), written)
         _save(folder, PAGE, page.render(sections, judged, drawn, over_labels))
     except (OSError, ReportError) as error:
         why = getattr(error.__cause__ or error, "strerror", None) or error
@@ -150,6 +154,13 @@ def _json(rows: list[summary.Row]) -> str:
 
 def _save(folder: str | os.PathLike[str], name: str, text: str) -> None:
     saving.save(os.path.join(folder, name), text)
+
+
+def _remove_others(folder: str, written: set[str]) -> None:
+    """Removes figures of an earlier report, by their names."""
+    for file in os.listdir(folder):
+        if re.fullmatch(r"\d\d+_\w+_\d_[a-z]+\.png", file) and file not in written:
+            os.remove(os.path.join(folder, file))
 
 
 def _plain(name: str) -> str:

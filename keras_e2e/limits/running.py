@@ -11,8 +11,9 @@ import numpy as np
 
 from keras_e2e import regimes, tasks
 from keras_e2e.callbacks import AutoMode, Readings
+from keras_e2e.limits.measured import Signals, measured
 from keras_e2e.limits.setting import Setting
-from keras_e2e.modularize import modularize, strip
+from keras_e2e.modularize import modularize
 from keras_e2e.objectives import Target
 from keras_e2e.tasks import Task
 
@@ -133,7 +134,8 @@ def run(setting: Setting) -> dict[str, Any]:
         stand_ins=stand_ins,
         callbacks=readers,
     )
-    return _measured(setting, task, model, trained, watch)
+    taught = setting.regime not in WITHOUT_LABELS
+    return measured(task, model, trained, watch, taught)
 
 
 def _curriculum(setting: Setting) -> dict[str, Any]:
@@ -169,7 +171,7 @@ def _curriculum(setting: Setting) -> dict[str, Any]:
         steps=setting.steps,
         examples=setting.steps * setting.batch_size,
     )
-    return _measured(setting, task, model, whole, watch)
+    return measured(task, model, whole, watch, taught=False)
 
 
 def _fresh(setting: Setting, task: Task) -> Any:
@@ -232,114 +234,9 @@ def _at_once(setting: Setting) -> int:
 
 
 def _watch(setting: Setting) -> Readings:
-    return AutoMode() if setting.regime == "auto" else Readings(WINDOW)
+    return AutoMode() if setting.regime == "auto" else Signals(WINDOW)
 
 
 def _known(split: tasks.Split, name: str) -> np.ndarray:
     """The labels; those that are missing as zero."""
     return np.maximum(split.labels[name], 0)
-
-
-def _measured(
-    setting: Setting, task: Task, model: Any, trained: regimes.Trained, watch: Readings
-) -> dict[str, Any]:
-    test, validation = (
-        model.evaluate(split.x, split.y, batch_size=1000, verbose=0, return_dict=True)
-        for split in (task.test, task.validation)
-    )
-    metric = next(name for name in test if name != "loss")
-    curve = [[logs["step"], logs[metric]] for logs in trained.history if metric in logs]
-    above = [step for step, value in curve if value >= task.success]
-    modules = _modules(task, model)
-    first = next(iter(modules.values()), {})
-    ceiling = task.ceiling(first["error"]) if first else math.nan
-    seen = setting.regime not in WITHOUT_LABELS
-    return _plain(
-        {
-            "accuracy": test[metric],
-            "validation": validation[metric],
-            "success": bool(test[metric] >= task.success),
-            "reached": above[0] if above else None,
-            "curve": curve,
-            "modules": modules,
-            "snr": {
-                name: [list(pair) for pair in zip(watch.steps, values, strict=True)]
-                for name, values in watch.history.get("gradient_snr", {}).items()
-            },
-            "decisions": [list(d) for d in getattr(watch, "decisions", [])],
-            "ceiling": ceiling,
-            "chance": task.chance,
-            "mark": task.success,
-            "spent": {
-                "steps": trained.steps,
-                "examples": trained.examples,
-                "labels": _labels(task) if seen else 0,
-                "parameters": trained.parameters,
-                "seconds": trained.seconds,
-            },
-        }
-    )
-
-
-def _modules(task: Task, model: Any) -> dict[str, dict[str, float]]:
-    """How well what comes out at each cut tells the labels, up to their names.
-
-    `purity`: the share of positions whose label is the most frequent one where that unit
-    is the largest. `error`: one minus the same for what the task needs of the labels.
-    """
-    found = {}
-    # A graph of its own: Keras names the inputs of a part of a modular one twice.
-    plain = task.build(0)
-    regimes.carry_over(strip(model), plain)
-    for name, cut in task.cuts.items():
-        if cut.classes is None:
-            continue
-        part = keras.Model(plain.inputs, plain.get_layer(name).output)
-        activation = part.predict(task.test.x, batch_size=1000, verbose=0)
-        if activation.shape[-1] == 1:
-            units = (activation[..., 0] > 0.5).astype(int)
-        else:
-            units = activation.argmax(-1)
-        labels = task.test.labels[name].reshape(units.shape)
-        needed = np.asarray(cut.needed(labels))
-        found[name] = {
-            "purity": purity(units, labels),
-            "error": 1.0 - purity(units, needed),
-        }
-    return found
-
-
-def purity(units: np.ndarray, labels: np.ndarray) -> float:
-    """The share of labels that are the most frequent one of their cluster.
-
-    Args:
-        units: the cluster of each example, integers.
-        labels: the label of each, as many.
-
-    Example:
-
-    >>> import numpy as np
-    >>> from keras_e2e.limits.running import purity
-    >>> purity(np.array([3, 3, 3, 1]), np.array([0, 0, 5, 5]))
-    0.75
-    """
-    kinds, coded = np.unique(labels.ravel(), return_inverse=True)
-    table = np.zeros((int(units.max()) + 1, len(kinds)), int)
-    np.add.at(table, (units.ravel(), coded.ravel()), 1)
-    return float(table.max(axis=1).sum() / units.size)
-
-
-def _labels(task: Task) -> int:
-    """How many intermediate labels the training examples carry."""
-    return int(sum((labels >= 0).sum() for labels in task.train.labels.values()))
-
-
-def _plain(value: Any) -> Any:
-    """With Python's own numbers, and None for what is not finite."""
-    if isinstance(value, dict):
-        return {key: _plain(one) for key, one in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(one) for one in value]
-    if isinstance(value, float | np.floating):
-        return float(value) if math.isfinite(value) else None
-    return value

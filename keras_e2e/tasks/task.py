@@ -79,14 +79,15 @@ class Cut(NamedTuple):
     """A place in the model where a module ends that has labels of its own.
 
     Attributes:
-        loss: name of the Keras loss that compares the activation there with the labels.
+        loss: what compares the activation there with the labels: the name of a Keras loss,
+            or a function of labels and activation.
         stand_in: what the activation would be if the module made no error, from the
             labels: trains the later modules without the earlier ones.
         classes: how many classes the labels have; None where they are no classes.
         needed: what the task needs to know of the labels; all of them by default.
     """
 
-    loss: str
+    loss: str | Callable[[Any, Any], Any]
     stand_in: Callable[[np.ndarray], np.ndarray]
     classes: int | None = None
     needed: Callable[[np.ndarray], np.ndarray] = np.asarray

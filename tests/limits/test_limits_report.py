@@ -94,6 +94,15 @@ def test_every_figure_is_a_file_and_in_the_page(folder):
     assert sum(tag == "svg" for tag, _ in found.tags) == len(names)
 
 
+def test_no_figure_of_an_earlier_report_is_left(tmp_path):
+    written([*made.runs("joint", 2), *made.runs("joint", 2, labels=30)], tmp_path)
+    (tmp_path / report.FIGURES / "mine.png").write_bytes(b"mine")
+    before = set(os.listdir(tmp_path / report.FIGURES))
+    written(made.runs("joint", 2), tmp_path)
+    after = set(os.listdir(tmp_path / report.FIGURES))
+    assert "mine.png" in after < before and len(after) == 6
+
+
 def test_the_page_needs_no_script_and_no_network(folder):
     text = (folder / report.PAGE).read_text()
     found = Elements(text)

@@ -6,7 +6,7 @@ import json
 import numpy as np
 import pytest
 
-from keras_e2e.limits import running
+from keras_e2e.limits import measured, running
 from keras_e2e.limits.setting import Setting
 
 SHORT = Setting("parity", 1, "local", steps=400, examples=2000)
@@ -33,7 +33,7 @@ def test_a_run_measures_what_it_says(local):
 
 def test_it_can_be_written_as_json(local):
     assert json.loads(json.dumps(local, allow_nan=False)) == local
-    assert running._plain({"a": [np.float32("nan"), (1, np.float64(2.0))]}) == {
+    assert measured._plain({"a": [np.float32("nan"), (1, np.float64(2.0))]}) == {
         "a": [None, [1, 2.0]]
     }
 
@@ -55,10 +55,27 @@ def test_regimes_without_labels_see_none(regime):
     assert steps == [300, 400]  # those in which the whole task is trained
 
 
+@pytest.mark.parametrize(
+    "regime, first, last",
+    [
+        ("local_then_end_to_end", [10, 110, 210, 310], [10, 110, 210, 310]),
+        ("step_by_step", [10, 110], [210, 310]),
+        ("last_first", [210, 310], []),  # at first a model of its own is trained
+    ],
+)
+def test_the_snr_is_told_of_all_stages(regime, first, last):
+    found = running.run(Setting("parity", 2, regime, steps=400, examples=500))["snr"]
+    steps = {
+        name: [step for step, value in series if value is not None]
+        for name, series in found.items()
+    }
+    assert steps == {"symbols": first, "parity": last}
+
+
 def test_purity_is_blind_to_names():
     labels = np.array([0, 0, 1, 1, 2, 2])
-    assert running.purity(np.array([5, 5, 0, 0, 2, 2]), labels) == 1.0
-    assert running.purity(np.zeros(6, int), labels) == pytest.approx(1 / 3)
+    assert measured.purity(np.array([5, 5, 0, 0, 2, 2]), labels) == 1.0
+    assert measured.purity(np.zeros(6, int), labels) == pytest.approx(1 / 3)
 
 
 @pytest.mark.parametrize(
