@@ -32,6 +32,13 @@ def test_lines_are_binary_centred_anywhere_and_of_the_lengths_of_the_paper(task)
     assert set(np.unique(x)) == {0, 1}
     pixels = x.sum(axis=(2, 3), dtype=int)
     assert pixels.min() >= 1 and pixels.max() <= 21
+    lengths = []
+    for image in x.reshape(-1, 28, 28)[:2000]:
+        if not any(edge.any() for edge in (image[0], image[-1], image[:, 0], image[:, -1])):
+            ends = np.argwhere(image)
+            lengths.append(np.hypot(*np.ptp(ends, axis=0)))
+    # The half of a length, rounded down, is 2 to 11 pixels, the centre among them.
+    assert 18 < max(lengths) < 21 and np.mean(np.array(lengths) < 5) > 3 / 18
     spread = x.mean(axis=(0, 1))
     assert spread.min() > 0.2 * spread.max()  # no part of the canvas is left out
     assert task.train.labels["rising"].mean() == pytest.approx(0.5, abs=0.03)
@@ -59,6 +66,7 @@ def test_the_network_is_that_of_the_paper_and_reads_each_image_alike(task):
     reader = type(model)(model.inputs, model.get_layer("rising").output)
     x = task.train.x[:8]
     read = reader.predict(x, verbose=0)
+    assert read.min() > 0 and read.max() < 1
     turned = reader.predict(x[:, ::-1], verbose=0)
     np.testing.assert_allclose(turned, read[:, ::-1], atol=1e-5)
     for one, other in zip(model.get_weights(), task.build(3).get_weights(), strict=True):

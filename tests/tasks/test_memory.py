@@ -109,6 +109,17 @@ def test_attention_follows_the_keys_when_they_change_places(task):
     np.testing.assert_allclose(before.sum(axis=1), 1.0, rtol=1e-5)
 
 
+def test_attention_is_scaled_dot_product_attention(task):
+    plain = task.build(0)
+    outputs = [plain.get_layer(name).output for name in ("symbols", "attention")]
+    symbols, attention = keras.Model(plain.input, outputs).predict_on_batch(task.test.x[:8])
+    key, query = (plain.get_layer(name).get_weights()[0] for name in ("key", "query"))
+    scores = np.einsum("nmi,ni->nm", symbols[:, :4] @ key, symbols[:, 4] @ query)
+    expected = np.exp(scores / key.shape[1] ** 0.5)
+    expected /= expected.sum(axis=1, keepdims=True)
+    np.testing.assert_allclose(attention, expected, rtol=1e-4)
+
+
 def test_every_module_learns_from_labels_of_its_own(task, model):
     assert [m.name for m in model.modules] == ["symbols", "attention", "answer"]
     model.set_weights(task.build(0).get_weights())

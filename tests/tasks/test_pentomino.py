@@ -55,6 +55,8 @@ def test_a_class_is_one_shape_turned_and_scaled(task):
         assert shape.sum() == 5
         seen[int(label)].add(shape.tobytes() + bytes(shape.shape))
     assert sizes == {5, 20}
+    single = sprites[sprites.sum(axis=(1, 2)) == 5]
+    assert single.any(axis=0).all()  # moved to all places where there is room
     for label, shapes in seen.items():
         assert len(shapes) == 4
         assert all(not shapes & other for name, other in seen.items() if name != label)
@@ -86,6 +88,7 @@ def test_no_digit_stands_in_two_splits():
         filled = patches(split.x)[split.labels["shapes"] != 10]
         held.append({patch.tobytes() for patch in filled})
     assert not held[0] & held[1] and not held[0] & held[2] and not held[1] & held[2]
+    assert len(held[0]) > 900  # of 1,293 digits, 6,000 draws
 
 
 def test_images_are_reduced_by_averages():

@@ -35,6 +35,12 @@ def test_a_subset_is_never_empty_and_differs_with_the_seed():
     assert len(products) == 3
 
 
+def test_splits_have_inputs_of_their_own():
+    task = tasks.random_parity(40, n=4000)
+    rows = [{x.tobytes() for x in split.x} for split in task[2:5]]
+    assert not rows[0] & rows[1] and not rows[0] & rows[2] and not rows[1] & rows[2]
+
+
 def test_it_has_no_cut_points_and_the_network_of_the_paper():
     task = tasks.random_parity(5, n=64)
     assert task.cuts == {} and task.train.labels == {}

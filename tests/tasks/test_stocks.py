@@ -87,6 +87,8 @@ def test_weights_are_those_of_the_seed(task):
     one, other = (task.build(seed).get_weights()[0] for seed in (0, 1))
     np.testing.assert_array_equal(one, task.build(0).get_weights()[0])
     assert one.shape == (30, 20) and (one != other).any()
+    # Of a normal distribution cut off at two standard deviations .88 of them is left.
+    assert one.std() == pytest.approx(0.88 * 30**-0.5, rel=0.1)
 
 
 @pytest.mark.parametrize(
