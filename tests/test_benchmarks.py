@@ -139,3 +139,28 @@ def test_the_figure_is_drawn_from_what_there_is(scripts, tmp_path):
     script.draw(runs, [2, 4, 8], tmp_path / "figure.png")
     assert (tmp_path / "figure.png").stat().st_size > 1000
     assert script.report(runs, [2, 4, 8])[0].row_count == 2
+
+
+@pytest.mark.parametrize("name", ["lines", "stocks", "random_parity"])
+def test_the_published_breakdowns_take_steps(name):
+    sys.path.insert(0, str(FOLDER))
+    try:
+        import failures
+    finally:
+        sys.path.remove(str(FOLDER))
+    from keras_e2e import tasks
+
+    experiment = failures.EXPERIMENTS[name]
+    make = {"lines": tasks.lines, "stocks": tasks.stocks}.get(name, tasks.random_parity)
+    task = make(2, n=400)
+    experiment = experiment._replace(window=100, batch=20)
+    for mode in filter(None, (experiment.decomposition, "end_to_end")):
+        run = failures.train(experiment, task, mode, 0, 200)
+        # What stops early does so at the first window above the mark.
+        stopped = experiment.stops and run["reached"] is not None
+        assert run["steps"] == (run["reached"] if stopped else 200)
+        assert len(run["curve"]) == run["steps"] // 100
+        above = [value > task.success for value in run["curve"]]
+        first = 100 * above.index(True) + 100 if any(above) else None
+        assert run["reached"] == first
+        assert 0 <= run["test"] <= 1
