@@ -30,7 +30,7 @@ OF_SYMBOLS: dict[str, Callable[[Setting], Task]] = {
     "sum_mod_10": _of_symbols(tasks.sum_mod_10),
     "random_table": _of_symbols(tasks.random_table),
 }
-"""Tasks over images that have a choice of images and of how many are labelled."""
+"""Tasks over tuples of images, with a choice of how many images are labelled."""
 
 SIZED: dict[str, Callable[[Setting], Task]] = {
     **OF_SYMBOLS,
@@ -43,10 +43,15 @@ SIZED: dict[str, Callable[[Setting], Task]] = {
 TASKS: dict[str, Callable[[Setting], Task]] = {
     **SIZED,
     "pentomino": lambda s: tasks.pentomino(n=s.examples, seed=s.seed),
-    "arithmetic": lambda s: tasks.arithmetic(n=s.examples, seed=s.seed),
+    "clothes_patches": lambda s: tasks.pentomino("fashion_mnist", s.examples, s.seed),
+    "roman_arithmetic": lambda s: tasks.arithmetic("roman", n=s.examples, seed=s.seed),
+    "decimal_arithmetic": lambda s: tasks.arithmetic("decimal", n=s.examples, seed=s.seed),
     "scenes": lambda s: tasks.scenes(s.examples, s.seed),
 }
 """What makes the task of a setting, by its name."""
+
+WITH_DATA = (*OF_SYMBOLS, "memory")
+"""Those that have a choice of images."""
 
 # Regimes whose first stage trains without labels: the plan and the objective.
 LABEL_FREE = {
@@ -76,6 +81,11 @@ def check(setting: Setting) -> None:
             raise ValueError(f"{name}={value}: expected 1 or more.")
     if setting.task not in SIZED and setting.k != 1:
         raise ValueError(f"k={setting.k}: {setting.task} has one size only, k=1.")
+    if setting.task not in WITH_DATA and setting.data != Setting.data:
+        raise ValueError(
+            f"data={setting.data!r}: {setting.task} has images of its own; a choice "
+            f"of them exists for {', '.join(WITH_DATA)}."
+        )
     if setting.labels is not None and setting.task not in OF_SYMBOLS:
         raise ValueError(
             f"labels={setting.labels}: a budget of labels exists for "

@@ -72,6 +72,20 @@ def test_the_snr_is_told_of_all_stages(regime, first, last):
     assert steps == {"symbols": first, "parity": last}
 
 
+@pytest.mark.parametrize("name", sorted(set(running.TASKS) - {"clothes_patches"}))
+def test_every_task_is_made_of_its_setting(name):
+    k = 2 if name in running.SIZED else 1
+    setting = Setting(name, k, "joint", seed=1, examples=40)
+    running.check(setting)
+    made, other = (
+        running.TASKS[name](one) for one in (setting, dataclasses.replace(setting, seed=2))
+    )
+    assert made.train.size == 40 and list(made.cuts)
+    assert (made.train.x != other.train.x).any()
+    for word in ("roman", "decimal"):
+        assert (word in name) == (word in made.name)
+
+
 def test_purity_is_blind_to_names():
     labels = np.array([0, 0, 1, 1, 2, 2])
     assert measured.purity(np.array([5, 5, 0, 0, 2, 2]), labels) == 1.0
@@ -86,6 +100,7 @@ def test_purity_is_blind_to_names():
         ({"data": "cats"}, "data='cats'.*digits"),
         ({"k": 0}, "k=0"),
         ({"task": "scenes", "k": 2}, "k=2: scenes has one size"),
+        ({"task": "lines", "data": "fashion_mnist"}, "data='fashion_mnist'.*memory"),
         ({"task": "lines", "labels": 10}, "labels=10.*parity"),
         ({"steps": 150}, "steps=150.*multiple of 100"),
         ({"steps": 100}, "steps=100.*200 or more"),
