@@ -1,12 +1,21 @@
 """Settings that hold for every test."""
 
+import gc
 import os
 
 os.environ.setdefault("KERAS_BACKEND", "tensorflow")
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+# What the tests run on JAX is small: it is compiled once and computed in no time.
+os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
 
 import keras
 import pytest
+
+
+def pytest_collection_finish():
+    """Spares the garbage collector what the imports left: it stays to the end."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(autouse=True)

@@ -378,6 +378,17 @@ def quantities() -> list:
     return [make() for make in QUANTITIES.values() if not make.periodic]
 
 
+def enough_for(case) -> list:
+    """Those due at each reading; GradientSNR on one objective only.
+
+    It computes with what GradRMS reads, so other objectives show nothing more, and its
+    graph is larger than that of the rest of the step.
+    """
+    return [
+        q for q in quantities() if q.name != "gradient_snr" or case.name == "prediction"
+    ]
+
+
 def everything() -> list:
     """A fresh instance of every quantity."""
     return [make() for make in QUANTITIES.values()]

@@ -30,11 +30,12 @@ def script(name, *arguments):
     )
 
 
-def train(case, way, optimizer=None, n=22, quantities=cases.quantities):
+def train(case, way, optimizer=None, n=22, quantities=None):
     """Weights, loss and quantities; 22 examples in batches of 8 leave a partial one."""
     optimizer = optimizer or keras.optimizers.SGD(0.05)
     model = case.compiled(case.mode, optimizer, **WAYS[way])
     x, y = case.data(n)
+    quantities = quantities or (lambda: cases.enough_for(case))
     diagnose = cases.Diagnose(quantities=quantities)
     history = cases.fit(model, x, y, callbacks=[diagnose])
     return cases.values(model.weights), history.history["loss"], diagnose.recorder.read()
