@@ -14,6 +14,9 @@ import numpy as np
 import tensorflow as tf
 from absl import app, flags
 
+import keras_e2e as e2e
+from keras_e2e import tasks
+
 PADDING = 2
 """Pixels of zeros around an image before it is cropped at random."""
 
@@ -31,6 +34,20 @@ def define_flags(epochs: int | None, help_on_epochs: str) -> None:
     flags.DEFINE_bool("jit", False, "Compile with XLA.")
     flags.DEFINE_bool("fresh", False, "Forget the runs that are in the JSON file.")
     flags.DEFINE_string("output", "benchmarks/results", "Folder of the JSON file.")
+
+
+def define_sweep_flags(seeds: int) -> None:
+    """Defines the flags of the scripts that train many seeds."""
+    flags.DEFINE_integer("seeds", seeds, "How many seeds, counted from 0.", lower_bound=1)
+    flags.DEFINE_float("minutes", None, "Begin no run after so many minutes.")
+    flags.DEFINE_integer("threads", 0, "Threads of TensorFlow; 0 leaves it to it.")
+    flags.DEFINE_string("output", "benchmarks/results", "Folder of the JSON file.")
+
+
+def set_threads() -> None:
+    """As `--threads` says."""
+    tf.config.threading.set_intra_op_parallelism_threads(flags.FLAGS.threads)
+    tf.config.threading.set_inter_op_parallelism_threads(flags.FLAGS.threads)
 
 
 def chosen(methods: dict[str, Any]) -> list[str]:
@@ -222,6 +239,39 @@ def train(
         verbose=0,
     )
     return results.find(**key, epochs=epochs)
+
+
+class Traced:
+    """The models of one task: traced once, trained from many seeds.
+
+    AutoMode reads single steps; all others run ten at once, which is quicker.
+    """
+
+    def __init__(self, task: tasks.Task):
+        self.models = {}
+        for steps in (1, 10):
+            objectives = {
+                name: e2e.objectives.Target(c.loss) for name, c in task.cuts.items()
+            }
+            model = e2e.modularize(task.build(0), objectives)
+            model.compile(
+                keras.optimizers.Adam(1e-3),
+                task.loss,
+                metrics=task.metrics,
+                steps_per_execution=steps,
+            )
+            model.optimizer.build(model.trainable_variables)
+            self.models[steps] = (model, [v.numpy() for v in model.optimizer.variables])
+
+    def start(self, task: tasks.Task, seed: int, auto: bool) -> e2e.ModularModel:
+        """A model with the seed's weights and a fresh optimizer."""
+        model, fresh = self.models[1 if auto else 10]
+        # The objective has no weights, so the plain model has as many.
+        model.set_weights(task.build(seed).get_weights())
+        for variable, value in zip(model.optimizer.variables, fresh, strict=True):
+            variable.assign(value)
+        keras.utils.set_random_seed(seed)
+        return model
 
 
 def spread(values: list[float], digits: int = 2) -> str:

@@ -20,14 +20,11 @@ from typing import Any
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 import _shared
-import keras
-import tensorflow as tf
 from absl import app, flags
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
-import keras_e2e as e2e
 from keras_e2e import tasks
 from keras_e2e.callbacks import AutoMode, ModeSchedule
 
@@ -43,13 +40,10 @@ REGIMES = ("end to end", "local", "local, then end to end", "AutoMode")
 
 def define_flags() -> None:
     """Defines the flags; not on import, for the tests import this."""
-    flags.DEFINE_integer("seeds", 20, "How many seeds, counted from 0.", lower_bound=1)
+    _shared.define_sweep_flags(seeds=20)
     flags.DEFINE_integer("steps", 3000, "Training steps of a run.", lower_bound=2 * WINDOW)
     flags.DEFINE_list("tasks", None, "Which tasks; by default all of them.")
     flags.DEFINE_enum("data", "digits", ["digits", "fashion_mnist"], "Images.")
-    flags.DEFINE_float("minutes", None, "Begin no run after so many minutes.")
-    flags.DEFINE_integer("threads", 0, "Threads of TensorFlow; 0 leaves it to it.")
-    flags.DEFINE_string("output", "benchmarks/results", "Folder of the JSON file.")
 
 
 def callbacks(regime: str) -> list:
@@ -64,55 +58,27 @@ def callbacks(regime: str) -> list:
     return [ModeSchedule(schedules[regime], unit="step")]
 
 
-class Trained:
-    """The models of one task: traced once, trained from many seeds.
-
-    AutoMode reads single steps; all others run ten at once, which is quicker.
-    """
-
-    def __init__(self, task: tasks.Task):
-        self.models = {}
-        for steps in (1, 10):
-            objectives = {
-                name: e2e.objectives.Target(c.loss) for name, c in task.cuts.items()
-            }
-            model = e2e.modularize(task.build(0), objectives)
-            model.compile(
-                keras.optimizers.Adam(1e-3),
-                task.loss,
-                metrics=task.metrics,
-                steps_per_execution=steps,
-            )
-            model.optimizer.build(model.trainable_variables)
-            fresh = [v.numpy() for v in model.optimizer.variables]
-            self.models[steps] = (model, fresh)
-
-    def run(self, task: tasks.Task, regime: str, seed: int) -> dict[str, Any]:
-        """Trains from a seed's weights; the test accuracy and what else came of it."""
-        model, fresh = self.models[1 if regime == "AutoMode" else 10]
-        # The objective has no weights, so the plain model has as many.
-        model.set_weights(task.build(seed).get_weights())
-        for variable, value in zip(model.optimizer.variables, fresh, strict=True):
-            variable.assign(value)
-        keras.utils.set_random_seed(seed)
-        used = callbacks(regime)
-        logs = model.fit(
-            task.train.batches(BATCH, seed),
-            steps_per_epoch=WINDOW,
-            epochs=FLAGS.steps // WINDOW,
-            callbacks=used,
-            verbose=0,
-        ).history
-        found = model.evaluate(
-            task.test.x, task.test.y, batch_size=1000, verbose=0, return_dict=True
-        )
-        above = [i for i, v in enumerate(logs["accuracy"]) if v >= task.success]
-        return {
-            "accuracy": found["accuracy"],
-            "success": bool(found["accuracy"] >= task.success),
-            "reached": (above[0] + 1) * WINDOW if above else None,
-            "decisions": [[d.step, d.mode] for d in getattr(used[0], "decisions", [])],
-        }
+def run(models: _shared.Traced, task: tasks.Task, regime: str, seed: int) -> dict[str, Any]:
+    """Trains from a seed's weights; the test accuracy and what else came of it."""
+    model = models.start(task, seed, regime == "AutoMode")
+    used = callbacks(regime)
+    logs = model.fit(
+        task.train.batches(BATCH, seed),
+        steps_per_epoch=WINDOW,
+        epochs=FLAGS.steps // WINDOW,
+        callbacks=used,
+        verbose=0,
+    ).history
+    found = model.evaluate(
+        task.test.x, task.test.y, batch_size=1000, verbose=0, return_dict=True
+    )
+    above = [i for i, v in enumerate(logs["accuracy"]) if v >= task.success]
+    return {
+        "accuracy": found["accuracy"],
+        "success": bool(found["accuracy"] >= task.success),
+        "reached": (above[0] + 1) * WINDOW if above else None,
+        "decisions": [[d.step, d.mode] for d in getattr(used[0], "decisions", [])],
+    }
 
 
 def rows(runs: list[dict], chosen: list[str]) -> tuple[list[list[str]], list[list[str]]]:
@@ -180,13 +146,12 @@ def main(argv):
     unknown = sorted(set(chosen) - set(TASKS))
     if unknown:
         raise app.UsageError(f"--tasks: {unknown} not among {list(TASKS)}")
-    tf.config.threading.set_intra_op_parallelism_threads(FLAGS.threads)
-    tf.config.threading.set_inter_op_parallelism_threads(FLAGS.threads)
+    _shared.set_threads()
     about = {"what": "test accuracy, success, and the step where training accuracy passed"}
     path = pathlib.Path(FLAGS.output, f"auto_mode_{FLAGS.data}.json")
     results = _shared.Results(path, about)
     until = float("inf") if FLAGS.minutes is None else time.monotonic() + 60 * FLAGS.minutes
-    trained: dict[str, Trained] = {}
+    trained: dict[str, _shared.Traced] = {}
     for seed in track(range(FLAGS.seeds), "seeds"):
         for name in chosen:
             make, k = TASKS[name]
@@ -199,9 +164,9 @@ def main(argv):
                 continue
             task = make(k, FLAGS.data, seed=seed)
             if name not in trained:
-                trained[name] = Trained(task)
+                trained[name] = _shared.Traced(task)
             for key in left:
-                results.put(trained[name].run(task, key["regime"], seed), **key)
+                results.put(run(trained[name], task, key["regime"], seed), **key)
     runs = [
         r for r in results.runs if r["steps"] == FLAGS.steps and r["seed"] < FLAGS.seeds
     ]

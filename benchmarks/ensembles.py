@@ -30,7 +30,6 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 import _shared
 import keras
 import numpy as np
-import tensorflow as tf
 from absl import app, flags
 from rich.console import Console
 from rich.progress import track
@@ -59,12 +58,9 @@ WAYS = (
 
 def define_flags() -> None:
     """Defines the flags; not on import, for the tests import this."""
-    flags.DEFINE_integer("seeds", 5, "How many seeds, counted from 0.", lower_bound=1)
+    _shared.define_sweep_flags(seeds=5)
     flags.DEFINE_integer("members", 4, "Members of an ensemble.", lower_bound=2)
     flags.DEFINE_integer("epochs", 10, "Epochs of each member.", lower_bound=2)
-    flags.DEFINE_float("minutes", None, "Begin no run after so many minutes.")
-    flags.DEFINE_integer("threads", 0, "Threads of TensorFlow; 0 leaves it to it.")
-    flags.DEFINE_string("output", "benchmarks/results", "Folder of the JSON file.")
 
 
 def network(units: tuple[int, ...] = UNITS) -> keras.Model:
@@ -175,8 +171,7 @@ def report(runs: list[dict]) -> Table:
 def main(argv):
     """Runs what is not in the JSON file yet and prints the table."""
     del argv
-    tf.config.threading.set_intra_op_parallelism_threads(FLAGS.threads)
-    tf.config.threading.set_inter_op_parallelism_threads(FLAGS.threads)
+    _shared.set_threads()
     path = pathlib.Path(FLAGS.output, "ensembles.json")
     results = _shared.Results(path, {"what": "scores on test images: error, NLL, ECE"})
     until = _shared.deadline()

@@ -30,7 +30,6 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 import _shared
 import keras
 import numpy as np
-import tensorflow as tf
 from absl import app, flags
 from rich.console import Console
 from rich.table import Table
@@ -95,12 +94,9 @@ EXPERIMENTS = {
 
 def define_flags() -> None:
     """Defines the flags; not on import, for the tests import this."""
-    flags.DEFINE_integer("seeds", 5, "How many seeds, counted from 0.", lower_bound=1)
+    _shared.define_sweep_flags(seeds=5)
     flags.DEFINE_list("tasks", None, "Which tasks; by default all of them.")
     flags.DEFINE_list("sizes", None, "Which k or d; by default those of the paper.")
-    flags.DEFINE_float("minutes", None, "Begin no run after so many minutes.")
-    flags.DEFINE_integer("threads", 0, "Threads of TensorFlow; 0 leaves it to it.")
-    flags.DEFINE_string("output", "benchmarks/results", "Folder of the JSON file.")
 
 
 class StopAbove(keras.callbacks.Callback):
@@ -182,8 +178,7 @@ def report(runs: list[dict]) -> Table:
 def main(argv):
     """Runs what is not in the JSON file yet and prints the table."""
     del argv
-    tf.config.threading.set_intra_op_parallelism_threads(FLAGS.threads)
-    tf.config.threading.set_inter_op_parallelism_threads(FLAGS.threads)
+    _shared.set_threads()
     chosen = FLAGS.tasks or list(EXPERIMENTS)
     unknown = sorted(set(chosen) - set(EXPERIMENTS))
     if unknown:

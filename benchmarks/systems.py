@@ -23,13 +23,11 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 import _shared
 import keras
 import numpy as np
-import tensorflow as tf
 from absl import app, flags
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
-import keras_e2e as e2e
 from keras_e2e import regimes, tasks
 from keras_e2e.callbacks import AutoMode
 from keras_e2e.limits.measured import purity
@@ -56,38 +54,18 @@ FIGURE = pathlib.Path(__file__).parents[1] / "docs" / "systems.png"
 
 def define_flags() -> None:
     """Defines the flags; not on import, for the tests import this."""
-    flags.DEFINE_integer("seeds", 5, "How many seeds, counted from 0.", lower_bound=1)
+    _shared.define_sweep_flags(seeds=5)
     flags.DEFINE_integer("steps", 2000, "Training steps of a run.", lower_bound=3 * WINDOW)
     flags.DEFINE_list("tasks", None, "Which tasks; by default all of them.")
-    flags.DEFINE_float("minutes", None, "Begin no run after so many minutes.")
-    flags.DEFINE_integer("threads", 0, "Threads of TensorFlow; 0 leaves it to it.")
-    flags.DEFINE_string("output", "benchmarks/results", "Folder of the JSON file.")
     flags.DEFINE_bool("figure", False, "Draw the figure from seed 0, and nothing else.")
 
 
-class Trained:
-    """The models of one task: traced once, trained from many seeds.
-
-    AutoMode reads single steps; all others run ten at once, which is quicker.
-    """
+class Trained(_shared.Traced):
+    """Those of a system, and what is seen of its inside."""
 
     def __init__(self, task: tasks.Task, batch: int):
+        super().__init__(task)
         self.batch = batch
-        self.models = {}
-        for steps in (1, 10):
-            objectives = {
-                name: e2e.objectives.Target(c.loss) for name, c in task.cuts.items()
-            }
-            model = e2e.modularize(task.build(0), objectives)
-            model.compile(
-                keras.optimizers.Adam(1e-3),
-                task.loss,
-                metrics=task.metrics,
-                steps_per_execution=steps,
-            )
-            model.optimizer.build(model.trainable_variables)
-            fresh = [v.numpy() for v in model.optimizer.variables]
-            self.models[steps] = (model, fresh)
         plain = task.build(0)
         middle = {name: plain.get_layer(name).output for name in task.cuts}
         self.seen = keras.Model(
@@ -103,12 +81,7 @@ class Trained:
             What output and cut points say of the test examples; what AutoMode decided.
         """
         plan, auto = REGIMES[regime], AutoMode()
-        model, fresh = self.models[1 if plan == "auto" else 10]
-        # The objective has no weights, so the plain model has as many.
-        model.set_weights(task.build(seed).get_weights())
-        for variable, value in zip(model.optimizer.variables, fresh, strict=True):
-            variable.assign(value)
-        keras.utils.set_random_seed(seed)
+        model = self.start(task, seed, plan == "auto")
         labels = {} if plan == "end_to_end" else task.train.labels
         regimes.train(
             model,
@@ -212,8 +185,7 @@ def main(argv):
     unknown = sorted(set(chosen) - set(TASKS))
     if unknown:
         raise app.UsageError(f"--tasks: {unknown} not among {list(TASKS)}")
-    tf.config.threading.set_intra_op_parallelism_threads(FLAGS.threads)
-    tf.config.threading.set_inter_op_parallelism_threads(FLAGS.threads)
+    _shared.set_threads()
     if FLAGS.figure:
         return draw()
     path = pathlib.Path(FLAGS.output, "systems.json")
