@@ -26,17 +26,22 @@ class Recorder:
 
     def __init__(self, modules: list, quantities: list[Quantity]):
         self.module_names = [module.name for module in modules]
+        self.shapes = _shapes(modules)
         self.quantities = quantities
         self.columns = [name for quantity in quantities for name in quantity.columns]
         # The numbers, and 1 where there is one, else 0.
         self.values = _local_variable((2, len(modules), len(self.columns)))
         self.kept = [
             [
-                [_local_variable(s) for s in quantity.init_state(_shapes(module))]
+                [_local_variable(s) for s in quantity.init_state(shapes)]
                 for quantity in quantities
             ]
-            for module in modules
+            for shapes in self.shapes
         ]
+
+    def fits(self, modules: list, quantities: list[Quantity]) -> bool:
+        """Whether it can serve these: the same variables of the modules are trainable."""
+        return self.quantities == quantities and self.shapes == _shapes(modules)
 
     def needs(self, level: int) -> set[str]:
         """What the quantities that are due need besides the step."""
@@ -111,8 +116,8 @@ def _as_many(quantity: Quantity, found: Any) -> list:
     return numbers
 
 
-def _shapes(module: Any) -> list[tuple]:
-    return [tuple(v.shape) for v in module.trainable_variables]
+def _shapes(modules: list) -> list[list[tuple]]:
+    return [[tuple(v.shape) for v in m.trainable_variables] for m in modules]
 
 
 def _local_variable(shape: tuple) -> tf.Variable:

@@ -82,7 +82,7 @@ class ModularStep:
                 f"{self.name!r}: the modules are not known yet. Call "
                 "model.examine(x_of_a_few_examples) before instrument()."
             )
-        if state.recorder is None or state.recorder.quantities != quantities:
+        if state.recorder is None or not state.recorder.fits(state.modules, quantities):
             with self.distribute_strategy.scope():  # type: ignore[attr-defined]
                 state.recorder = Recorder(state.modules, quantities)
             # Instrumented steps write to the recorder they were traced with.

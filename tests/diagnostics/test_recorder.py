@@ -303,3 +303,32 @@ def test_the_default_quantities_have_names_of_their_own():
         assert "/" not in quantity.name
         assert quantity.reading
         assert quantity.formula
+
+
+@pytest.mark.parametrize("name", ["a", "out"])
+def test_readings_go_on_when_layers_are_frozen_and_thawed(name):
+    model = modular()
+    found = []
+    for trainable in (False, True, False, True):
+        model.get_layer(name).trainable = trainable
+        model.compile("adam", "mse")
+        readings = e2e.callbacks.Readings(every=1)  # equal to the one before
+        model.fit(X, Y, batch_size=2, verbose=0, callbacks=[readings])
+        found.append(readings.history["gradient_snr"])
+    for frozen in found[::2]:
+        assert np.isnan(frozen.pop(name)).all()
+    for snr in found:
+        assert all(np.isfinite(values[1:]).all() for values in snr.values())
+
+
+def test_a_module_part_of_which_is_frozen_is_read():
+    inputs = keras.Input((5,))
+    x = layers.Dense(4, name="first")(inputs)
+    x = layers.Dense(4, name="a")(x)
+    model = e2e.modularize(keras.Model(inputs, layers.Dense(2, name="out")(x)), ["a"])
+    for trainable in (True, False, True):
+        model.get_layer("first").trainable = trainable
+        model.compile("adam", "mse")
+        readings = e2e.callbacks.Readings(every=1)
+        model.fit(X, Y, batch_size=2, verbose=0, callbacks=[readings])
+        assert np.isfinite(readings.history["gradient_snr"]["a"][1:]).all()
