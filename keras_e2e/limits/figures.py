@@ -104,8 +104,8 @@ def over_labels(sections: Sequence[Section]) -> list[Drawn]:
                     "labels",
                     f"Success rate over intermediate labels: {conditions.words()}",
                     "Labels: of how many training images the intermediate label is known. "
-                    "Regimes without labels are the same at every number. With Wilson's "
-                    "95 % interval.",
+                    "With Wilson's 95 % interval. Dashed: regimes without labels, the same "
+                    "at every number.",
                     figure,
                 )
             )
@@ -133,15 +133,29 @@ def _over_labels(group: list[Section], sizes: list[int]) -> Figure:
         lines = {
             regime: [each.cells.get((regime, k)) for each in group] for regime in regimes
         }
-        _rates(axis, lines, names)
+        # What was run with one number of labels alone is no line.
+        lines = {
+            regime: cells
+            for regime, cells in lines.items()
+            if len(cells) - cells.count(None) > 1
+        }
+        _rates(axis, lines, names, dashed=WITHOUT_LABELS)
         axis.set_title(f"k = {k}")
         axis.set_xlabel("training images with a label")
         axis.set_ylabel("success rate")
     return figure
 
 
-def _rates(axis: Axes, lines: dict[str, list[Cell | None]], names: list[str]) -> None:
-    """A line for each regime, with intervals, points of one place beside each other."""
+def _rates(
+    axis: Axes,
+    lines: dict[str, list[Cell | None]],
+    names: list[str],
+    dashed: Sequence[str] = (),
+) -> None:
+    """A line for each regime, with intervals, points of one place beside each other.
+
+    Those of `dashed` are lines without points and intervals.
+    """
     lines = {regime: cells for regime, cells in lines.items() if any(cells)}
     step = 0.7 / max(len(lines), 6)
     ends = []
@@ -152,11 +166,13 @@ def _rates(axis: Axes, lines: dict[str, list[Cell | None]], names: list[str]) ->
         there = [(i + shift, cell) for i, cell in enumerate(cells) if cell]
         x = [place for place, _ in there]
         y = [cell.successes / cell.seeds for _, cell in there]
-        for place, cell in there:
-            axis.vlines(place, *cell.interval, color=colour, lw=1.2, alpha=0.6)
-        axis.plot(
-            x, y, color=colour, marker=marker, ms=6, lw=1.2, mec=PAPER, mew=0.5, zorder=3
-        )
+        if regime in dashed:
+            axis.plot(x, y, "--", color=colour, lw=1.2)
+        else:
+            for place, cell in there:
+                axis.vlines(place, *cell.interval, color=colour, lw=1.2, alpha=0.6)
+            (line,) = axis.plot(x, y, color=colour, marker=marker, ms=6, lw=1.2, zorder=3)
+            line.set(markeredgecolor=PAPER, markeredgewidth=0.5)
         ends.append((x[-1], y[-1], regime, colour))
     axis.set_xticks(range(len(names)), names)
     axis.set_xlim(-0.5, len(names) - 0.5)
