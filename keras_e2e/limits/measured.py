@@ -102,7 +102,11 @@ def _snr(watch: Readings, history: list[dict[str, float]]) -> dict[str, list]:
             for name, values in watch.history["gradient_snr"].items()
         }
     # What lies behind a boundary has an optimizer of its own, which does not count.
-    whole = [logs["step"] for logs in history if not any("rest_" in name for name in logs)]
+    whole = [
+        logs["step"]
+        for logs in history
+        if not any(name.startswith("rest_") for name in logs)
+    ]
     before = whole[0] - watch.every if whole else 0
     return {
         name: [[before + step, value] for step, value in series]
