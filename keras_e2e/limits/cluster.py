@@ -1,7 +1,6 @@
 """Where runs are computed: Dask workers, of our own or of a cluster that exists."""
 
 import contextlib
-import gc
 import logging
 import threading
 from collections.abc import Iterator
@@ -35,11 +34,7 @@ def work(setting: Setting) -> dict[str, Any]:
     with _ONE_AT_A_TIME:
         tf.config.threading.set_intra_op_parallelism_threads(1)
         tf.config.threading.set_inter_op_parallelism_threads(1)
-        try:
-            return running.run(setting)
-        finally:
-            # Models and data sets refer to themselves: a few objects, but large ones.
-            gc.collect()
+        return running.run(setting)
 
 
 @contextlib.contextmanager

@@ -218,8 +218,8 @@ def _traced(key: tuple, make: Callable[[], Any]) -> tuple[Any, list]:
     return _cached(_Kept(key, make))
 
 
-# A sweep changes task or size now and then; a traced model is large.
-@functools.lru_cache(maxsize=2)
+# A curriculum needs one for each size, in each of its runs.
+@functools.lru_cache(maxsize=8)
 def _cached(kept: _Kept) -> tuple[Any, list]:
     model = kept.make()
     model._build_optimizer()
