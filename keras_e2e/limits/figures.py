@@ -130,15 +130,11 @@ def _over_labels(group: list[Section], sizes: list[int]) -> Figure:
     names = ["all" if each.labels is None else str(each.labels) for each in group]
     for axis, k in zip(axes, sizes, strict=True):
         regimes = dict.fromkeys(name for each in group for name in each.regimes)
-        lines = {
-            regime: [each.cells.get((regime, k)) for each in group] for regime in regimes
-        }
-        # What was run with one number of labels alone is no line.
-        lines = {
-            regime: cells
-            for regime, cells in lines.items()
-            if len(cells) - cells.count(None) > 1
-        }
+        lines = {}
+        for regime in regimes:
+            cells = [each.cells.get((regime, k)) for each in group]
+            if len(cells) - cells.count(None) > 1:  # one number of labels is no line
+                lines[regime] = cells
         _rates(axis, lines, names, dashed=WITHOUT_LABELS)
         axis.set_title(f"k = {k}")
         axis.set_xlabel("training images with a label")

@@ -94,6 +94,20 @@ def test_every_figure_is_a_file_and_in_the_page(folder):
     assert sum(tag == "svg" for tag, _ in found.tags) == len(names)
 
 
+def test_lines_over_labels_are_those_of_budgets_and_dashed_those_without_labels():
+    rows = [
+        *made.runs("end_to_end", 1, 1),
+        *made.runs("joint", 2),
+        *made.runs("local", 2),
+        *made.runs("joint", 1, 1, labels=30),
+    ]
+    (drawn,) = figures.over_labels(summary.sections(rows))
+    (axis,) = drawn.figure.axes
+    lines = [(line.get_linestyle(), list(line.get_ydata())) for line in axis.lines]
+    # `local` was run with all labels only.
+    assert sorted(lines) == [("-", [0.5, 1.0]), ("--", [0.5, 0.5])]
+
+
 def test_no_figure_of_an_earlier_report_is_left(tmp_path):
     written([*made.runs("joint", 2), *made.runs("joint", 2, labels=30)], tmp_path)
     (tmp_path / report.FIGURES / "mine.png").write_bytes(b"mine")
