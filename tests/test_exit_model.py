@@ -161,8 +161,20 @@ def test_it_shares_the_weights_and_leaves_the_model_usable(tmp_path):
 
 def test_it_trains_as_a_stock_model():
     early = modular("dense", None).exit_model("first")
-    early.compile("adam", "sparse_categorical_crossentropy", metrics=["accuracy"])
-    early.fit(models.inputs("dense", 16), models.targets("dense", 16), verbose=0)
+    stock = keras.models.clone_model(early)
+    stock.set_weights(early.get_weights())
+    before, histories = early.get_weights(), []
+    for model in (early, stock):
+        model.compile("adam", "sparse_categorical_crossentropy", metrics=["accuracy"])
+        x, y = models.inputs("dense", 16), models.targets("dense", 16)
+        fit = model.fit(x, y, batch_size=4, shuffle=False, verbose=0)
+        histories.append(fit.history)
+    assert histories[0] == histories[1]
+    for old, ours, theirs in zip(
+        before, early.get_weights(), stock.get_weights(), strict=True
+    ):
+        assert not np.array_equal(old, ours)
+        np.testing.assert_array_equal(ours, theirs)
 
 
 def test_a_mask_reaches_the_head():
