@@ -15,7 +15,7 @@ import tensorflow as tf
 from absl import app, flags
 
 import keras_e2e as e2e
-from keras_e2e import tasks
+from keras_e2e.experiments import tasks
 
 PADDING = 2
 """Pixels of zeros around an image before it is cropped at random."""

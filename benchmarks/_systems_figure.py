@@ -6,8 +6,8 @@ import numpy as np
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 
-from keras_e2e import tasks
-from keras_e2e.tasks.scenes import INK, NONE
+from keras_e2e.experiments import tasks
+from keras_e2e.experiments.tasks.scenes import INK, NONE
 
 # One for each object from the left; the ground is grey. Told apart by the colour-blind.
 OBJECTS = ("#0072b2", "#e69f00", "#009e73", "#cc79a7")

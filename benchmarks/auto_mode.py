@@ -25,8 +25,8 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
-from keras_e2e import tasks
 from keras_e2e.callbacks import AutoMode, ModeSchedule
+from keras_e2e.experiments import tasks
 
 FLAGS = flags.FLAGS
 

@@ -36,10 +36,10 @@ from rich.progress import track
 from rich.table import Table
 
 import keras_e2e as e2e
-from keras_e2e import tasks
-from keras_e2e.calibration import scores
-from keras_e2e.ensemble_evaluation import evaluate_ensemble
-from keras_e2e.ensembles import bootstrap_indices, ensemble
+from keras_e2e.experiments import tasks
+from keras_e2e.models.ensembles.calibration import scores
+from keras_e2e.models.ensembles.ensemble import bootstrap_indices, ensemble
+from keras_e2e.models.ensembles.evaluation import evaluate_ensemble
 
 FLAGS = flags.FLAGS
 

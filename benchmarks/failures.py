@@ -35,8 +35,8 @@ from rich.console import Console
 from rich.table import Table
 
 import keras_e2e as e2e
-from keras_e2e import tasks
-from keras_e2e.tasks.task import endless
+from keras_e2e.experiments import tasks
+from keras_e2e.utils.data import endless
 
 FLAGS = flags.FLAGS
 

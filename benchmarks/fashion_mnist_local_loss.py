@@ -29,7 +29,7 @@ from rich.console import Console
 from rich.table import Table
 
 import keras_e2e as e2e
-from keras_e2e import tasks
+from keras_e2e.experiments import tasks
 
 FLAGS = flags.FLAGS
 

@@ -28,8 +28,8 @@ from rich.console import Console
 from rich.table import Table
 
 import keras_e2e as e2e
-from keras_e2e import tasks
-from keras_e2e.model_heads import AugLocal, MomentumAuxiliary
+from keras_e2e.experiments import tasks
+from keras_e2e.objectives.heads.model_based import AugLocal, MomentumAuxiliary
 
 FLAGS = flags.FLAGS
 

@@ -28,10 +28,10 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
-from keras_e2e import regimes, tasks
 from keras_e2e.callbacks import AutoMode
-from keras_e2e.limits.measured import purity
-from keras_e2e.tasks.scenes import INK, NONE, SLOTS
+from keras_e2e.experiments import regimes, tasks
+from keras_e2e.experiments.limits.results import purity
+from keras_e2e.experiments.tasks.scenes import INK, NONE, SLOTS
 
 FLAGS = flags.FLAGS
 

@@ -26,8 +26,8 @@ from rich.progress import track
 from rich.table import Table
 
 import keras_e2e as e2e
-from keras_e2e import tasks
 from keras_e2e.callbacks import Readings
+from keras_e2e.experiments import tasks
 
 FLAGS = flags.FLAGS
 

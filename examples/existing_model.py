@@ -18,7 +18,7 @@ import keras
 import numpy as np
 
 import keras_e2e as e2e
-from keras_e2e.tasks import load_digits
+from keras_e2e.experiments.tasks import load_digits
 
 keras.utils.set_random_seed(0)
 

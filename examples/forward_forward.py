@@ -21,8 +21,8 @@ import numpy as np
 from absl import app, flags
 
 import keras_e2e as e2e
+from keras_e2e.experiments.tasks import load_digits
 from keras_e2e.objectives import ForwardForward
-from keras_e2e.tasks import load_digits
 
 FLAGS = flags.FLAGS
 flags.DEFINE_integer("epochs", 60, "Epochs of each training.")

@@ -21,7 +21,7 @@ import numpy as np
 from keras import ops
 
 import keras_e2e as e2e
-from keras_e2e.tasks import load_digits
+from keras_e2e.experiments.tasks import load_digits
 
 
 @keras.saving.register_keras_serializable("example")

@@ -22,7 +22,7 @@ from absl import app, flags
 
 import keras_e2e as e2e
 from keras_e2e.callbacks import ModeSchedule
-from keras_e2e.tasks import load_digits
+from keras_e2e.experiments.tasks import load_digits
 
 FLAGS = flags.FLAGS
 flags.DEFINE_integer("labels", 50, "How many labelled images.")

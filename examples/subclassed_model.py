@@ -15,7 +15,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 import keras
 
 import keras_e2e as e2e
-from keras_e2e.tasks import load_digits
+from keras_e2e.experiments.tasks import load_digits
 
 keras.utils.set_random_seed(0)
 

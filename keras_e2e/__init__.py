@@ -1,17 +1,18 @@
 """keras_e2e: end-to-end, local and step-by-step training of modular Keras models."""
 
-from keras_e2e import callbacks, diagnostics, objectives, regimes
-from keras_e2e.boundary import ModuleBoundary
-from keras_e2e.diagnosis import diagnose
-from keras_e2e.ensemble_evaluation import evaluate_ensemble
-from keras_e2e.ensembles import bootstrap_indices, ensemble
-from keras_e2e.goodness import goodness_predict
-from keras_e2e.model import ModularModel
-from keras_e2e.model_heads import AugLocal, MomentumAuxiliary
-from keras_e2e.modes import TrainingMode
-from keras_e2e.modularize import modularize, strip
-from keras_e2e.optimizers import ModuleOptimizers
-from keras_e2e.wrapper import ModularWrapper
+from keras_e2e import callbacks, diagnostics, objectives
+from keras_e2e.experiments import regimes
+from keras_e2e.models.diagnose import diagnose
+from keras_e2e.models.ensembles.ensemble import bootstrap_indices, ensemble
+from keras_e2e.models.ensembles.evaluation import evaluate_ensemble
+from keras_e2e.models.goodness import goodness_predict
+from keras_e2e.models.modular_model import ModularModel
+from keras_e2e.models.modular_wrapper import ModularWrapper
+from keras_e2e.models.modularize import modularize, strip
+from keras_e2e.modules.boundary import ModuleBoundary
+from keras_e2e.modules.training_mode import TrainingMode
+from keras_e2e.objectives.heads.model_based import AugLocal, MomentumAuxiliary
+from keras_e2e.optimizers.module_optimizers import ModuleOptimizers
 
 __all__ = [
     "AugLocal",

@@ -148,7 +148,7 @@ def test_the_published_breakdowns_take_steps(name):
         import failures
     finally:
         sys.path.remove(str(FOLDER))
-    from keras_e2e import tasks
+    from keras_e2e.experiments import tasks
 
     experiment = failures.EXPERIMENTS[name]
     make = {"lines": tasks.lines, "stocks": tasks.stocks}.get(name, tasks.random_parity)

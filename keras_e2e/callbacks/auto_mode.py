@@ -9,11 +9,11 @@ import keras
 import numpy as np
 from absl import logging
 
-from keras_e2e.callbacks.readings import Readings
+from keras_e2e.callbacks.module_diagnostics import Readings
 from keras_e2e.diagnostics import Verdict
 from keras_e2e.diagnostics.verdicts import READINGS, UNMOVED, fallen, resting
-from keras_e2e.local_loss import missing
-from keras_e2e.modes import TrainingMode
+from keras_e2e.modules.training_mode import TrainingMode
+from keras_e2e.trainers.local_losses import missing
 
 
 class Decision(NamedTuple):

@@ -7,13 +7,13 @@ from typing import Any
 import numpy as np
 from tensorboard.plugins.custom_scalar import summary as custom_scalar
 
-from keras_e2e import modes
-from keras_e2e.callbacks.readings import Readings
+from keras_e2e.callbacks.module_diagnostics import Readings
 from keras_e2e.diagnostics import Quantity, states
-from keras_e2e.modes import TrainingMode
-from keras_e2e.tensorboard import layout as charts
-from keras_e2e.tensorboard.data import TAUGHT_BY
-from keras_e2e.tensorboard.writer import Writer
+from keras_e2e.modules import training_mode
+from keras_e2e.modules.training_mode import TrainingMode
+from keras_e2e.visualization.tensorboard import tags as charts
+from keras_e2e.visualization.tensorboard.event_writer import Writer
+from keras_e2e.visualization.tensorboard.run_data import TAUGHT_BY
 
 # Readings from one verdict to the next; there is one at the end of an epoch, too.
 VERDICT_EVERY = 10
@@ -166,4 +166,4 @@ class ModuleTensorBoard(Readings):
 
 
 def _mode_scalar(mode: TrainingMode) -> tuple[str, float]:
-    return charts.MODE, modes.NAMES.index(mode.name)
+    return charts.MODE, training_mode.NAMES.index(mode.name)

@@ -6,8 +6,8 @@ from typing import Any
 import numpy as np
 from keras import ops, tree
 
-from keras_e2e.boundary import Collector, collecting
 from keras_e2e.diagnostics.on_demand import OnDemand
+from keras_e2e.modules.boundary import Collector, collecting
 
 
 class JacobianSingularValues(OnDemand):

@@ -7,9 +7,9 @@ import keras
 import numpy as np
 from keras import ops, tree
 
-from keras_e2e.batches import Batches
 from keras_e2e.diagnostics.quantity import Described
-from keras_e2e.put_back import put_back
+from keras_e2e.utils.data import Batches
+from keras_e2e.utils.state import put_back
 
 
 class OnDemand(Described):

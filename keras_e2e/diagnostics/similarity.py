@@ -5,12 +5,12 @@ from typing import Any
 import numpy as np
 from keras import ops, tree
 
-from keras_e2e import _compat
-from keras_e2e.boundary import Collector, collecting
 from keras_e2e.diagnostics.on_demand import OnDemand, refuse_unfit
 from keras_e2e.diagnostics.quantity import unpadded
-from keras_e2e.local_loss import activations
-from keras_e2e.put_back import put_back
+from keras_e2e.modules.boundary import Collector, collecting
+from keras_e2e.trainers.local_losses import activations
+from keras_e2e.utils import compat
+from keras_e2e.utils.state import put_back
 
 # The unbiased estimator divides by the number of examples less three.
 LEAST = 4
@@ -133,7 +133,7 @@ def _kernels(model: Any, x: Any, part: np.ndarray) -> dict[str, np.ndarray]:
 
 
 def _products(activation: Any) -> np.ndarray:
-    features = unpadded(ops.cast(activation, "float32"), _compat.mask_of(activation))
+    features = unpadded(ops.cast(activation, "float32"), compat.mask_of(activation))
     features = ops.reshape(features, (ops.shape(features)[0], -1))
     # The estimate does not depend on the mean, and is more precise without it.
     features = features - ops.mean(features, axis=0, keepdims=True)

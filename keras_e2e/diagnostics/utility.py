@@ -10,7 +10,7 @@ from keras import ops, tree
 
 from keras_e2e.diagnostics.on_demand import OnDemand, refuse_unfit
 from keras_e2e.diagnostics.verdicts import IDLE, UNMOVED, fallen
-from keras_e2e.put_back import put_back
+from keras_e2e.utils.state import put_back
 
 
 class ResetUtility(OnDemand):

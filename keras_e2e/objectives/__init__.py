@@ -1,7 +1,5 @@
 """Local objectives: the losses that train a module from its own activation."""
 
-from keras_e2e.objectives.aliases import ALIASES, get
-from keras_e2e.objectives.augmented import BarlowTwins, VICReg, ViewContrast
 from keras_e2e.objectives.base import (
     Batch,
     LocalObjective,
@@ -15,10 +13,12 @@ from keras_e2e.objectives.infonce import InfoNCE
 from keras_e2e.objectives.mixture import InfoPro, Mixture, PredSim
 from keras_e2e.objectives.prediction import Prediction
 from keras_e2e.objectives.reconstruction import Reconstruction
+from keras_e2e.objectives.registry import ALIASES, get
 from keras_e2e.objectives.signal import Signal
 from keras_e2e.objectives.similarity import SimilarityMatching, SupervisedContrastive
-from keras_e2e.objectives.synthetic import SyntheticGradient
+from keras_e2e.objectives.synthetic_gradient import SyntheticGradient
 from keras_e2e.objectives.target import Target
+from keras_e2e.objectives.two_view import BarlowTwins, VICReg, ViewContrast
 
 __all__ = [
     "ALIASES",

@@ -7,8 +7,8 @@ from typing import Any, NamedTuple
 import keras
 from keras import ops
 
-from keras_e2e import _compat
-from keras_e2e.modes import check_reach
+from keras_e2e.utils import compat
+from keras_e2e.utils.validation import check_reach
 
 
 class Output(NamedTuple):
@@ -122,7 +122,7 @@ class Exit(NamedTuple):
         if self.ending is None:
             return raw
         prediction = self.ending(raw)
-        _compat.set_mask(prediction, _compat.mask_of(raw))
+        compat.set_mask(prediction, compat.mask_of(raw))
         return prediction
 
 
@@ -229,7 +229,7 @@ class LocalObjective(keras.layers.Layer):
         if not isinstance(self.weight, Real):
             self.weight_steps.assign(self.weight_steps + 1.0)
 
-    @_compat.default_config
+    @compat.default_config
     def get_config(self):
         # Only what was given: a subclass need not know these arguments.
         config = super().get_config()
@@ -294,7 +294,7 @@ class LocalObjective(keras.layers.Layer):
         """
         values = ops.cast(self.loss(activation, batch), keras.config.floatx())
         # Weights of examples weigh all that an example's loss consists of.
-        weight, mask = batch.sample_weight, _compat.mask_of(activation)
+        weight, mask = batch.sample_weight, compat.mask_of(activation)
         kept = 1 if weight is None else len(weight.shape)
         if mask is not None and _begins_with(values.shape, mask.shape):
             kept = max(kept, len(mask.shape))
@@ -304,7 +304,7 @@ class LocalObjective(keras.layers.Layer):
             mask = None
         if len(values.shape) > kept:
             values = ops.mean(values, axis=tuple(range(kept, len(values.shape))))
-        _compat.set_mask(values, mask)
+        compat.set_mask(values, mask)
         return BatchMean()(values, values, weight)
 
     def exits(self, outputs: tuple[Output, ...]) -> tuple[Exit, ...]:

@@ -4,7 +4,7 @@ from typing import Any
 
 import keras
 
-from keras_e2e import heads
+from keras_e2e.objectives import heads
 from keras_e2e.objectives.base import ModelSpec
 from keras_e2e.objectives.signal import Signal
 

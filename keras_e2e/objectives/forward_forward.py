@@ -6,7 +6,7 @@ import keras
 from keras import ops, tree
 
 from keras_e2e.objectives.base import Batch, LocalObjective, ModelSpec
-from keras_e2e.objectives.classes import class_count, one_hot
+from keras_e2e.objectives.class_labels import class_count, one_hot
 
 
 @keras.saving.register_keras_serializable("keras_e2e")

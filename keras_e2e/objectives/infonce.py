@@ -6,7 +6,7 @@ import keras
 from keras import ops
 
 from keras_e2e.objectives.base import Batch, LocalObjective, ModelSpec
-from keras_e2e.objectives.classes import present
+from keras_e2e.objectives.class_labels import present
 
 
 @keras.saving.register_keras_serializable("keras_e2e")

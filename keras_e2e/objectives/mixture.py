@@ -6,7 +6,7 @@ from typing import Any
 
 import keras
 
-from keras_e2e import heads, local_metrics
+from keras_e2e.objectives import head_metrics, heads
 from keras_e2e.objectives.base import Batch, Exit, LocalObjective, ModelSpec, Output
 from keras_e2e.objectives.prediction import Prediction
 from keras_e2e.objectives.reconstruction import Reconstruction
@@ -36,7 +36,7 @@ class Mixture(LocalObjective):
     """
 
     def __init__(self, objectives: Mapping[Any, float], **kwargs: Any):
-        from keras_e2e.objectives.aliases import get
+        from keras_e2e.objectives.registry import get
 
         super().__init__(**kwargs)
         if not isinstance(objectives, Mapping) or not objectives:
@@ -182,7 +182,7 @@ class PredSim(Mixture):
     def from_config(cls, config):
         config = {**config, "head": heads.deserialize(config.get("head"))}
         if "metrics" in config:
-            config["metrics"] = local_metrics.from_config(config["metrics"])
+            config["metrics"] = head_metrics.from_config(config["metrics"])
         return super(Mixture, cls).from_config(config)
 
 

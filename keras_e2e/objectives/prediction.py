@@ -6,7 +6,7 @@ from typing import Any
 import keras
 from keras import ops
 
-from keras_e2e import heads, local_metrics
+from keras_e2e.objectives import head_metrics, heads
 from keras_e2e.objectives.base import Batch, Exit, LocalObjective, ModelSpec, Output
 
 
@@ -64,7 +64,7 @@ class Prediction(LocalObjective):
         super().__init__(**kwargs)
         self.head = heads.check(head)
         self.target = target
-        self.asked = local_metrics.AskedMetrics(metrics, type(self).__name__)
+        self.asked = head_metrics.AskedMetrics(metrics, type(self).__name__)
         self.head_metrics: list = []
         self.loss_spec = loss
         self.activation = keras.activations.get(activation) if activation else None
@@ -169,7 +169,7 @@ class Prediction(LocalObjective):
         config = {**config, "loss": deserialize_loss(config.get("loss"))}
         config["head"] = heads.deserialize(config.get("head"))
         if "metrics" in config:
-            config["metrics"] = local_metrics.from_config(config["metrics"])
+            config["metrics"] = head_metrics.from_config(config["metrics"])
         return super().from_config(config)
 
 

@@ -6,9 +6,9 @@ import keras
 import numpy as np
 from keras import ops, tree
 
-from keras_e2e import heads
-from keras_e2e.objectives.augmented import augmented_view
+from keras_e2e.objectives import heads
 from keras_e2e.objectives.base import Batch, LocalObjective, ModelSpec
+from keras_e2e.objectives.two_view import augmented_view
 
 SOURCES = ("module_input", "model_input")
 LOSSES = ("mse", "binary_crossentropy")

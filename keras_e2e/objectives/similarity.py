@@ -5,9 +5,9 @@ from typing import Any
 import keras
 from keras import ops
 
-from keras_e2e import heads
+from keras_e2e.objectives import heads
 from keras_e2e.objectives.base import Batch, LocalObjective, ModelSpec
-from keras_e2e.objectives.classes import class_count, one_hot, present, unit
+from keras_e2e.objectives.class_labels import class_count, one_hot, present, unit
 
 _CONV = {3: keras.layers.Conv1D, 4: keras.layers.Conv2D, 5: keras.layers.Conv3D}
 

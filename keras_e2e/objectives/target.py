@@ -5,7 +5,7 @@ from typing import Any
 import keras
 from keras import ops
 
-from keras_e2e import heads
+from keras_e2e.objectives import heads
 from keras_e2e.objectives.base import Batch, Exit, LocalObjective, ModelSpec, Output
 from keras_e2e.objectives.prediction import (
     deserialize_loss,

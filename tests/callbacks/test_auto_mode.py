@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 import keras_e2e as e2e
-from keras_e2e import tasks
 from keras_e2e.callbacks import AutoMode, ModuleTensorBoard
+from keras_e2e.experiments import tasks
 from keras_e2e.objectives import Target
 
 RNG = np.random.default_rng(0)

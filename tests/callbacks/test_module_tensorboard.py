@@ -13,8 +13,8 @@ from tensorboard.util import tensor_util
 import keras_e2e as e2e
 from keras_e2e import diagnostics
 from keras_e2e.callbacks import ModeSchedule, ModuleTensorBoard
-from keras_e2e.modes import NAMES
-from keras_e2e.tensorboard.layout import layout
+from keras_e2e.modules.training_mode import NAMES
+from keras_e2e.visualization.tensorboard.tags import layout
 
 MODULES = ["first", "second", "out"]
 EXAMPLES = np.random.RandomState(0).randn(24, 4).astype("float32")

@@ -13,7 +13,6 @@ import pytest
 from keras import ops
 
 import keras_e2e as e2e
-from keras_e2e import heads
 from keras_e2e.diagnostics import (
     CKA,
     DormantFraction,
@@ -34,7 +33,6 @@ from keras_e2e.diagnostics import (
     SignalGain,
     UpdateRatio,
 )
-from keras_e2e.model_heads import AugLocal, MomentumAuxiliary
 from keras_e2e.objectives import (
     BarlowTwins,
     DirectFeedbackAlignment,
@@ -53,7 +51,9 @@ from keras_e2e.objectives import (
     Target,
     VICReg,
     ViewContrast,
+    heads,
 )
+from keras_e2e.objectives.heads.model_based import AugLocal, MomentumAuxiliary
 
 from . import models
 

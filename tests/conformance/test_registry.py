@@ -2,8 +2,8 @@
 
 import inspect
 
-from keras_e2e import diagnostics, heads, objectives
-from keras_e2e.objectives import reconstruction
+from keras_e2e import diagnostics, objectives
+from keras_e2e.objectives import heads, reconstruction
 
 from . import cases
 

@@ -1,0 +1,93 @@
+"""Which training mode is in force when."""
+
+import numbers
+from collections.abc import Mapping
+
+import keras
+
+from keras_e2e.modules.training_mode import TrainingMode
+from keras_e2e.trainers.modular_trainer import ModularTraining
+
+UNITS = ("epoch", "step")
+
+
+class ModeSchedule(keras.callbacks.Callback):
+    """Switches the training mode at given epochs or steps.
+
+    An entry is in force from its epoch (or step) on, also when training is resumed in
+    the middle of the schedule (`initial_epoch`). Before the first entry the model's mode
+    stays what it is. Steps count the optimizer's iterations; with
+    `steps_per_execution=N` a switch happens at the next multiple of N.
+
+    It must stand before callbacks that look at the mode.
+
+    Args:
+        schedule: dict from epoch (or step), counted from 0, to training mode.
+        unit: `"epoch"` or `"step"`.
+
+    Raises:
+        ValueError: an empty schedule, an unknown unit or mode, keys that are no whole
+            numbers, negative or out of order. When training starts: a mode that does
+            not fit the model. Nothing is changed then.
+        TypeError: the model is not modular.
+
+    Example: local first, then everything end to end.
+
+    >>> import keras_e2e as e2e
+    >>> schedule = e2e.callbacks.ModeSchedule({0: "local", 10: "end_to_end"})
+    >>> str(schedule.mode_at(12))
+    'end_to_end'
+    """
+
+    def __init__(self, schedule: Mapping[int, TrainingMode | str], unit: str = "epoch"):
+        super().__init__()
+        if unit not in UNITS:
+            raise ValueError(f"ModeSchedule(unit={unit!r}): expected one of {list(UNITS)}.")
+        if not schedule:
+            raise ValueError(
+                "ModeSchedule({}): give at least one entry, such as {0: 'local'}."
+            )
+        previous = -1
+        for key in schedule:
+            if isinstance(key, bool) or not isinstance(key, numbers.Integral) or key < 0:
+                raise ValueError(
+                    f"ModeSchedule: {key!r} is no {unit}; expected a whole number >= 0."
+                )
+            if key <= previous:
+                raise ValueError(
+                    f"ModeSchedule: {unit} {key} comes after {previous}. Put the entries "
+                    "in ascending order."
+                )
+            previous = key
+        self.unit = unit
+        self.schedule = {int(k): TrainingMode.get(mode) for k, mode in schedule.items()}
+        self._first_step = 0
+
+    def mode_at(self, when: int) -> TrainingMode | None:
+        """The mode in force at an epoch (or step); None before the first entry."""
+        entries = [mode for key, mode in self.schedule.items() if key <= when]
+        return entries[-1] if entries else None
+
+    def on_train_begin(self, logs=None):
+        if not isinstance(self.model, ModularTraining):
+            raise TypeError(
+                f"ModeSchedule needs a modular model; {self.model.name!r} is a "
+                f"{type(self.model).__name__}. Use keras_e2e.modularize(model, ...)."
+            )
+        for mode in self.schedule.values():
+            self.model.check_training_mode(mode)
+
+    def on_epoch_begin(self, epoch, logs=None):
+        if self.unit == "epoch":
+            self._switch(epoch)
+        else:
+            self._first_step = int(self.model.optimizer.iterations)
+
+    def on_train_batch_begin(self, batch, logs=None):
+        if self.unit == "step":
+            self._switch(self._first_step + batch)
+
+    def _switch(self, when: int) -> None:
+        mode = self.mode_at(when)
+        if mode is not None:
+            self.model.training_mode = mode

@@ -1,0 +1,1 @@
+"""What examples, experiments and benchmarks share; the library does not import it."""

@@ -1,0 +1,259 @@
+"""The demo: where end-to-end training breaks down, and what repairs it."""
+
+import json
+import pathlib
+import time
+from typing import Any, NamedTuple
+
+import keras
+import numpy as np
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from keras_e2e.callbacks import ModeSchedule, ModuleTensorBoard
+from keras_e2e.diagnostics import judge
+from keras_e2e.experiments import tasks
+from keras_e2e.experiments.demo_figure import draw
+from keras_e2e.models.modularize import modularize
+from keras_e2e.objectives import Target
+
+MODULE = "symbols"
+TEST_TUPLES = 4000
+STEPS_PER_EXECUTION = 5
+ENCODERS = {"digits": (128, 64), "fashion_mnist": (256, 128)}
+
+
+class Settings(NamedTuple):
+    """What the demo runs; the fields are the command's flags."""
+
+    data: str = "digits"
+    sizes: tuple[int, ...] = (1, 2, 3, 4)
+    epochs: int = 6
+    tuples: int = 30000
+    batch_size: int = 128
+    learning_rate: float = 1e-3
+    every: int = 50
+    seed: int = 3
+    jit: bool = False
+    output_dir: str = "demo_output"
+
+
+def regimes(epochs: int) -> dict[str, dict[int, str]]:
+    """The schedules that are compared, all with the same number of steps."""
+    half = max(1, epochs // 2)
+    return {
+        "end to end": {0: "end_to_end"},
+        "deep supervision": {0: "deep_supervision"},
+        "local": {0: "local"},
+        "local, then end to end": {0: "local", half: "end_to_end"},
+    }
+
+
+class Run(NamedTuple):
+    """One training run and what came of it."""
+
+    k: int
+    regime: str
+    accuracy: float
+    seconds: float
+    losses: list[float]
+    snrs: list[float]
+    steps: list[int]
+    switch: int | None
+
+
+class _Advance(keras.callbacks.Callback):
+    """Moves the progress bar on and shows the accuracy so far."""
+
+    def __init__(self, progress: Progress, task: Any, title: str):
+        super().__init__()
+        self.progress, self.task, self.title = progress, task, title
+
+    def on_epoch_end(self, epoch, logs=None):
+        accuracy = (logs or {}).get("accuracy", float("nan"))
+        self.progress.update(
+            self.task, advance=1, description=f"{self.title}: training {accuracy:.3f}"
+        )
+
+
+def run(settings: Settings) -> list[Run]:
+    """Runs the demo, prints its tables and writes its files.
+
+    Args:
+        settings: what to run.
+
+    Returns:
+        The runs, in the order in which they were made.
+
+    Raises:
+        OSError: `output_dir` cannot be written.
+        ImportError: scikit-learn or matplotlib is missing.
+    """
+    console = Console()
+    folder = pathlib.Path(settings.output_dir)
+    folder.mkdir(parents=True, exist_ok=True)
+    console.print(
+        f"k-tuples of {settings.data}, label: parity of the count of odd classes. "
+        f"{settings.tuples:,} training tuples, {settings.epochs} epochs, Adam "
+        f"{settings.learning_rate:g}, seed {settings.seed}."
+    )
+    if settings.data == "digits":  # Fashion-MNIST comes with a test set of its own
+        train, test = tasks.load_digits(settings.seed)
+    else:
+        train, test = tasks.load(settings.data)
+    runs: list[Run] = []
+    bar = Progress(
+        TextColumn("{task.description:48}"),
+        BarColumn(),
+        TextColumn("{task.completed}/{task.total} epochs"),
+        TimeElapsedColumn(),
+        console=console,
+        transient=True,
+    )
+    with bar as progress:
+        schedules = regimes(settings.epochs)
+        total = len(settings.sizes) * len(schedules) * settings.epochs
+        task = progress.add_task("", total=total)
+        for k in settings.sizes:
+            runs += _train_all(settings, k, train, test, progress, task)
+    _print_accuracies(console, settings, runs)
+    _print_verdicts(console, runs)
+    draw(runs, settings, folder / "demo.png")
+    _write_numbers(runs, settings, folder / "demo.json")
+    console.print(
+        f"\nFigure: {folder / 'demo.png'}. Watch the modules: "
+        f"tensorboard --logdir {folder / 'logs'}"
+    )
+    return runs
+
+
+def _train_all(settings, k, train, test, progress, task) -> list[Run]:
+    """All regimes for one k, from the same weights.
+
+    The model keeps one compiled step for each mode, so the regimes share them.
+    """
+    images, digits = train
+    data = tasks.parity_tuples(images, digits, k, settings.tuples, settings.seed)
+    new_images, new_digits = test
+    held_out = tasks.parity_tuples(
+        new_images, new_digits, k, TEST_TUPLES, settings.seed + 1
+    )
+    width = images.shape[-1]
+    base = tasks.parity_model(k, width, encoder=ENCODERS[settings.data], seed=settings.seed)
+    model = modularize(base, {MODULE: Target()})
+    model.compile(
+        keras.optimizers.Adam(settings.learning_rate),
+        "binary_crossentropy",
+        metrics=["accuracy"],
+        steps_per_execution=STEPS_PER_EXECUTION,
+        jit_compile=settings.jit,
+    )
+    model.optimizer.build(model.trainable_variables)
+    start = [v.numpy() for v in (*model.weights, *model.optimizer.variables)]
+    runs = []
+    for regime, schedule in regimes(settings.epochs).items():
+        for variable, value in zip(
+            (*model.weights, *model.optimizer.variables), start, strict=True
+        ):
+            variable.assign(value)
+        keras.utils.set_random_seed(settings.seed)
+        title = f"k={k} {regime}"
+        progress.update(task, description=title)
+        name = f"k{k}_{regime.replace(', ', '_').replace(' ', '_')}"
+        logs = pathlib.Path(settings.output_dir, "logs", name)
+        board = ModuleTensorBoard(str(logs), every=settings.every)
+        begin = time.perf_counter()
+        model.fit(
+            data.x,
+            {"parity": data.parity, MODULE: data.symbols},
+            batch_size=settings.batch_size,
+            epochs=settings.epochs,
+            verbose=0,
+            callbacks=[
+                ModeSchedule(schedule),
+                board,
+                _Advance(progress, task, title),
+            ],
+        )
+        seconds = time.perf_counter() - begin
+        accuracy = model.evaluate(
+            held_out.x, held_out.parity, batch_size=1000, verbose=0, return_dict=True
+        )["accuracy"]
+        steps_per_epoch = -(-settings.tuples // settings.batch_size)
+        changes = [epoch for epoch in schedule if epoch > 0]
+        runs.append(
+            Run(
+                k=k,
+                regime=regime,
+                accuracy=float(accuracy),
+                seconds=seconds,
+                losses=list(board.history["loss"]["parity"]),
+                snrs=list(board.history["gradient_snr"][MODULE]),
+                steps=list(board.steps),
+                switch=changes[0] * steps_per_epoch if changes else None,
+            )
+        )
+    return runs
+
+
+def _print_accuracies(console: Console, settings: Settings, runs: list[Run]) -> None:
+    table = Table(
+        title=f"Test accuracy of the parity ({TEST_TUPLES:,} tuples of unseen images; "
+        "chance is 0.5)",
+        title_justify="left",
+    )
+    table.add_column("training")
+    table.add_column("labels used")
+    for k in settings.sizes:
+        table.add_column(f"k={k}", justify="right")
+    for regime in regimes(settings.epochs):
+        cells = [f"{r.accuracy:.3f}" for r in runs if r.regime == regime]
+        used = "parity" if regime == "end to end" else f"parity, {MODULE}"
+        table.add_row(regime, used, *cells)
+    console.print(table)
+
+
+def _print_verdicts(console: Console, runs: list[Run]) -> None:
+    console.print(
+        f"\nWhat the module {MODULE!r} was taught, end to end (heuristic, from the "
+        "latest readings):"
+    )
+    lines = Table.grid(padding=(0, 1))
+    for run in runs:
+        if run.regime != "end to end":
+            continue
+        history = {"loss": {MODULE: run.losses}, "gradient_snr": {MODULE: run.snrs}}
+        found = judge(history)[MODULE]
+        snr = found.numbers.get("gradient_snr", float("nan"))
+        loss = found.numbers.get("loss", float("nan"))
+        start = found.numbers.get("loss at start", float("nan"))
+        others = {r.regime: r.accuracy for r in runs if r.k == run.k}
+        line = {
+            "starved": (
+                f"starved: gradient SNR {snr:.3f} with the loss where it began "
+                f"({loss:.3f}). No usable signal gets through. Trained on its own "
+                f"labels behind the boundary: {others['local']:.3f}."
+            ),
+            "converged": f"converged: gradient SNR {snr:.3f}, {_fell(start, loss)}.",
+            "healthy": f"healthy: gradient SNR {snr:.3f}, {_fell(start, loss)}.",
+            "unclear": "unclear: too few readings.",
+        }.get(found.state, found.words)
+        lines.add_row(f"  k={run.k} (test {run.accuracy:.3f})", line)
+    console.print(lines, highlight=False)
+    console.print(
+        "One seed. Whether end-to-end training breaks down differs from seed to seed: "
+        "repeat with --seed."
+    )
+
+
+def _fell(start: float, loss: float) -> str:
+    return f"loss {start:.3f} -> {loss:.3f}"
+
+
+def _write_numbers(runs: list[Run], settings: Settings, path: pathlib.Path) -> None:
+    clean = [
+        {**r._asdict(), "snrs": [None if np.isnan(s) else s for s in r.snrs]} for r in runs
+    ]
+    numbers = {"settings": settings._asdict(), "runs": clean}
+    path.write_text(json.dumps(numbers, indent=1))

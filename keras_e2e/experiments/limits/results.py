@@ -1,0 +1,158 @@
+"""What a run of a sweep has come to: numbers that can be written as JSON."""
+
+import math
+from typing import Any
+
+import keras
+import numpy as np
+
+from keras_e2e.callbacks import Readings
+from keras_e2e.experiments import regimes
+from keras_e2e.experiments.tasks import Task
+from keras_e2e.models.modularize import strip
+
+
+class Signals(Readings):
+    """Keeps the gradient SNR over all stages, while `history` starts anew with each."""
+
+    def __init__(self, every: int):
+        super().__init__(every)
+        self.series: dict[str, list] = {}
+
+    def take(self, step, readings):
+        for name in self.recorder.module_names:
+            value = readings["gradient_snr"].get(name, math.nan)
+            self.series.setdefault(name, []).append([step, value])
+
+
+def measured(
+    task: Task, model: Any, trained: regimes.Trained, watch: Readings, taught: bool
+) -> dict[str, Any]:
+    """What a run has come to; see `running.run`.
+
+    Args:
+        task: what was trained.
+        model: the model.
+        trained: its training.
+        watch: what read the diagnostics meanwhile: `Signals`, or `AutoMode`.
+        taught: whether the regime sees intermediate labels.
+
+    Returns:
+        What can be written as JSON.
+    """
+    test, validation = (
+        model.evaluate(split.x, split.y, batch_size=1000, verbose=0, return_dict=True)
+        for split in (task.test, task.validation)
+    )
+    metric = next(name for name in test if name != "loss")
+    curve = [[logs["step"], logs[metric]] for logs in trained.history if metric in logs]
+    above = [step for step, value in curve if value >= task.success]
+    modules = _modules(task, model)
+    first = next(iter(modules.values()), {})
+    ceiling = task.ceiling(first["error"]) if first else math.nan
+    return _plain(
+        {
+            "accuracy": test[metric],
+            "validation": validation[metric],
+            "success": bool(test[metric] >= task.success),
+            "reached": above[0] if above else None,
+            "curve": curve,
+            "modules": modules,
+            "snr": _snr(watch, trained.history),
+            "decisions": [list(d) for d in getattr(watch, "decisions", [])],
+            "ceiling": ceiling,
+            "chance": task.chance,
+            "mark": task.success,
+            "spent": {
+                "steps": trained.steps,
+                "examples": trained.examples,
+                "labels": _labels(task) if taught else 0,
+                "parameters": trained.parameters,
+                "seconds": trained.seconds,
+            },
+        }
+    )
+
+
+def purity(units: np.ndarray, labels: np.ndarray) -> float:
+    """The share of labels that are the most frequent one of their cluster.
+
+    Args:
+        units: the cluster of each example, integers.
+        labels: the label of each, as many.
+
+    Example:
+
+    >>> import numpy as np
+    >>> from keras_e2e.experiments.limits.results import purity
+    >>> purity(np.array([3, 3, 3, 1]), np.array([0, 0, 5, 5]))
+    0.75
+    """
+    kinds, coded = np.unique(labels.ravel(), return_inverse=True)
+    table = np.zeros((int(units.max()) + 1, len(kinds)), int)
+    np.add.at(table, (units.ravel(), coded.ravel()), 1)
+    return float(table.max(axis=1).sum() / units.size)
+
+
+def _snr(watch: Readings, history: list[dict[str, float]]) -> dict[str, list]:
+    """The gradient SNR of each module: steps, all stages counted, and values."""
+    if not isinstance(watch, Signals):  # AutoMode, whose training is of one stage
+        return {
+            name: [list(pair) for pair in zip(watch.steps, values, strict=True)]
+            for name, values in watch.history["gradient_snr"].items()
+        }
+    # What lies behind a boundary has an optimizer of its own, which does not count.
+    whole = [
+        logs["step"]
+        for logs in history
+        if not any(name.startswith("rest_") for name in logs)
+    ]
+    before = whole[0] - watch.every if whole else 0
+    return {
+        name: [[before + step, value] for step, value in series]
+        for name, series in watch.series.items()
+    }
+
+
+def _modules(task: Task, model: Any) -> dict[str, dict[str, float]]:
+    """How well what comes out at each cut tells the labels, up to their names.
+
+    `purity`: the share of positions whose label is the most frequent one where that unit
+    is the largest. `error`: one minus the same for what the task needs of the labels.
+    """
+    found = {}
+    # A graph of its own: Keras names the inputs of a part of a modular one twice.
+    plain = task.build(0)
+    regimes.carry_over(strip(model), plain)
+    for name, cut in task.cuts.items():
+        if cut.classes is None:
+            continue
+        part = keras.Model(plain.inputs, plain.get_layer(name).output)
+        activation = part.predict(task.test.x, batch_size=1000, verbose=0)
+        if activation.shape[-1] == 1:
+            units = (activation[..., 0] > 0.5).astype(int)
+        else:
+            units = activation.argmax(-1)
+        labels = task.test.labels[name].reshape(units.shape)
+        needed = np.asarray(cut.needed(labels))
+        found[name] = {
+            "purity": purity(units, labels),
+            "error": 1.0 - purity(units, needed),
+        }
+    return found
+
+
+def _labels(task: Task) -> int:
+    """How many intermediate labels the training examples carry."""
+    return int(sum((labels >= 0).sum() for labels in task.train.labels.values()))
+
+
+def _plain(value: Any) -> Any:
+    """With Python's own numbers, and None for what is not finite."""
+    if isinstance(value, dict):
+        return {key: _plain(one) for key, one in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(one) for one in value]
+    if isinstance(value, float | np.floating):
+        return float(value) if math.isfinite(value) else None
+    return value

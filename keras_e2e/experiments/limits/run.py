@@ -1,0 +1,253 @@
+"""One run of a sweep: makes the task and the model, trains, and measures."""
+
+import dataclasses
+import functools
+import math
+from collections.abc import Callable
+from typing import Any
+
+import keras
+import numpy as np
+
+from keras_e2e.callbacks import AutoMode, Readings
+from keras_e2e.experiments import regimes, tasks
+from keras_e2e.experiments.limits.results import Signals, measured
+from keras_e2e.experiments.limits.setting import Setting
+from keras_e2e.experiments.tasks import Task
+from keras_e2e.models.modularize import modularize
+from keras_e2e.objectives import Target
+
+# Steps from one entry of the learning curve to the next, and between readings.
+WINDOW = 100
+
+
+def _of_symbols(make: Callable[..., Task]) -> Callable[[Setting], Task]:
+    return lambda s: make(s.k, s.data, s.examples, s.seed, s.labels)
+
+
+OF_SYMBOLS: dict[str, Callable[[Setting], Task]] = {
+    "parity": _of_symbols(tasks.parity),
+    "sum_mod_10": _of_symbols(tasks.sum_mod_10),
+    "random_table": _of_symbols(tasks.random_table),
+}
+"""Tasks over tuples of images, with a choice of how many images are labelled."""
+
+SIZED: dict[str, Callable[[Setting], Task]] = {
+    **OF_SYMBOLS,
+    "lines": lambda s: tasks.lines(s.k, s.examples, s.seed),
+    "stocks": lambda s: tasks.stocks(s.k, n=s.examples, seed=s.seed),
+    "memory": lambda s: tasks.memory(s.k, s.data, s.examples, s.seed),
+}
+"""Those of which there are several sizes."""
+
+TASKS: dict[str, Callable[[Setting], Task]] = {
+    **SIZED,
+    "pentomino": lambda s: tasks.pentomino(n=s.examples, seed=s.seed),
+    "clothes_patches": lambda s: tasks.pentomino("fashion_mnist", s.examples, s.seed),
+    "roman_arithmetic": lambda s: tasks.arithmetic("roman", n=s.examples, seed=s.seed),
+    "decimal_arithmetic": lambda s: tasks.arithmetic("decimal", n=s.examples, seed=s.seed),
+    "scenes": lambda s: tasks.scenes(s.examples, s.seed),
+}
+"""What makes the task of a setting, by its name."""
+
+WITH_DATA = (*OF_SYMBOLS, "memory")
+"""Those that have a choice of images."""
+
+# Regimes whose first stage trains without labels: the plan and the objective.
+LABEL_FREE = {
+    "pretrained_reconstruction": ("pretrained", "reconstruction"),
+    "pretrained_barlow_twins": ("pretrained", "barlow_twins"),
+}
+CURRICULUM = "curriculum"
+REGIMES = (*regimes.PLANS, *LABEL_FREE, CURRICULUM)
+"""The names of all ways of training."""
+
+WITHOUT_LABELS = ("end_to_end", CURRICULUM, *LABEL_FREE)
+"""Those that see no intermediate label."""
+
+
+def check(setting: Setting) -> None:
+    """Raises a ValueError for a setting that cannot be run."""
+    for name, value, known in (
+        ("task", setting.task, TASKS),
+        ("regime", setting.regime, REGIMES),
+        ("data", setting.data, tasks.DATASETS),
+    ):
+        if value not in known:
+            raise ValueError(f"{name}={value!r}: expected one of {', '.join(known)}.")
+    for name in ("k", "batch_size", "examples", "steps"):
+        value = getattr(setting, name)
+        if value < 1:
+            raise ValueError(f"{name}={value}: expected 1 or more.")
+    if setting.task not in SIZED and setting.k != 1:
+        raise ValueError(f"k={setting.k}: {setting.task} has one size only, k=1.")
+    if setting.task not in WITH_DATA and setting.data != Setting.data:
+        raise ValueError(
+            f"data={setting.data!r}: {setting.task} has images of its own; a choice "
+            f"of them exists for {', '.join(WITH_DATA)}."
+        )
+    if setting.labels is not None and setting.task not in OF_SYMBOLS:
+        raise ValueError(
+            f"labels={setting.labels}: a budget of labels exists for "
+            f"{', '.join(OF_SYMBOLS)}; {setting.task} takes all of them."
+        )
+    if setting.steps % WINDOW:
+        raise ValueError(f"steps={setting.steps}: expected a multiple of {WINDOW}.")
+    stages = setting.k if setting.regime == CURRICULUM else 2
+    if setting.steps < stages * WINDOW:
+        raise ValueError(
+            f"steps={setting.steps}: {setting.regime} needs {stages * WINDOW} or more."
+        )
+    if not 0 < setting.learning_rate < math.inf:
+        raise ValueError(f"learning_rate={setting.learning_rate}: expected more than 0.")
+
+
+def run(setting: Setting) -> dict[str, Any]:
+    """Trains as the setting says, and measures.
+
+    Args:
+        setting: one that `check` lets pass.
+
+    Returns:
+        What can be written as JSON: test `accuracy`, that of the `validation`, whether it
+        is a `success`, the step `reached` at which the training accuracy was above that
+        mark (None: never), the `curve` of the training accuracy, for each module that has
+        labels its `purity` and `error`, for each module the `snr` over steps, the
+        `ceiling` that the error allows, `chance`, and what was `spent`.
+    """
+    check(setting)
+    if setting.regime == CURRICULUM:
+        return _curriculum(setting)
+    task = TASKS[setting.task](setting)
+    model = _fresh(setting, task)
+    plan, _ = LABEL_FREE.get(setting.regime, (setting.regime, None))
+    watch = _watch(setting)
+    keras.utils.set_random_seed(setting.seed)
+    stand_ins = {
+        name: cut.stand_in(_known(task.train, name)) for name, cut in task.cuts.items()
+    }
+    labels = task.train.labels if setting.regime not in WITHOUT_LABELS else {}
+    stages = regimes.PLANS[plan]([module.name for module in model.modules])
+    if setting.regime == "auto":
+        # The reader is AutoMode itself: two would read the same twice.
+        stages = [regimes.Stage(callbacks=lambda: [watch])]
+    readers = [] if setting.regime == "auto" else [watch]
+    trained = regimes.train(
+        model,
+        stages,
+        task.train.x,
+        {**task.train.y, **labels},
+        steps=setting.steps,
+        batch_size=setting.batch_size,
+        seed=setting.seed,
+        window=WINDOW,
+        stand_ins=stand_ins,
+        callbacks=readers,
+    )
+    taught = setting.regime not in WITHOUT_LABELS
+    return measured(task, model, trained, watch, taught)
+
+
+def _curriculum(setting: Setting) -> dict[str, Any]:
+    """Tuples of one image first, then of two, and so on, with equal shares of the steps."""
+    share = setting.steps // setting.k // WINDOW * WINDOW
+    parts = [share] * (setting.k - 1) + [setting.steps - share * (setting.k - 1)]
+    model: Any = None
+    history: list = []
+    for k, steps in enumerate(parts, start=1):
+        smaller = dataclasses.replace(setting, k=k, regime="end_to_end")
+        task = TASKS[setting.task](smaller)
+        easier, model = model, _fresh(smaller, task)
+        if easier is not None:
+            regimes.carry_over(easier, model)
+        watch = _watch(smaller)
+        keras.utils.set_random_seed(setting.seed)
+        trained = regimes.train(
+            model,
+            "end_to_end",
+            task.train.x,
+            task.train.y,
+            steps=steps,
+            batch_size=setting.batch_size,
+            seed=setting.seed,
+            window=WINDOW,
+            callbacks=[watch],
+        )
+        done = sum(parts[: k - 1])
+        history += [{**logs, "step": logs["step"] + done} for logs in trained.history]
+    whole = trained._replace(
+        # The accuracy of an easier task is not that of the task.
+        history=[logs for logs in history if logs["step"] > setting.steps - parts[-1]],
+        steps=setting.steps,
+        examples=setting.steps * setting.batch_size,
+    )
+    return measured(task, model, whole, watch, taught=False)
+
+
+def _fresh(setting: Setting, task: Task) -> Any:
+    """A compiled model with the seed's weights and a fresh optimizer."""
+    _, objective = LABEL_FREE.get(setting.regime, (None, None))
+    if objective is not None:  # its heads begin at weights of their own
+        keras.utils.set_random_seed(setting.seed)
+        model = _compiled(setting, task, objective)
+    else:
+        kept = (setting.task, setting.k, setting.data, _at_once(setting))
+        model, start = _traced(kept, lambda: _compiled(setting, task, None))
+        model.set_weights(task.build(setting.seed).get_weights())
+        for variable, value in zip(model.optimizer.variables, start, strict=True):
+            variable.assign(value)
+    model.optimizer.learning_rate = setting.learning_rate
+    return model
+
+
+class _Kept:
+    """An argument for the cache that is compared by its key alone."""
+
+    def __init__(self, key: tuple, make: Callable[[], Any]):
+        self.key, self.make = key, make
+
+    def __hash__(self) -> int:
+        return hash(self.key)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Kept) and self.key == other.key
+
+
+def _traced(key: tuple, make: Callable[[], Any]) -> tuple[Any, list]:
+    """A model that is traced once for all seeds, and its optimizer's start."""
+    return _cached(_Kept(key, make))
+
+
+# A curriculum needs one for each size, in each of its runs.
+@functools.lru_cache(maxsize=8)
+def _cached(kept: _Kept) -> tuple[Any, list]:
+    model = kept.make()
+    model._build_optimizer()
+    return model, [keras.ops.convert_to_numpy(v).copy() for v in model.optimizer.variables]
+
+
+def _compiled(setting: Setting, task: Task, objective: str | None) -> Any:
+    base = task.build(setting.seed)
+    own = {name: objective or Target(cut.loss) for name, cut in task.cuts.items()}
+    model = modularize(base, own)
+    model.compile(
+        keras.optimizers.Adam(setting.learning_rate),
+        task.loss,
+        metrics=task.metrics,
+        steps_per_execution=_at_once(setting),
+    )
+    return model
+
+
+def _at_once(setting: Setting) -> int:
+    """AutoMode reads every tenth step; in executions of ten it would read all."""
+    return 1 if setting.regime == "auto" else 10
+
+
+def _watch(setting: Setting) -> Readings:
+    return AutoMode() if setting.regime == "auto" else Signals(WINDOW)
+
+
+def _known(split: tasks.Split, name: str) -> np.ndarray:
+    """The labels; those that are missing as zero."""
+    return np.maximum(split.labels[name], 0)

@@ -1,0 +1,1 @@
+"""Modular models, and how they are made, evaluated and taken apart."""

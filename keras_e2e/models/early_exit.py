@@ -1,0 +1,178 @@
+"""Early exit: a stock model that ends in the head of a module."""
+
+import contextlib
+import difflib
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import keras
+from keras import tree
+
+from keras_e2e.modules.boundary import ModuleBoundary
+from keras_e2e.modules.graph import Module
+from keras_e2e.objectives.base import Exit, LocalObjective, Output
+from keras_e2e.objectives.heads.model_based import AugLocal
+from keras_e2e.trainers.local_losses import outputs_of
+from keras_e2e.utils import compat
+
+
+def exits_of(objective: LocalObjective, outputs: tuple[Output, ...]) -> dict[str, Exit]:
+    """What an objective's heads predict of the model's outputs, by output.
+
+    Of several heads for one output (in a mixture) the first.
+    """
+    found: dict[str, Exit] = {}
+    for way in objective.exits(outputs):
+        if way.output is not None:
+            found.setdefault(way.output, way)
+    return found
+
+
+def exit_model(model: Any, name: str) -> keras.Model:
+    """The stock model from a modular model's inputs to the head of one module.
+
+    See `ModuleEvaluation.exit_model`.
+    """
+    state = model._modular
+    if not compat.is_functional(model):
+        raise ValueError(
+            f"exit_model: {model.name!r} wraps a subclassed model, which shows no graph to "
+            "cut. Build the model from layers (keras.Input ... keras.Model), or look at "
+            "its heads with evaluate_modules."
+        )
+    module = _find(name, state.modules)
+    places: list = []
+    names: set[str] = set()
+
+    def call(layer, *args, **kwargs):
+        if not isinstance(layer, ModuleBoundary):
+            names.update([] if places else [layer.name])
+            return layer(*args, **kwargs)
+        if layer is module.boundary:
+            places.append(args[0])
+        return args[0]
+
+    ways = _ways(model, module)
+    stacks = [_stock_layers(way, name) for way in ways]
+    scope = getattr(model, "distribute_strategy", None)
+    with contextlib.nullcontext() if scope is None else scope.scope():
+        inputs = tree.map_structure(
+            lambda t: keras.Input(batch_shape=t.shape, dtype=t.dtype, name=t.name),
+            model.input,
+        )
+        compat.run_graph(model, tree.flatten(inputs), call)
+        if len(places) != 1:
+            raise ValueError(
+                f"exit_model: boundary {name!r} is crossed {len(places)} times, so its "
+                "head makes as many predictions. Apply the module once, to the stacked "
+                "inputs."
+            )
+        outputs = []
+        for way, layers in zip(ways, stacks, strict=True):
+            label = f"{name}_{way.output}_exit" if len(ways) > 1 else f"{name}_exit"
+            outputs.append(_leave(places[0], layers, way, label, names))
+        whole: Any = outputs[0] if len(outputs) == 1 else outputs
+        if len(ways) > 1 and isinstance(model.output, dict):
+            whole = dict(zip([way.output for way in ways], outputs, strict=True))
+        return keras.Model(inputs, whole, name=f"{model.name}_{name}")
+
+
+def _find(name: str, modules: Iterable[Module]) -> Module:
+    """The module of this name, which ends in a boundary with an objective."""
+    modules = list(modules)
+    names = [m.name for m in modules if m.boundary is not None]
+    last = modules[-1].name
+    if name == last:
+        raise ValueError(
+            f"exit_model: {name!r} is the last module, which ends in the model's own "
+            "outputs. Use keras_e2e.strip(model)."
+        )
+    if name not in names:
+        near = difflib.get_close_matches(str(name), names, n=1, cutoff=0.4)
+        meant = f" Did you mean {near[0]!r}?" if near else ""
+        raise ValueError(
+            f"exit_model: no boundary is named {name!r}.{meant} The boundaries: {names}."
+        )
+    return modules[[m.name for m in modules].index(name)]
+
+
+def _ways(model: Any, module: Module) -> list[Exit]:
+    """The heads to leave by: those for the model's outputs, else for labels."""
+    objective, keys = module.objective, model._modular.keys()
+    if objective is None:
+        raise ValueError(
+            f"exit_model: boundary {module.name!r} has no objective (objective=False), so "
+            "there is no head to end in. Give it one such as Prediction()."
+        )
+    outputs = tuple(Output(key, None, None, None) for key in keys)
+    if model.compiled:
+        outputs = outputs_of(model, keys, None, None)
+    found = exits_of(objective, outputs)
+    ways = list(found.values()) or list(objective.exits(outputs))[:1]
+    if not ways:
+        raise ValueError(
+            f"exit_model: the objective {type(objective).__name__} of boundary "
+            f"{module.name!r} has no head that predicts the model's outputs or labels. "
+            "Use Prediction(), or a mixture with it, there; or train a classifier on "
+            "the activation."
+        )
+    return ways
+
+
+def _stock_layers(way: Exit, boundary: str) -> list:
+    """The layers of a head, one by one, none of them a class of ours."""
+    network = way.network
+    if network is None:
+        return []
+    layers = [network]
+    if isinstance(network, AugLocal):
+        layers = [network.network]
+    elif isinstance(network, keras.Sequential) and _ours(network):
+        layers = list(network.layers)
+    for layer in layers:
+        ours = [x for x in [layer, *compat.all_layers(layer)] if _ours(x)]
+        if ours:
+            raise ValueError(
+                f"exit_model: the head of boundary {boundary!r} needs the class "
+                f"{type(ours[0]).__name__} of keras_e2e, so no stock Keras model can end "
+                "in it. Use another head, such as 'gap_linear' or AugLocal(), or look at "
+                "it with evaluate_modules."
+            )
+    return layers
+
+
+def _ours(layer: keras.layers.Layer) -> bool:
+    return type(layer).__module__.split(".")[0] == "keras_e2e"
+
+
+def _leave(activation: Any, layers: list, way: Exit, name: str, taken: set[str]) -> Any:
+    """What a head's layers make of an activation.
+
+    They are applied one by one: a nested model would drop a Keras mask. Only where a
+    name is taken already (heads have automatic names, and so have many layers of a
+    model that was loaded) are they put into a nested model, where names are their own.
+    """
+    if not layers and way.ending is None:
+        return activation
+    nested = bool(taken & {layer.name for layer in layers})
+    inputs = tensor = activation
+    if nested:
+        inputs = keras.Input(batch_shape=activation.shape, dtype=activation.dtype)
+        tensor = inputs
+    for layer in layers:
+        tensor = layer(tensor)
+    if way.ending is not None:
+        for step in getattr(way.ending, "steps", (way.ending,)):
+            tensor = _applied(step, tensor, name)
+    return keras.Model(inputs, tensor, name=name)(activation) if nested else tensor
+
+
+def _applied(step: Callable, tensor: Any, name: str) -> Any:
+    """A step of an ending; Keras's activation functions as layers, which keep masks."""
+    known = getattr(step, "__name__", "")
+    if getattr(keras.activations, known, None) is not step:
+        return step(tensor)
+    if step is keras.activations.linear:
+        return tensor
+    layer = keras.layers.Activation(step, dtype=tensor.dtype, name=f"{name}_{known}")
+    return layer(tensor)

@@ -1,0 +1,98 @@
+"""The classes that a Forward-Forward model finds most true."""
+
+from typing import Any
+
+import keras
+import numpy as np
+from keras import ops
+
+from keras_e2e.modules.boundary import Collector, collecting
+from keras_e2e.objectives.forward_forward import ForwardForward, goodness, overlaid
+from keras_e2e.objectives.mixture import Mixture
+from keras_e2e.trainers.local_losses import activations
+from keras_e2e.trainers.modular_trainer import ModularTraining
+from keras_e2e.utils.data import Batches
+
+
+def goodness_predict(model: Any, x: Any, batch_size: int = 128) -> np.ndarray:
+    """The goodness of every class, for a model trained by `ForwardForward`.
+
+    Hinton 2022, "The Forward-Forward Algorithm": each class is written over the input in
+    turn, and the goodness of the activations behind is summed up over the boundaries with
+    a `ForwardForward` objective, the first one left out (if there are others). One pass
+    in inference mode for each class; nothing of the model changes.
+
+    Args:
+        model: a modular model.
+        x: inputs: arrays, as the model takes them.
+        batch_size: default 128.
+
+    Returns:
+        Float32 of shape `(examples, classes)`; `argmax(axis=1)` are the predictions.
+
+    Raises:
+        ValueError: a model that is not modular, or that has no such boundary; boundaries
+            that write labels in different ways.
+
+    Example:
+
+    >>> import keras, numpy as np, keras_e2e as e2e
+    >>> from keras_e2e.models.goodness import goodness_predict
+    >>> base = keras.Sequential([keras.Input((8,)), keras.layers.Dense(4, name="code"),
+    ...                          keras.layers.Dense(3, activation="softmax")])
+    >>> model = e2e.modularize(base, {"code": e2e.objectives.ForwardForward()})
+    >>> goodness_predict(model, np.ones((5, 8), "float32")).shape
+    (5, 3)
+    """
+    if not isinstance(model, ModularTraining):
+        raise ValueError(
+            f"goodness_predict needs a modular model. Found: {type(model).__name__}."
+        )
+    found = [
+        (module, part)
+        for module in model.modules
+        for part in _parts(module.objective)
+        if isinstance(part, ForwardForward)
+    ]
+    if not found:
+        kinds = {m.name: type(m.objective).__name__ for m in model.modules if m.boundary}
+        raise ValueError(
+            f"goodness_predict: no boundary of {model.name!r} has the objective "
+            f"ForwardForward. Found: {kinds}. Use model.predict."
+        )
+    ways = {(part.scored, part.overlay) for _, part in found}
+    if len(ways) > 1:
+        raise ValueError(
+            "goodness_predict: the ForwardForward objectives write labels in different "
+            f"ways, as (classes, overlay): {sorted(ways)}. Give them the same."
+        )
+    classes, overlay = ways.pop()
+    modules = list({module.name: module for module, _ in found}.values())
+    counting = modules[1:] or modules
+    rows = [
+        np.stack(
+            [_total(model, counting, batch, c, classes, overlay) for c in range(classes)],
+            axis=1,
+        )
+        for batch, _, _ in Batches(x, batch_size=batch_size, who="goodness_predict")
+    ]
+    return np.concatenate(rows)
+
+
+def _parts(objective: Any) -> list:
+    if isinstance(objective, Mixture):
+        return [part for part, _ in objective.counting]
+    return [objective]
+
+
+def _total(
+    model: Any, counting: list, x: Any, label: int, classes: int, overlay: float
+) -> np.ndarray:
+    """The goodness of a batch under one label, summed over the boundaries."""
+    first = keras.tree.flatten(x)[0]
+    labels = ops.one_hot(ops.full((ops.shape(first)[0],), label, "int32"), classes)
+    collector = Collector(model._modular.known)
+    with keras.StatelessScope(), collecting(collector):
+        model(overlaid(x, ops.cast(labels, "float32") * overlay), training=False)
+        values = [goodness(t) for m in counting for t in activations(m, collector)]
+    return ops.convert_to_numpy(sum(values[1:], values[0]))

@@ -1,0 +1,100 @@
+"""The modular model that is a graph of layers."""
+
+import keras
+
+from keras_e2e.models.sub_models import Stages
+from keras_e2e.modules.blocks import blocks_after
+from keras_e2e.modules.graph import Graph
+from keras_e2e.modules.training_mode import TrainingMode
+from keras_e2e.objectives.base import OutputSpec
+from keras_e2e.objectives.heads.output_activation import ending_of
+from keras_e2e.trainers import targets
+from keras_e2e.trainers.modular_trainer import ModularTraining
+from keras_e2e.trainers.state import ModularState
+
+
+@keras.saving.register_keras_serializable("keras_e2e")
+class ModularModel(ModularTraining, keras.Model):
+    """A Functional model with module boundaries.
+
+    Everything of a stock Functional model holds: compile, fit, evaluate, predict,
+    save, load, export. In `end_to_end` mode, the one it starts in, it trains as stock
+    Keras does, to the bit.
+
+    Args:
+        inputs: as for `keras.Model`.
+        outputs: as for `keras.Model`; the graph in between holds `ModuleBoundary`
+            layers.
+        name: as for `keras.Model`.
+        training_mode: the mode to start in.
+
+    Raises:
+        ValueError: no boundary in the graph, or boundaries that cannot be honoured
+            (the error names the layers); an unknown training mode.
+        NotImplementedError: the Keras backend is torch.
+
+    Example:
+
+    >>> import keras, numpy as np, keras_e2e as e2e
+    >>> inputs = keras.Input((4,))
+    >>> x = e2e.ModuleBoundary(name="first")(keras.layers.Dense(3)(inputs))
+    >>> model = e2e.ModularModel(inputs, keras.layers.Dense(1, name="y")(x))
+    >>> model.compile("sgd", "mse")
+    >>> model.training_mode = "local"
+    >>> history = model.fit(np.ones((8, 4)), np.ones((8, 1)), verbose=0)
+    >>> [module.name for module in model.modules]
+    ['first', 'y']
+    """
+
+    def __init__(self, *args, training_mode="end_to_end", **kwargs):
+        mode = TrainingMode.get(training_mode)
+        super().__init__(*args, **kwargs)
+        self._modular = ModularState(mode)
+        graph = Graph(self)
+        boundaries = graph.boundaries()
+        graph.refuse_bad_boundaries()
+        if not boundaries:
+            raise ValueError(
+                f"ModularModel {self.name!r}: no ModuleBoundary on the way from inputs "
+                "to outputs. Put one between the layers, or use "
+                "keras_e2e.modularize(model, boundaries)."
+            )
+        modules = graph.modules()
+        crossed = {name: graph.tensors(b) for name, b in boundaries.items()}
+        entered = {
+            m.name: [t for name in m.inputs for t in crossed[name][1]]
+            or [self.inputs[i] for i in m.model_inputs]
+            for m in modules
+        }
+        keys = targets.output_keys(self.output, self.output_names)
+        self._stages = Stages(self, modules)
+        self._set_modules(
+            modules,
+            {name: t[0] if len(t) == 1 else t for name, t in entered.items()},
+            list(self.inputs),
+            [
+                OutputSpec(key, tensor, ending_of(tensor))
+                for key, tensor in zip(keys, self.outputs, strict=True)
+            ],
+            {name: tensors[0][0] for name, tensors in crossed.items()},
+            {name: blocks_after(graph, boundary) for name, boundary in boundaries.items()},
+        )
+        # Keras unpacks a list of one output, but not a dict.
+        self._modular.single_output = len(keys) == 1 and not isinstance(self.output, dict)
+        self._modular.mode = self._check_mode(mode)
+
+    def _plain_call(self, inputs, training, mask, **kwargs):
+        return super(ModularTraining, self).call(
+            inputs, training=training, mask=mask, **kwargs
+        )
+
+    def _flat_inputs(self, x):
+        return self._stages.flat_inputs(x)
+
+    def _sequential_call(self, inputs, module, mask, **kwargs):
+        return self._stages.run(inputs, module)
+
+    def get_config(self):
+        config = super().get_config()
+        config["training_mode"] = self.training_mode.get_config()
+        return config

@@ -1,0 +1,314 @@
+"""Modular training of subclassed models, whose `call` is code rather than a graph."""
+
+import functools
+import inspect
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import keras
+import numpy as np
+from keras import ops, tree
+
+from keras_e2e.modules.boundary import ModuleBoundary, open_collector
+from keras_e2e.modules.discovery import examine
+from keras_e2e.modules.graph import LOOPS, in_loop
+from keras_e2e.modules.training_mode import TrainingMode
+from keras_e2e.objectives.base import OutputSpec
+from keras_e2e.trainers import targets
+from keras_e2e.trainers.modular_trainer import ModularTraining
+from keras_e2e.trainers.state import ModularState
+from keras_e2e.utils import compat
+from keras_e2e.utils.graphs import strategy_scope
+
+
+@keras.saving.register_keras_serializable("keras_e2e")
+class ModularWrapper(ModularTraining, keras.Model):
+    """A subclassed model with module boundaries; made by `modularize`.
+
+    Boundaries follow named sublayers, or are `ModuleBoundary` layers that the model's
+    `call` applies. As there is no graph to read, the modules are found by running the
+    model once on a small batch, when it is first trained or by `examine`.
+
+    Args:
+        base: the subclassed model. Its layers and weights are used, not copied.
+        boundaries: dict from sublayer name to objective (None for the default, False
+            for none).
+        training_mode: the mode to start in.
+
+    Raises:
+        ValueError: an unknown sublayer name, or one inside a loop.
+    """
+
+    def __init__(self, base, boundaries=None, *, training_mode="end_to_end", **kwargs):
+        kwargs.setdefault("name", base.name)
+        super().__init__(**kwargs)
+        self.base = base
+        self._modular = ModularState(TrainingMode.get(training_mode))
+        sublayers = compat.all_layers(base)
+        chosen = {name: _find(base, sublayers, name) for name in boundaries or {}}
+        for layer in sublayers:
+            inner = compat.all_layers(layer) if isinstance(layer, LOOPS) else []
+            for boundary in inner:
+                if isinstance(boundary, ModuleBoundary):
+                    raise in_loop(boundary.module, layer)
+        self.inserted = [
+            ModuleBoundary(objective, name=f"{name}_boundary", module=name)
+            for name, objective in (boundaries or {}).items()
+        ]
+        following = dict(zip((id(x) for x in chosen.values()), self.inserted, strict=True))
+        # Callables, which Keras does not track: one undoes each tap.
+        self._undo = _Untracked()
+        self._example = _Untracked()
+        for layer in {id(x): x for x in [*sublayers, *chosen.values()]}.values():
+            boundary = following.get(id(layer))
+            leaf = not list(compat.sublayers(layer))
+            if boundary is not None or (leaf and _takes_training(layer)):
+                self._undo.append(_tap(layer, boundary))
+        example = _built_example(base)
+        if example is not None:
+            try:
+                self.examine(example)
+            except ValueError:
+                self.unwrap()
+                raise
+
+    def examine(self, x: Any) -> None:
+        """Finds the modules by running the model on a small batch.
+
+        Called by `fit` with the first examples of its data; call it yourself to look
+        at `modules` before. No weight or state changes.
+
+        Args:
+            x: inputs of a few examples, as the model takes them.
+
+        Raises:
+            ValueError: the boundaries cannot be honoured; names layers and variables.
+        """
+        found = examine(self, x)
+        outputs = tree.flatten(found.outputs)
+        keys = targets.output_keys(found.outputs, None)
+        self._set_modules(
+            found.modules,
+            found.module_inputs,
+            [_spec(t) for t in tree.flatten(x)],
+            [OutputSpec(key, _spec(t), None) for key, t in zip(keys, outputs, strict=True)],
+            {name: _spec(t) for name, t in found.activations.items()},
+            {},  # code shows no layers to come
+        )
+        self._modular.single_output = not tree.is_nested(found.outputs)
+        self._modular.mode = self._check_mode(self._modular.mode)
+        self._example[:] = [tree.map_structure(_describe, x)]
+        self.built = True
+
+    def unwrap(self) -> keras.Model:
+        """The subclassed model, with nothing of keras_e2e attached to its layers."""
+        for undo in reversed(self._undo):
+            undo()
+        del self._undo[:]
+        return self.base
+
+    def fit(self, x=None, *args, **kwargs):
+        """As `keras.Model.fit`; finds the modules first, if not yet known."""
+        self._examine_first(x)
+        return super().fit(x, *args, **kwargs)
+
+    def train_on_batch(self, x, *args, **kwargs):
+        """As `keras.Model.train_on_batch`; finds the modules first if not known."""
+        self._examine_first(x)
+        return super().train_on_batch(x, *args, **kwargs)
+
+    def _examine_first(self, x: Any) -> None:
+        if self._modular.modules:
+            return
+        example = _first_examples(x)
+        if example is None:
+            raise ValueError(
+                f"{self.name!r}: the modules of a subclassed model are found by "
+                "running it on a few examples, which cannot be taken from "
+                f"{type(x).__name__} without using them up. Call "
+                "model.examine(x_of_a_few_examples) before fit."
+            )
+        with strategy_scope(self):
+            self.examine(example)
+
+    def _plain_call(self, inputs, training, mask, **kwargs):
+        if mask is not None and "mask" in inspect.signature(self.base.call).parameters:
+            kwargs["mask"] = mask
+        if _takes_training(self.base):
+            kwargs["training"] = training
+        return self.base(inputs, **kwargs)
+
+    def _sequential_call(self, inputs, module, mask, **kwargs):
+        # Code cannot be cut: what comes later is run too, but not used.
+        outputs = self._plain_call(inputs, True, mask, **kwargs)
+        return None if self._modular.skips_outputs() else outputs
+
+    def _freezes(self) -> Callable | None:
+        state = self._modular
+        if state.mode.name != "sequential":
+            return None
+        names = [m.name for m in state.modules]
+        active = names.index(state.mode.module)
+        return lambda crossed: len(crossed) != active
+
+    def get_config(self):
+        config = {"name": self.name, "trainable": self.trainable}
+        config["base"] = keras.saving.serialize_keras_object(self.base)
+        config["boundaries"] = {
+            b.module: False
+            if b.objective is None
+            else keras.saving.serialize_keras_object(b.objective)
+            for b in self.inserted
+        }
+        config["training_mode"] = self.training_mode.get_config()
+        return config
+
+    @classmethod
+    def from_config(cls, config):
+        config = dict(config)
+        config["base"] = keras.saving.deserialize_keras_object(config["base"])
+        config["boundaries"] = {
+            name: keras.saving.deserialize_keras_object(objective)
+            if isinstance(objective, dict)
+            else objective
+            for name, objective in config["boundaries"].items()
+        }
+        return cls(**config)
+
+    def get_build_config(self):
+        return {"example": self._example[0]} if self._example else None
+
+    def build_from_config(self, config):
+        if config and "example" in config and not self._modular.modules:
+            self.examine(_from_description(config["example"]))
+
+
+class _Untracked(list):
+    """A list that Keras leaves as it is (it tracks plain lists only by type)."""
+
+
+def _find(base, sublayers, name: str) -> keras.layers.Layer:
+    for layer in sublayers:
+        inner = compat.all_layers(layer) if isinstance(layer, LOOPS) else []
+        if name in [x.name for x in inner]:
+            raise in_loop(name, layer)
+    found = [layer for layer in sublayers if layer.name == name]
+    if len(found) != 1:
+        names = sorted(layer.name for layer in sublayers)
+        problem = f"{len(found)} layers named" if found else "no layer"
+        raise ValueError(
+            f"Model {base.name!r} has {problem} {name!r} among its sublayers: {names}. "
+            "Boundaries need unique layer names (a layer made in build() is known only "
+            "after the model has been called)."
+        )
+    return found[0]
+
+
+def _takes_training(layer: Any) -> bool:
+    return "training" in inspect.signature(layer.call).parameters
+
+
+class _Tap:
+    """A layer's `call` that boundaries may follow and that may be made to stand still.
+
+    Keras has no hooks on layers. The layer's `call` is replaced on this instance by one
+    that does the same unless a collector is open.
+    """
+
+    def __init__(self, layer: keras.layers.Layer):
+        self.layer = layer
+        self.call = layer.call
+        self.previous = layer.__dict__.get("call")
+        self.signature = inspect.signature(layer.call)
+        self.users: list[ModuleBoundary | None] = []
+        functools.update_wrapper(self, layer.call)
+
+    def __call__(self, *args, **kwargs):
+        collector = open_collector()
+        if collector is None:
+            return self.call(*args, **kwargs)
+        if "training" in self.signature.parameters and collector.frozen():
+            bound = self.signature.bind_partial(*args, **kwargs)
+            bound.arguments["training"] = False
+            args, kwargs = bound.args, bound.kwargs
+        outputs = self.call(*args, **kwargs)
+        for boundary in self.users:
+            if boundary is not None:
+                outputs = collector.cross(boundary, outputs)
+        return outputs
+
+
+def _tap(layer: keras.layers.Layer, boundary: ModuleBoundary | None) -> Callable:
+    """Lets a boundary follow a layer. Returns what undoes it, in any order."""
+    tap = layer.__dict__.get("call")
+    if not isinstance(tap, _Tap):
+        tap = _Tap(layer)
+        layer.call = tap
+    tap.users.append(boundary)
+
+    def undo():
+        tap.users = list(tap.users)
+        index = next(i for i, user in enumerate(tap.users) if user is boundary)
+        del tap.users[index]
+        if not tap.users and layer.__dict__.get("call") is tap:
+            if tap.previous is None:
+                del layer.call
+            else:
+                layer.call = tap.previous
+
+    return undo
+
+
+def _first_examples(x: Any, count: int = 2) -> Any:
+    """The first examples of what was given to `fit`; None if that uses them up."""
+    if hasattr(x, "element_spec") and hasattr(x, "take"):  # a tf.data.Dataset
+        for batch in x.take(1):
+            x = keras.utils.unpack_x_y_sample_weight(batch)[0]
+    elif isinstance(x, keras.utils.PyDataset):
+        x = keras.utils.unpack_x_y_sample_weight(x[0])[0]
+    if x is None or not all(hasattr(t, "shape") for t in tree.flatten(x)):
+        return None
+    return tree.map_structure(lambda t: ops.convert_to_tensor(t[:count]), x)
+
+
+def _spec(tensor: Any) -> keras.KerasTensor:
+    dtype = keras.backend.standardize_dtype(tensor.dtype)
+    return keras.KerasTensor((None, *tensor.shape[1:]), dtype=dtype)
+
+
+def _describe(tensor: Any) -> dict:
+    dtype = keras.backend.standardize_dtype(tensor.dtype)
+    return {"dtype": dtype, "size": "x".join(map(str, tensor.shape))}
+
+
+def _from_description(description: Any) -> Any:
+    if isinstance(description, Mapping) and set(description) == {"dtype", "size"}:
+        shape = tuple(int(n) for n in description["size"].split("x"))
+        return _invented(shape, description["dtype"])
+    if isinstance(description, Mapping):
+        return {k: _from_description(v) for k, v in description.items()}
+    return type(description)(_from_description(v) for v in description)
+
+
+def _invented(shape: tuple, dtype: str) -> Any:
+    """Values between 0 and 1: as integers they are valid indices everywhere."""
+    values = np.random.default_rng(0).uniform(size=shape)
+    return ops.convert_to_tensor(values.astype(dtype))
+
+
+def _built_example(base: keras.Model) -> Any:
+    """A batch that a built model takes, made up from the shapes it was built with."""
+    config = base.get_build_config() or {}
+    shape = config.get("input_shape")
+    if shape is None or not base.built or isinstance(shape, (dict, Mapping)):
+        return None
+    if not isinstance(shape, (list, tuple)) or not all(
+        n is None or isinstance(n, int) for n in shape
+    ):
+        return None
+    example = _invented((2, *[n or 8 for n in shape[1:]]), keras.config.floatx())
+    try:
+        base(example, training=False) if _takes_training(base) else base(example)
+    except Exception:  # the model takes something else; fit will bring it
+        return None
+    return example

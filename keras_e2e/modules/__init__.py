@@ -1,0 +1,1 @@
+"""The structure of a modular model: boundaries, modules, modes, gradient flow."""

@@ -1,0 +1,166 @@
+"""Choosing where to cut a graph into balanced modules."""
+
+import math
+from typing import Any, NamedTuple
+
+import keras
+
+from keras_e2e.modules.graph import Graph
+
+# Layers that act on the next module's input rather than end a module: a loss
+# should see the activation before dropout (Noekland & Eidnes 2019) and in shape.
+_OPENERS = (
+    keras.layers.Dropout,
+    keras.layers.SpatialDropout1D,
+    keras.layers.SpatialDropout2D,
+    keras.layers.SpatialDropout3D,
+    keras.layers.AlphaDropout,
+    keras.layers.GaussianDropout,
+    keras.layers.GaussianNoise,
+    keras.layers.ActivityRegularization,
+    keras.layers.Flatten,
+    keras.layers.Reshape,
+)
+# Layers that belong to the layer before where nothing else follows it: a convolution and
+# its normalisation stay together, and so do a residual sum and the one that follows it.
+_FINISHERS = (
+    keras.layers.BatchNormalization,
+    keras.layers.GroupNormalization,
+    keras.layers.LayerNormalization,
+    keras.layers.RMSNormalization,
+)
+
+
+class CutPoint(NamedTuple):
+    """A place where a boundary separates the graph into before and after.
+
+    Attributes:
+        layer: the layer whose output would be cut.
+        position: how many calls of the graph come up to and with it.
+    """
+
+    layer: Any
+    position: int
+
+
+def cut_points(graph: Graph) -> list[CutPoint]:
+    """The layers whose output every path from an input to an output crosses.
+
+    Of the layers without weights that follow a layer with weights, only the last one
+    that still ends a module in the usual sense is kept (the pooling, say, rather than
+    the convolution or the dropout). A layer is not cut off from the normalisation
+    that alone follows it.
+    """
+    calls = graph.calls
+    place = {id(c.outputs[0]): i for i, c in enumerate(calls) if c.outputs}
+    last_use = {}
+    for i, call in enumerate(calls):
+        for tensor in call.inputs:
+            last_use[id(tensor)] = i
+    weighted = [bool(getattr(c.operation, "weights", ())) for c in calls]
+    uses: dict[int, list[int]] = {}
+    for i, call in enumerate(calls):
+        if weighted[i]:
+            uses.setdefault(id(call.operation), []).append(i)
+
+    # An input may stand late in the order; what comes before it cuts nothing off from it.
+    entered = max(
+        i
+        for i, c in enumerate(calls)
+        if isinstance(c.operation, keras.layers.InputLayer) and id(c.outputs[0]) in last_use
+    )
+    found: list[CutPoint] = []
+    farthest = -1  # the farthest call that uses a tensor made before this one
+    for i, call in enumerate(calls):
+        alone = i > entered and farthest <= i and len(call.outputs) == 1
+        is_output = any(id(t) in graph.outputs for t in call.outputs)
+        shared = any(u[0] <= i < u[-1] for u in uses.values())
+        repeated = sum(c.operation is call.operation for c in calls) > 1
+        for tensor in call.outputs:
+            farthest = max(farthest, last_use.get(id(tensor), -1))
+            if id(tensor) in graph.outputs:
+                farthest = len(calls)  # an early output: nothing later is a cut
+        if (
+            not alone
+            or is_output
+            or shared
+            or repeated
+            or not isinstance(call.operation, keras.layers.Layer)
+        ):
+            continue
+        consumers = graph.consumers.get(id(call.outputs[0]), [])
+        if all(isinstance(c.operation, _FINISHERS) for c in consumers):
+            continue
+        if any(weighted[: i + 1]) and any(weighted[i + 1 :]):
+            found.append(CutPoint(call.operation, place[id(call.outputs[0])]))
+    return _ends(found, weighted)
+
+
+def _ends(points: list[CutPoint], weighted: list[bool]) -> list[CutPoint]:
+    """Keeps one cut point between two layers with weights."""
+    runs: dict[int, list[CutPoint]] = {}
+    for point in points:
+        before = sum(weighted[: point.position + 1])
+        runs.setdefault(before, []).append(point)
+    kept = []
+    for run in runs.values():
+        usual = [p for p in run if not isinstance(p.layer, _OPENERS)]
+        kept.append((usual or run)[-1])
+    return kept
+
+
+def balanced(graph: Graph, count: int) -> list[Any]:
+    """The layers at `count` cut points that balance the modules.
+
+    The cost of a module is the number of its parameters plus the number of its
+    activations for one example; the largest cost over the modules is made as small as
+    it can be.
+
+    Raises:
+        ValueError: `count` is not positive, or the graph has fewer cut points.
+    """
+    if count < 1:
+        raise ValueError(f"boundaries={count}: expected at least 1 boundary.")
+    points = cut_points(graph)
+    if count > len(points):
+        names = [p.layer.name for p in points]
+        raise ValueError(
+            f"boundaries={count}: the model {graph.model.name!r} has only {len(points)} "
+            f"cut points (layers that every path from input to output crosses, with "
+            f"weights on both sides): {names}. Ask for at most {len(points)}, or name "
+            "layers yourself."
+        )
+    total = [0]
+    for cost in _costs(graph):
+        total.append(total[-1] + cost)
+    ends = [p.position + 1 for p in points] + [len(graph.calls)]
+    # best[k][j]: the smallest largest cost of k+1 modules that end at ends[j].
+    best: list[dict[int, tuple[int, tuple]]] = [
+        {j: (total[end], ()) for j, end in enumerate(ends)}
+    ]
+    for k in range(1, count + 1):
+        row: dict[int, tuple[int, tuple]] = {}
+        for j in range(k, len(ends)):
+            options = [
+                (max(best[k - 1][i][0], total[ends[j]] - total[ends[i]]), i)
+                for i in range(k - 1, j)
+            ]
+            cost, i = min(options)
+            row[j] = (cost, (*best[k - 1][i][1], i))
+        best.append(row)
+    chosen = best[count][len(ends) - 1][1]
+    return [points[i].layer for i in chosen]
+
+
+def _costs(graph: Graph) -> list[int]:
+    """Parameters plus activations of each call; a layer's weights count once."""
+    seen: set[int] = set()
+    costs = []
+    for call in graph.calls:
+        cost = sum(math.prod(a or 1 for a in t.shape[1:]) for t in call.outputs)
+        for variable in getattr(call.operation, "weights", ()):
+            if id(variable) not in seen:
+                seen.add(id(variable))
+                cost += math.prod(variable.shape)
+        costs.append(cost)
+    return costs

@@ -1,0 +1,298 @@
+"""Which layer and variable belongs to which module of a Functional graph."""
+
+from collections.abc import Iterable
+from typing import Any, NamedTuple
+
+import keras
+
+from keras_e2e.modules.boundary import ModuleBoundary
+from keras_e2e.objectives.base import LocalObjective
+from keras_e2e.utils import compat
+
+# The end of the last module, in place of a boundary's name.
+OUTPUT = "<output>"
+# Layers in whose loops a boundary would be crossed many times in one step.
+LOOPS = (
+    keras.layers.RNN,
+    keras.layers.TimeDistributed,
+    keras.layers.Bidirectional,
+)
+
+
+class Module(NamedTuple):
+    """The layers between two boundaries.
+
+    Attributes:
+        name: the name of the boundary that ends it; for the last module that of the
+            model's output layer, or `"outputs"` where there are several.
+        boundary: the `ModuleBoundary` that ends it; None for the last module.
+        layers: its layers, in the order of the graph.
+        inputs: names of the boundaries that lead into it.
+        model_inputs: which of the model's inputs lead into it, by position.
+    """
+
+    name: str
+    boundary: ModuleBoundary | None
+    layers: tuple
+    inputs: tuple[str, ...]
+    model_inputs: tuple[int, ...] = ()
+    own_variables: tuple = ()
+
+    @property
+    def variables(self) -> list:
+        """All weights of the module, its head left out."""
+        if self.own_variables:
+            return list(self.own_variables)
+        return _unique(v for layer in self.layers for v in layer.weights)
+
+    @property
+    def trainable_variables(self) -> list:
+        """The trainable weights of the module, its head left out."""
+        if self.own_variables:
+            return [v for v in self.own_variables if v.trainable]
+        return _unique(v for layer in self.layers for v in layer.trainable_weights)
+
+    @property
+    def parameters(self) -> int:
+        """How many numbers the module's weights hold."""
+        return sum(_size(v.shape) for v in self.variables)
+
+    @property
+    def objective(self) -> LocalObjective | None:
+        """The local objective; None for the last module, or where there is none."""
+        return None if self.boundary is None else self.boundary.objective
+
+    @property
+    def head_variables(self) -> list:
+        """The trainable weights of the objective's head."""
+        return [] if self.objective is None else self.objective.trainable_weights
+
+
+class Graph:
+    """A Functional graph cut by its boundaries.
+
+    A layer belongs to the module whose end (a boundary, or the model's outputs) it
+    reaches without crossing a boundary. A layer with weights that reaches two ends
+    would be trained by both: that is what a skip connection around a boundary, or a
+    layer shared by two modules, comes to, and it is refused.
+
+    Args:
+        model: a Functional model (or built Sequential).
+
+    Raises:
+        ValueError: the cuts cannot be honoured; says which layers and the way out.
+    """
+
+    def __init__(self, model: keras.Model):
+        self.model = model
+        self.calls = compat.graph_calls(model)
+        self.outputs = {id(t) for t in keras.tree.flatten(model.outputs)}
+        self.consumers: dict[int, list] = {}
+        for call in self.calls:
+            for tensor in call.inputs:
+                self.consumers.setdefault(id(tensor), []).append(call)
+
+    def boundaries(self) -> dict[str, ModuleBoundary]:
+        """The boundaries by name, in the order of the graph."""
+        found: dict[str, ModuleBoundary] = {}
+        for call in self.calls:
+            if isinstance(call.operation, ModuleBoundary):
+                boundary = call.operation
+                if found.setdefault(boundary.module, boundary) is not boundary:
+                    raise ValueError(
+                        f"Two boundaries go by the name {boundary.module!r}. Give each "
+                        "ModuleBoundary a name of its own."
+                    )
+        return found
+
+    def ends(self) -> dict[int, set[str]]:
+        """For each call, by `id` of its first output, the ends that it reaches."""
+        reached: dict[int, set[str]] = {}
+        for call in reversed(self.calls):
+            ends: set[str] = set()
+            for tensor in call.outputs:
+                if id(tensor) in self.outputs:
+                    ends.add(OUTPUT)
+                for consumer in self.consumers.get(id(tensor), ()):
+                    if isinstance(consumer.operation, ModuleBoundary):
+                        ends.add(consumer.operation.module)
+                    else:
+                        ends |= reached[id(consumer.outputs[0])]
+            if call.outputs:
+                reached[id(call.outputs[0])] = ends
+        return reached
+
+    def modules(self) -> list[Module]:
+        """The modules, in the order of the graph; the last one ends in the outputs."""
+        reached = self.ends()
+        self.refuse_bad_boundaries()
+        end_of_layer: dict[int, str] = {}
+        end_of_variable: dict[int, tuple[str, Any]] = {}
+        layers: dict[str, list] = {name: [] for name in self.boundaries()}
+        layers[OUTPUT] = []
+        inputs: dict[str, list[str]] = {name: [] for name in layers}
+        positions = {id(t): i for i, t in enumerate(self.model.inputs)}
+        fed: dict[str, list[int]] = {name: [] for name in layers}
+        for call in self.calls:
+            layer, ends = call.operation, reached[id(call.outputs[0])]
+            if isinstance(layer, ModuleBoundary):
+                for end in ends:
+                    inputs[end].append(layer.module)
+                continue
+            for tensor in call.outputs:
+                if id(tensor) in positions:
+                    for end in ends:
+                        fed[end].append(positions[id(tensor)])
+            weights = getattr(layer, "weights", [])
+            if weights and len(ends) > 1:
+                self._refuse_bypass(call, reached)
+            for end in sorted(ends, key=list(layers).index)[:1]:
+                before = end_of_layer.setdefault(id(layer), end)
+                if weights and before != end:
+                    raise ValueError(
+                        f"Layer {layer.name!r} is shared by two modules, those that "
+                        f"end at {_shown(before)} and at {_shown(end)}: each would be "
+                        "trained by the other's loss. Move a boundary so that both of "
+                        "its calls fall into one module, or use two layers."
+                    )
+                for variable in weights:
+                    other, owner = end_of_variable.setdefault(id(variable), (end, layer))
+                    if other != end:
+                        raise ValueError(
+                            f"Variable {variable.path!r} is shared by two modules: "
+                            f"layer {owner.name!r} (module ending at {_shown(other)}) "
+                            f"and layer {layer.name!r} (module ending at "
+                            f"{_shown(end)}). Move a boundary, or untie them."
+                        )
+                is_input = isinstance(layer, keras.layers.InputLayer)
+                if isinstance(layer, keras.layers.Layer) and not is_input:
+                    layers[end].append(layer)
+        return [
+            Module(
+                name=self._last_name() if end == OUTPUT else end,
+                boundary=self.boundaries().get(end),
+                layers=tuple(_unique(members)),
+                inputs=tuple(dict.fromkeys(inputs[end])),
+                model_inputs=tuple(fed[end]),
+            )
+            for end, members in layers.items()
+        ]
+
+    def tensors(self, boundary: ModuleBoundary) -> tuple[list, list]:
+        """What goes into and what comes out of each crossing of a boundary."""
+        crossed = [c for c in self.calls if c.operation is boundary]
+        return (
+            [tensor for call in crossed for tensor in call.inputs],
+            [tensor for call in crossed for tensor in call.outputs],
+        )
+
+    def _last_name(self) -> str:
+        names: list[str] = getattr(self.model, "output_names", [])
+        return names[0] if len(names) == 1 else "outputs"
+
+    def refuse_bad_boundaries(self) -> None:
+        """Raises ValueError for a boundary where none can be honoured."""
+        for call in self.calls:
+            layer = call.operation
+            if isinstance(layer, ModuleBoundary):
+                entered = compat.producing_call(call.inputs[0]).operation
+                if isinstance(entered, keras.layers.InputLayer):
+                    raise on_input(layer.module)
+                if id(call.outputs[0]) in self.outputs:
+                    raise ValueError(
+                        f"Boundary {layer.module!r} stands on the model's output: the "
+                        "module there ends in the task loss already. Set it on an "
+                        "earlier layer."
+                    )
+                continue
+            if not isinstance(layer, keras.layers.Layer):
+                continue
+            inner = [x for x in compat.all_layers(layer) if is_boundary(x)]
+            if inner and isinstance(layer, LOOPS):
+                raise in_loop(inner[0].module, layer)
+            if inner and not isinstance(layer, keras.Model):
+                raise ValueError(
+                    f"Boundary {inner[0].module!r} is inside {layer.name!r}, which is not "
+                    "a graph of layers, so a ModularModel cannot see it. Set the boundary "
+                    f"on {layer.name!r} itself."
+                )
+            if inner:
+                raise ValueError(
+                    f"Boundary {inner[0].module!r} is inside {layer.name!r}, a model "
+                    "nested in this one, where a ModularModel cannot see it. Use "
+                    "keras_e2e.modularize(keras.Model(inputs, outputs)), which takes "
+                    "the nested model's layers into the outer graph."
+                )
+
+    def _refuse_bypass(self, call: Any, reached: dict) -> None:
+        """Raises the error for a layer with weights that reaches two ends."""
+        ends = sorted(reached[id(call.outputs[0])], key=self._position)
+        path = self._path(call, ends[-1])
+        raise ValueError(
+            f"Boundary {ends[0]!r} is bypassed: layer {call.operation.name!r} leads "
+            f"into it and, around it, by {' -> '.join(path)} to {_shown(ends[-1])}. In "
+            "local mode it would be trained by both modules. Set the boundary where "
+            "the paths have joined (after the addition of a residual block, say)."
+        )
+
+    def _position(self, end: str) -> int:
+        names = list(self.boundaries())
+        return names.index(end) if end in names else len(names)
+
+    def _path(self, call: Any, end: str) -> list[str]:
+        """Names of the layers on a way from `call` to `end`."""
+        pending = [(call, [call.operation.name])]
+        seen = set()
+        while pending:
+            here, names = pending.pop(0)
+            for tensor in here.outputs:
+                if end == OUTPUT and id(tensor) in self.outputs:
+                    return names
+                for following in self.consumers.get(id(tensor), ()):
+                    name = following.operation.name
+                    if is_boundary(following.operation):
+                        if following.operation.module == end:
+                            return names
+                        continue
+                    if id(following.outputs[0]) in seen:
+                        continue
+                    seen.add(id(following.outputs[0]))
+                    pending.append((following, [*names, name]))
+        return [call.operation.name]
+
+
+def in_loop(boundary: str, loop: keras.layers.Layer) -> ValueError:
+    """The error for a boundary inside a layer that runs its content in a loop."""
+    return ValueError(
+        f"Boundary {boundary!r} is inside {loop.name!r} "
+        f"({type(loop).__name__}), whose loop would cross it at every time step. Set "
+        f"it on {loop.name!r} itself, or apply the inner layers without the loop."
+    )
+
+
+def on_input(boundary: str) -> ValueError:
+    """The error for a boundary with no layer before it."""
+    return ValueError(
+        f"Boundary {boundary!r} stands on an input: no module would end there. Set it on "
+        "a later layer."
+    )
+
+
+def is_boundary(layer: Any) -> bool:
+    """Whether a layer is a `ModuleBoundary`."""
+    return isinstance(layer, ModuleBoundary)
+
+
+def _shown(end: str) -> str:
+    return "the model's output" if end == OUTPUT else repr(end)
+
+
+def _unique(items: Iterable) -> list:
+    return list({id(item): item for item in items}.values())
+
+
+def _size(shape: Iterable) -> int:
+    size = 1
+    for axis in shape:
+        size *= axis or 1
+    return size

@@ -1,0 +1,192 @@
+"""Training modes: which gradients flow."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from numbers import Real
+from typing import Any
+
+from keras_e2e.utils.validation import check_reach
+
+NAMES = ("end_to_end", "local", "deep_supervision", "sequential", "mixed")
+
+
+@dataclass(frozen=True, init=False)
+class TrainingMode:
+    """Which gradients flow and which local objectives count.
+
+    | name | at a boundary | local objectives | task loss |
+    |---|---|---|---|
+    | `end_to_end` | gradient passes | off | trains everything |
+    | `local` | gradient stops | each trains its own module, or as many as `reach` says | trains the last module, or as many |
+    | `deep_supervision` | gradient passes | added to the loss | trains everything |
+    | `sequential` | modules before stand still | the active module's only | trains the last module, in its turn |
+    | `mixed` | stops at `stop` | on at `stop` and where `weights` says | flows up to the nearest stop |
+
+    Args:
+        name: one of the names above. `"sequential:NAME"` is short for
+            `TrainingMode("sequential", module=NAME)`.
+        weights: factors of the local losses: a number for all of them, or a
+            dict from boundary name to number (1 where unnamed). An objective
+            of weight 0 is not computed. The default of 1 is that of greedy and
+            local learning (Belilovsky et al. 2019); GoogLeNet's deep supervision
+            used 0.3 (Szegedy et al. 2015).
+        stop: names of the boundaries that stop the gradient, for `mixed` only.
+        module: the module to train, for `sequential` only; the first one by
+            default.
+        reach: over how many modules the gradient of each loss flows back, for `local`
+            only, the task loss included: 1 (the default) trains each module by its own
+            loss alone, 2 also by that of the next (overlapping local learning, Laskin
+            et al. 2020), `"all"` is deep supervision. An objective may have a reach
+            of its own.
+
+    Raises:
+        ValueError: an unknown name, a negative or non-finite weight, or an
+            argument that the named mode does not take.
+
+    Example:
+
+    >>> from keras_e2e import TrainingMode
+    >>> TrainingMode("deep_supervision", weights=0.3).weight("block2")
+    0.3
+    >>> mode = TrainingMode("mixed", stop=["encoder"])
+    >>> mode.stops("encoder"), mode.stops("mixer")
+    (True, False)
+    """  # noqa: E501
+
+    name: str
+    weights: float | tuple[tuple[str, float], ...] | None
+    stop: tuple[str, ...]
+    module: str | None
+    reach: int | str | None
+
+    def __init__(
+        self,
+        name: str,
+        *,
+        weights: float | Mapping[str, float] | None = None,
+        stop: Iterable[str] = (),
+        module: str | None = None,
+        reach: int | str | None = None,
+    ):
+        if isinstance(name, str) and name.startswith("sequential:"):
+            name, _, spelled = name.partition(":")
+            if module not in (None, spelled):
+                raise ValueError(
+                    f"TrainingMode 'sequential:{spelled}' names the module "
+                    f"{spelled!r}, the argument `module` names {module!r}: give one."
+                )
+            module = spelled
+        if name not in NAMES:
+            raise ValueError(
+                f"Unknown training mode {name!r}. Expected one of {list(NAMES)}, or "
+                "'sequential:MODULE'."
+            )
+        stop = (stop,) if isinstance(stop, str) else tuple(stop)
+        if stop and name != "mixed":
+            raise ValueError(
+                f"TrainingMode({name!r}, stop={list(stop)}): only 'mixed' takes `stop`."
+            )
+        if name == "mixed" and not stop:
+            raise ValueError(
+                "TrainingMode('mixed') needs `stop`, the names of the boundaries that "
+                "stop the gradient. For none use 'end_to_end' or 'deep_supervision'."
+            )
+        if module is not None and name != "sequential":
+            raise ValueError(
+                f"TrainingMode({name!r}, module={module!r}): only 'sequential' takes "
+                "`module`."
+            )
+        if reach is not None and name != "local":
+            raise ValueError(
+                f"TrainingMode({name!r}, reach={reach!r}): only 'local' takes `reach`."
+            )
+        if name == "end_to_end" and weights is not None:
+            raise ValueError(
+                "TrainingMode('end_to_end') has no local losses to weigh. For local "
+                "losses without stopped gradients use 'deep_supervision'."
+            )
+        kept: float | tuple[tuple[str, float], ...] | None
+        if isinstance(weights, Mapping):
+            kept = tuple((k, _factor(name, k, v)) for k, v in sorted(weights.items()))
+        else:
+            kept = None if weights is None else _factor(name, "weights", weights)
+        object.__setattr__(self, "name", name)
+        object.__setattr__(self, "weights", kept)
+        object.__setattr__(self, "stop", stop)
+        object.__setattr__(self, "module", module)
+        object.__setattr__(self, "reach", check_reach(reach, f"TrainingMode({name!r})"))
+
+    @classmethod
+    def get(cls, mode: "TrainingMode | str | dict[str, Any]") -> "TrainingMode":
+        """A mode from any spelling: a mode, a name, or a saved config."""
+        if isinstance(mode, cls):
+            return mode
+        if isinstance(mode, dict):
+            return cls(**mode)
+        if isinstance(mode, str):
+            return cls(mode)
+        raise ValueError(
+            f"Expected a training mode: a TrainingMode or one of {list(NAMES)}. "
+            f"Found: {mode!r}."
+        )
+
+    def stops(self, boundary: str) -> bool:
+        """Whether the boundary of this name stops the gradient."""
+        if self.name == "mixed":
+            return boundary in self.stop
+        return self.name in ("local", "sequential")
+
+    def weight(self, boundary: str) -> float:
+        """The factor of the local loss at the boundary of this name."""
+        if self.name == "end_to_end":
+            return 0.0
+        if self.name == "sequential" and boundary != self.module:
+            return 0.0
+        default = 1.0
+        if self.name == "mixed" and boundary not in self.stop:
+            default = 0.0
+        if isinstance(self.weights, tuple):
+            return dict(self.weights).get(boundary, default)
+        if self.weights is None or default == 0.0:
+            return default
+        return self.weights
+
+    def names(self) -> set[str]:
+        """Every boundary or module name this mode mentions."""
+        weights = self.weights if isinstance(self.weights, tuple) else ()
+        mentioned = {key for key, _ in weights} | set(self.stop)
+        return mentioned | ({self.module} if self.module is not None else set())
+
+    def get_config(self) -> dict[str, Any]:
+        """What `TrainingMode.get` turns back into this mode."""
+        weights = self.weights
+        return {
+            "name": self.name,
+            "weights": dict(weights) if isinstance(weights, tuple) else weights,
+            "stop": list(self.stop),
+            "module": self.module,
+            "reach": self.reach,
+        }
+
+    def __str__(self) -> str:
+        details = []
+        if self.module is not None:
+            details.append(self.module)
+        if self.reach not in (None, 1):
+            details.append(f"reach {self.reach}")
+        if self.stop:
+            details.append("stop " + ", ".join(self.stop))
+        if isinstance(self.weights, tuple):
+            details.append(", ".join(f"{k} x{v:g}" for k, v in self.weights))
+        elif self.weights is not None:
+            details.append(f"x{self.weights:g}")
+        return self.name + (f" ({'; '.join(details)})" if details else "")
+
+
+def _factor(mode: str, key: str, value: Any) -> float:
+    if not isinstance(value, Real) or not 0 <= float(value) < float("inf"):
+        raise ValueError(
+            f"TrainingMode({mode!r}): the weight {key!r} is {value!r}; expected a "
+            "finite number, 0 or larger."
+        )
+    return float(value)

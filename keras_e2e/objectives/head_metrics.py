@@ -1,0 +1,158 @@
+"""Metrics of a module's own head, named and resolved as Keras does in `compile`."""
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import keras
+from keras import tree
+
+
+class AskedMetrics:
+    """The metrics that an objective was asked for.
+
+    A plain object, so that Keras does not track metrics that were given as objects: they
+    are patterns, of which each output gets a copy.
+
+    Args:
+        given: a list of metrics (names, functions or objects) for each output that is
+            predicted, or a dict from output name to such a list; None for none.
+        who: the objective, for errors.
+
+    Raises:
+        ValueError: neither of these, or a metric that Keras does not know.
+    """
+
+    def __init__(self, given: Any, who: str):
+        if isinstance(given, str) or not isinstance(given, Mapping | Sequence | None):
+            raise ValueError(
+                f"{who}(metrics={given!r}): expected a list such as ['accuracy'], a dict "
+                "from output name to such a list, or None."
+            )
+        self.given = given
+        for identifier in tree.flatten(given or ()):
+            try:
+                fresh(identifier)
+            except (TypeError, ValueError) as error:
+                raise ValueError(f"{who}(metrics={given!r}): {error}") from error
+
+    def make(self, outputs: Sequence[str], boundary: str, who: str) -> list:
+        """Metrics for each output, named `<boundary>_<metric>`.
+
+        Where there are several outputs, `<boundary>_<output>_<metric>`.
+
+        Raises:
+            ValueError: a name that is none of the outputs'.
+        """
+        if not self.given:
+            return [[] for _ in outputs]
+        by_name = self.given
+        if not isinstance(by_name, Mapping):
+            by_name = dict.fromkeys(outputs, self.given)
+        unknown = [name for name in by_name if name not in outputs]
+        if unknown:
+            raise ValueError(
+                f"{who}(metrics=...): {unknown[0]!r} names no output that is predicted "
+                f"here. Those are {list(outputs)}."
+            )
+        return [
+            [
+                fresh(identifier, _prefix(boundary, name, outputs))
+                for identifier in tree.flatten(by_name.get(name, ()))
+            ]
+            for name in outputs
+        ]
+
+    def get_config(self) -> Any:
+        """The metrics as they go into a config; None for none."""
+        return tree.map_structure(_serialized, self.given) if self.given else None
+
+
+def from_config(config: Any) -> Any:
+    """What `AskedMetrics` takes, from its config."""
+    if isinstance(config, Mapping) and "class_name" in config:
+        return keras.metrics.deserialize(config)
+    if isinstance(config, Mapping):
+        return {name: from_config(inner) for name, inner in config.items()}
+    if isinstance(config, list | tuple):
+        return [from_config(inner) for inner in config]
+    return config
+
+
+def fresh(identifier: Any, prefix: str = "") -> keras.metrics.Metric:
+    """A metric of its own, as Keras makes it of what is given to `compile`.
+
+    Args:
+        identifier: a name, a function or a metric, which is copied.
+        prefix: put before the name that Keras would give it.
+
+    Example:
+
+    >>> from keras_e2e.objectives.head_metrics import fresh
+    >>> fresh("accuracy", "block2_").name
+    'block2_accuracy'
+    """
+    if str(identifier).lower() in ("accuracy", "acc"):
+        metric = keras.metrics.MeanMetricWrapper(_accuracy)
+        metric.name = prefix + str(identifier)
+        return metric
+    found = keras.metrics.get(identifier)
+    if isinstance(found, keras.metrics.Metric):
+        metric = found
+        if found is identifier:
+            metric = type(found).from_config(found.get_config())
+    else:
+        metric = keras.metrics.MeanMetricWrapper(found)
+    metric.name = prefix + (identifier if isinstance(identifier, str) else _name(found))
+    return metric
+
+
+def by_output(given: Any, keys: Sequence[str], aliases: Sequence[str] = ()) -> list[list]:
+    """The metrics given to `compile`, a list for each output.
+
+    Args:
+        given: as in `compile`.
+        keys: keys of the model's outputs.
+        aliases: the output names, where they differ from the keys.
+    """
+    if not given:
+        return [[] for _ in keys]
+    if len(keys) == 1:
+        return [_listed(given)]
+    if isinstance(given, Mapping):
+        names = aliases if len(aliases) == len(keys) else keys
+        return [
+            _listed(given.get(key, given.get(name)))
+            for key, name in zip(keys, names, strict=True)
+        ]
+    return [_listed(own) for own in given]
+
+
+def _listed(given: Any) -> list:
+    return [one for one in tree.flatten(given) if one is not None]
+
+
+def _prefix(boundary: str, output: str, outputs: Sequence[str]) -> str:
+    return f"{boundary}_{output}_" if len(outputs) > 1 else f"{boundary}_"
+
+
+def _accuracy(y_true: Any, y_pred: Any) -> Any:
+    """The accuracy that Keras chooses by the shapes of targets and predictions."""
+    classes = y_pred.shape[-1]
+    if classes == 1:
+        return keras.metrics.binary_accuracy(y_true, y_pred)
+    if len(y_true.shape) < len(y_pred.shape) or y_true.shape[-1] == 1:
+        return keras.metrics.sparse_categorical_accuracy(y_true, y_pred)
+    return keras.metrics.categorical_accuracy(y_true, y_pred)
+
+
+def _name(found: Any) -> str:
+    name = getattr(found, "name", None) or getattr(found, "__name__", None)
+    name = name or type(found).__name__
+    return re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", name).lower()
+
+
+def _serialized(identifier: Any) -> Any:
+    if isinstance(identifier, str):
+        return identifier
+    return keras.metrics.serialize(identifier)

@@ -1,0 +1,305 @@
+"""Heads made of the model's own layers: AugLocal and the momentum auxiliary network.
+
+They are copies of layers that come after the boundary, and so need to see the graph
+there (`blocks.Block`).
+"""
+
+import math
+from typing import Any
+
+import keras
+from keras import ops
+
+from keras_e2e.objectives import heads
+
+
+class ModelHead(keras.layers.Layer):
+    """A head that is assembled from the rest of the model; `heads.make_head` does it."""
+
+    built: bool
+
+    def __init__(self, **kwargs: Any):
+        # Without Keras's counter, so that models made alike have variables named alike.
+        super().__init__(**{"name": type(self).__name__.lower(), **kwargs})
+        self.network: keras.Model | None = None
+
+    def assemble(
+        self, activation: keras.KerasTensor, target_shape: tuple, dtype: Any, rest: tuple
+    ) -> None:
+        """Makes the head's layers.
+
+        Args:
+            activation: shape and dtype of what the head is given, batch axis first.
+            target_shape: shape of what it puts out, batch axis first.
+            dtype: dtype policy of the layers that are not copies; the last is float32.
+            rest: the blocks after the boundary (`blocks.blocks_after`).
+
+        Raises:
+            ValueError: nothing is known of what follows, none of it can be applied, the
+                outputs' size is not known, or the head is another boundary's already.
+        """
+        who = f"The head {self.name!r} ({type(self).__name__})"
+        if self.built:
+            raise ValueError(f"{who} is in use already. Give each boundary its own.")
+        if not rest:
+            raise ValueError(
+                f"{who} is made of the layers after the boundary and finds none: the model "
+                "is subclassed and shows no graph, or other paths lead around the "
+                "boundary. Use another head, such as 'gap_linear' or 'mlp'."
+            )
+        self.make(activation, target_shape, dtype, rest)
+        self.built = True
+
+    def make(
+        self, activation: keras.KerasTensor, target_shape: tuple, dtype: Any, rest: tuple
+    ) -> None:
+        """What a subclass makes in `assemble`."""
+        raise NotImplementedError
+
+    def call(self, activation, training=None):
+        assert self.network is not None, "assemble comes first"
+        return self.network(activation, training=training)
+
+
+@keras.saving.register_keras_serializable("keras_e2e")
+class AugLocal(ModelHead):
+    """A head of layers sampled evenly from the rest of the network, with fresh weights.
+
+    AugLocal (Ma et al. 2024), in blocks: a block is what lies between two cut points of
+    the graph, such as a convolution with its BatchNorm and activation, or a residual
+    block. Behind the `l`-th of the `L` blocks of the network, the head has
+
+        d = round((1 - (l - 1) / (L - 2)) * (depth_max - depth_min) + depth_min)
+
+    blocks, at most the `n` there are between the boundary and the last block: those
+    that follow at `round(n / d * i)`, `i = 1 ... d`. Then come global average pooling and
+    a Dense layer. Directly before the last block these two are all.
+
+    A block that cannot be applied where it would stand (the sum of a residual block
+    whose channels do not match) gives way to the nearest one before it that can. Blocks
+    whose layers see other axes than the activation has, such as a Dense layer behind
+    Flatten, are sampled only where there are no others.
+
+    Args:
+        depth_max: blocks of the head of the first module. Default: 3.
+        depth_min: blocks of the head of the last but one module. Default: 1.
+        **kwargs: those of `keras.layers.Layer`.
+
+    Raises:
+        ValueError: not `1 <= depth_min <= depth_max`; on building, a model that shows no
+            graph after the boundary, or of which no block can be applied.
+
+    Example:
+
+    >>> import keras
+    >>> from keras_e2e import ModuleBoundary
+    >>> from keras_e2e.modules import blocks, graph
+    >>> from keras_e2e.objectives.heads.model_based import AugLocal
+    >>> x = keras.Input((8,))
+    >>> boundary = ModuleBoundary(name="first")
+    >>> h = boundary(keras.layers.Dense(4, "relu")(x))
+    >>> y = keras.layers.Dense(3)(keras.layers.Dense(6, "relu")(h))
+    >>> rest = blocks.blocks_after(graph.Graph(keras.Model(x, y)), boundary)
+    >>> head = AugLocal()
+    >>> head.assemble(keras.KerasTensor((None, 4)), (None, 3), None, rest)
+    >>> [tuple(v.shape) for v in head.weights]
+    [(4, 6), (6,), (6, 3), (3,)]
+    """
+
+    def __init__(self, depth_max: int = 3, depth_min: int = 1, **kwargs: Any):
+        super().__init__(**kwargs)
+        if not 1 <= depth_min <= depth_max:
+            raise ValueError(
+                f"AugLocal(depth_max={depth_max!r}, depth_min={depth_min!r}): expected "
+                "1 <= depth_min <= depth_max."
+            )
+        self.depth_max, self.depth_min = int(depth_max), int(depth_min)
+
+    def depth(self, place: int, count: int) -> int:
+        """How many blocks the head has behind the `place`-th of `count` blocks."""
+        gone = (place - 1) / (count - 2) if count > 2 and place > 1 else 0.0
+        return round((1 - gone) * (self.depth_max - self.depth_min) + self.depth_min)
+
+    def make(self, activation, target_shape, dtype, rest):
+        between = [block for block in rest if not block.last]
+        rank = len(activation.shape)
+        alike = [b for b in between if _keeps_axes(b, rank)] or between
+        depth = min(self.depth(rest[0].place, rest[0].count), len(alike))
+        inputs = tensor = keras.Input(activation.shape[1:], dtype=activation.dtype)
+        used, refusals = -1, []
+        for i in range(1, depth + 1):
+            wanted = round(len(alike) / depth * i) - 1
+            for here in range(wanted, used, -1):
+                try:
+                    tensor, _ = alike[here].clone(tensor, f"block{i}_")
+                except ValueError as error:
+                    refusals.append(error)
+                    continue
+                used = here
+                break
+        if between and used < 0:
+            raise ValueError(
+                f"The head {self.name!r} (AugLocal) finds no block that can be applied to "
+                f"an activation of shape {tuple(activation.shape)}. Use another head, such "
+                f"as 'conv_mlp' or 'mlp'. {refusals[-1]}"
+            )
+        outputs = summarised(tensor, target_shape, dtype)
+        self.network = keras.Model(inputs, outputs, name="network")
+
+    def get_config(self):
+        config = super().get_config()
+        return {**config, "depth_max": self.depth_max, "depth_min": self.depth_min}
+
+
+@keras.saving.register_keras_serializable("keras_e2e")
+class MomentumAuxiliary(ModelHead):
+    """A head that sees through an average of the next module's first block.
+
+    The momentum auxiliary network (MAN, Su et al. 2024): the activation goes through the
+    first block after the boundary twice, once with an exponential moving average of that
+    block's weights and once with weights of the head's own; the sum of the two goes into
+    the head that MAN is put in front of, such as DGL's.
+
+    The averages start from the block's weights and at each call with `training=True`
+    move by `average = momentum * average + (1 - momentum) * weight`, before they are
+    used. They take in BatchNorm's moving statistics: with the averages, the block runs
+    in inference mode. They are weights of the head that no optimizer trains. The
+    block's own weights are read, and neither belong to the head nor get a gradient.
+    The averaging is done in float32; the copies compute in the block's own dtype.
+
+    Args:
+        momentum: between 0 and 1. Default: 0.995.
+        head: what the sum goes into, a kind of `heads.make_head`. Default:
+            `"conv_mlp"`, DGL's, one of those that the paper puts it in front of.
+        **kwargs: those of `keras.layers.Layer`.
+
+    Raises:
+        ValueError: a momentum out of range; on building, a model that shows no graph
+            after the boundary, or only its last layers.
+
+    Example:
+
+    >>> import keras
+    >>> from keras_e2e import ModuleBoundary
+    >>> from keras_e2e.modules import blocks, graph
+    >>> from keras_e2e.objectives.heads.model_based import MomentumAuxiliary
+    >>> x = keras.Input((8,))
+    >>> boundary = ModuleBoundary(name="first")
+    >>> h = boundary(keras.layers.Dense(4, "relu")(x))
+    >>> y = keras.layers.Dense(3)(keras.layers.Dense(6, "relu")(h))
+    >>> rest = blocks.blocks_after(graph.Graph(keras.Model(x, y)), boundary)
+    >>> head = MomentumAuxiliary()
+    >>> head.assemble(keras.KerasTensor((None, 4)), (None, 3), None, rest)
+    >>> [tuple(v.shape) for v in head.non_trainable_weights]
+    [(4, 6), (6,)]
+    """
+
+    def __init__(self, momentum: float = 0.995, head: str = "conv_mlp", **kwargs: Any):
+        # Read in half precision, as a mixed policy would, the averages would stand still.
+        super().__init__(**{**kwargs, "dtype": "float32"})
+        if not 0 <= momentum <= 1:
+            raise ValueError(
+                f"MomentumAuxiliary(momentum={momentum!r}): expected a number from 0 to 1."
+            )
+        if not isinstance(head, str):
+            raise TypeError(f"MomentumAuxiliary(head={head!r}): expected a kind of head.")
+        self.head = heads.check(head)
+        self.momentum = float(momentum)
+        self.block: keras.Model | None = None
+        self.averages: list = []
+
+    def make(self, activation, target_shape, dtype, rest):
+        block = rest[0]
+        if block.last:
+            raise ValueError(
+                f"The head {self.name!r} (MomentumAuxiliary) copies the first block of the "
+                "next module, and only the model's last layers come after this boundary. "
+                "Use another head there, such as 'gap_linear'."
+            )
+        inputs = keras.Input(activation.shape[1:], dtype=activation.dtype)
+        through, pairs = block.clone(inputs, "block_")
+        originals, copies = [], []
+        for original, copy in pairs:
+            for variable, twin in zip(original.weights, copy.weights, strict=True):
+                average = self.add_weight(
+                    shape=variable.shape,
+                    dtype=_wide(variable.dtype),
+                    trainable=False,
+                    name=f"average_{copy.name}_{variable.name}",
+                )
+                average.assign(ops.copy(variable))  # JAX would share the buffer
+                self.averages.append(average)
+                originals.append(variable)
+                copies.append(twin)
+        # Behind a function: Keras would track what is an attribute as the head's own.
+        self.tied = lambda: (originals, copies)
+        self.block = keras.Model(inputs, through, name="block")
+        seen = keras.KerasTensor(through.shape, through.dtype)
+        self.network = heads.make_head(self.head, seen, target_shape, dtype)
+
+    def call(self, activation, training=None):
+        assert self.block is not None, "assemble comes first"
+        values = self.move() if training else self.averages
+        _, copies = self.tied()
+        # The block once more, with other values in the place of its weights.
+        with keras.StatelessScope(list(zip(copies, values, strict=True))):
+            seen = self.block(activation, training=False)
+        seen = seen + self.block(activation, training=training)
+        return super().call(seen, training)
+
+    def move(self) -> list:
+        """Moves the averages towards the weights that they follow; returns their values."""
+        originals, _ = self.tied()
+        values = []
+        for average, original in zip(self.averages, originals, strict=True):
+            new = ops.stop_gradient(ops.cast(original, average.dtype))
+            if keras.backend.is_float_dtype(average.dtype):
+                new = self.momentum * average + (1.0 - self.momentum) * new
+            average.assign(new)
+            values.append(new)
+        return values
+
+    def get_config(self):
+        return {**super().get_config(), "head": self.head, "momentum": self.momentum}
+
+
+def _wide(dtype: str) -> str:
+    """The dtype to average in: no less than float32."""
+    if not keras.backend.is_float_dtype(dtype):
+        return dtype
+    return keras.backend.result_type(dtype, "float32")
+
+
+def _keeps_axes(block: Any, rank: int) -> bool:
+    """Whether a block works on tensors of this rank, though it may pool in the end."""
+    last = [c for c in block.calls if c.operation in block.layers][-1]
+    return rank in (len(block.ends[0].shape), len(last.inputs[0].shape))
+
+
+def summarised(tensor: keras.KerasTensor, target: tuple, dtype: Any) -> keras.KerasTensor:
+    """Global average pooling and a Dense layer, or the latter at each position.
+
+    Args:
+        tensor: what is put into shape, batch axis first.
+        target: the shape to put it in. Where it has the tensor's positions, they stay.
+        dtype: dtype policy of the pooling; what follows is float32.
+    """
+    shape, rank = tuple(tensor.shape), len(tensor.shape)
+    if rank == len(target) > 2 and shape[1:-1] == tuple(target[1:-1]):
+        return keras.layers.Dense(target[-1], dtype="float32", name="last")(tensor)
+    if None in target[1:]:
+        raise ValueError(
+            f"A head that ends in a map of shape {shape} cannot put out {tuple(target)}: "
+            "it must know the outputs' size, or have one position for each of theirs."
+        )
+    if 3 <= rank <= 5:
+        pool = getattr(keras.layers, f"GlobalAveragePooling{rank - 2}D")
+        tensor = pool(dtype=dtype, name="pool")(tensor)
+    elif rank > 5:
+        tensor = keras.layers.Flatten(dtype=dtype, name="flatten")(tensor)
+    units = math.prod(target[1:])
+    tensor = keras.layers.Dense(units, dtype="float32", name="last")(tensor)
+    if len(target) != 2:
+        shaped = keras.layers.Reshape(target[1:], dtype="float32", name="shape")
+        tensor = shaped(tensor)
+    return tensor

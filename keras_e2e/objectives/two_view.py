@@ -1,0 +1,283 @@
+"""Objectives that compare two views of each example, without labels."""
+
+import json
+from collections.abc import Callable, Hashable, Mapping
+from typing import Any
+
+import keras
+from keras import ops
+
+from keras_e2e.objectives import heads
+from keras_e2e.objectives.base import Batch, LocalObjective, ModelSpec
+from keras_e2e.objectives.class_labels import present, unit
+from keras_e2e.objectives.similarity import contrast, projector
+
+
+def augmented_view(layer: Any) -> Mapping[Hashable, Callable[[Batch], Any]]:
+    """A further pass of the model, on its inputs as a layer changes them in training.
+
+    Layers of equal configuration (the same layer given to several objectives, or what a
+    saved model made of it) share one pass.
+    """
+    config = _unbuilt(keras.saving.serialize_keras_object(layer))
+    key = json.dumps(config, sort_keys=True)
+    return {("augmented", key): lambda batch: layer(batch.x, training=True)}
+
+
+class TwoViews(LocalObjective):
+    """The base of objectives on two views: the batch as it is, and an augmented one.
+
+    The model is run once more on the augmented inputs, one pass for all boundaries with
+    the same augmentation.
+
+    Args:
+        augment: a Keras layer or model from the model's inputs to inputs of the same shape,
+            random in training: `keras.Sequential([RandomCrop(...), RandomFlip(...)])`.
+            Default: `keras.layers.GaussianNoise(0.1)`, which any input takes. What the
+            views have in common is what is learned: choose with the data in mind.
+        head: the projector, from the activation to `dimension` values, as in
+            `heads.make_head`.
+        dimension: size of what is compared.
+        **kwargs: `weight` and `reach`, as in `LocalObjective`.
+
+    Raises:
+        TypeError: `augment` is no Keras layer.
+    """
+
+    def __init__(
+        self, augment: Any = None, *, head: Any = "mlp", dimension: int = 128, **kwargs: Any
+    ):
+        super().__init__(**kwargs)
+        if augment is None:
+            # A fixed name: boundaries that leave it to the default share the pass.
+            augment = keras.layers.GaussianNoise(0.1, name="augment")
+        if not isinstance(augment, keras.layers.Layer):
+            raise TypeError(
+                f"{type(self).__name__}(augment={augment!r}): expected a Keras layer that "
+                "changes the model's inputs at random, such as "
+                "keras.layers.RandomFlip('horizontal') or keras.layers.GaussianNoise(0.1)."
+            )
+        self.augment = augment
+        self.head = heads.check(head)
+        self.dimension = dimension
+        self.network: keras.layers.Layer | None = None
+
+    def views(self):
+        return augmented_view(self.augment)
+
+    def build_head(self, activation: keras.KerasTensor, model: ModelSpec) -> None:
+        self.network = projector(
+            self.head, activation, self.dimension, self.dtype_policy, model.rest
+        )
+
+    def projections(self, activation: Any, batch: Batch) -> tuple[Any, Any]:
+        """What the projector makes of both views, float32 `(batch, dimension)`."""
+        assert self.network is not None, "build_head comes first"
+        (view,) = batch.views.values()
+        first = self.network(activation, training=batch.training)
+        second = self.network(view, training=batch.training)
+        return ops.cast(first, "float32"), ops.cast(second, "float32")
+
+    def get_config(self):
+        config = super().get_config()
+        config.update(
+            augment=keras.saving.serialize_keras_object(self.augment),
+            head=heads.serialize(self.head),
+            dimension=self.dimension,
+        )
+        return config
+
+    @classmethod
+    def from_config(cls, config):
+        config = {**config, "head": heads.deserialize(config.get("head"))}
+        if isinstance(config.get("augment"), dict):
+            config["augment"] = keras.saving.deserialize_keras_object(config["augment"])
+        return super().from_config(config)
+
+
+@keras.saving.register_keras_serializable("keras_e2e")
+class BarlowTwins(TwoViews):
+    """Makes two views agree feature by feature, and the features independent.
+
+    Zbontar et al. 2021, "Barlow Twins"; trained block by block by Siddiqui et al. 2023,
+    "Blockwise Self-Supervised Learning at Scale". With both projections standardised over
+    the batch and `C` their cross-correlation:
+    `sum_i (1 - C_ii)^2 + off_diagonal * sum_(i != j) C_ij^2`. A statistic of the batch:
+    under a strategy, of each replica's.
+
+    Args:
+        augment: makes the second view, see `TwoViews`.
+        off_diagonal: the factor of the second sum. Default: 0.0051, as in the paper.
+        **kwargs: `head`, `dimension` (the paper: 8192; here 128), `weight`, `reach`.
+
+    Raises:
+        TypeError: `augment` is no Keras layer.
+
+    Example:
+
+    >>> import keras, keras_e2e as e2e
+    >>> noise = keras.layers.GaussianNoise(0.1)
+    >>> e2e.objectives.BarlowTwins(noise, dimension=64).needs is None
+    True
+    """
+
+    def __init__(self, augment: Any = None, *, off_diagonal: float = 0.0051, **kwargs: Any):
+        super().__init__(augment, **kwargs)
+        self.off_diagonal = off_diagonal
+
+    def loss(self, activation: Any, batch: Batch) -> Any:
+        counts = present(batch, activation)
+        first, second = (
+            _standardised(z, counts) for z in self.projections(activation, batch)
+        )
+        total = ops.maximum(ops.sum(counts), 1.0)
+        products = ops.matmul(ops.transpose(first * counts[:, None]), second) / total
+        same = ops.eye(self.dimension, dtype="float32")
+        value = ops.sum(same * ops.square(1.0 - products)) + self.off_diagonal * ops.sum(
+            (1.0 - same) * ops.square(products)
+        )
+        return ops.ones_like(counts) * value
+
+    def get_config(self):
+        return {**super().get_config(), "off_diagonal": self.off_diagonal}
+
+
+@keras.saving.register_keras_serializable("keras_e2e")
+class VICReg(TwoViews):
+    """Makes two views close, every feature vary, and the features uncorrelated.
+
+    Bardes et al. 2022, "VICReg". Of the projections of both views: `invariance` times
+    their mean squared distance, `variance` times the mean of
+    `max(0, 1 - sqrt(var + 1e-4))` over features and views, and `covariance` times the
+    squared covariances off the diagonal, summed over the views and divided by the
+    dimension. A statistic of the batch: under a strategy, of each replica's.
+
+    Args:
+        augment: makes the second view, see `TwoViews`.
+        invariance, variance, covariance: factors. Default: 25, 25 and 1, as in the paper.
+        **kwargs: `head`, `dimension` (the paper: 8192; here 128), `weight`, `reach`.
+
+    Raises:
+        TypeError: `augment` is no Keras layer.
+
+    Example:
+
+    >>> import keras, keras_e2e as e2e
+    >>> e2e.objectives.VICReg(keras.layers.GaussianNoise(0.1)).variance
+    25.0
+    """
+
+    def __init__(
+        self,
+        augment: Any = None,
+        *,
+        invariance: float = 25.0,
+        variance: float = 25.0,
+        covariance: float = 1.0,
+        **kwargs: Any,
+    ):
+        super().__init__(augment, **kwargs)
+        self.invariance, self.variance = invariance, variance
+        self.covariance = covariance
+
+    def loss(self, activation: Any, batch: Batch) -> Any:
+        counts = present(batch, activation)
+        views = self.projections(activation, batch)
+        apart = ops.mean(ops.square(views[0] - views[1]), axis=1)
+        spread, related = 0.0, 0.0
+        for z in views:
+            total = ops.sum(counts)
+            weights = counts[:, None]
+            centred = (z - ops.sum(z * weights, axis=0) / ops.maximum(total, 1.0)) * weights
+            products = ops.matmul(ops.transpose(centred), centred)
+            products = products / ops.maximum(total - 1.0, 1.0)
+            deviation = ops.sqrt(ops.diagonal(products) + 1e-4)
+            spread = spread + ops.mean(ops.relu(1.0 - deviation)) / 2
+            off = products * (1.0 - ops.eye(self.dimension, dtype="float32"))
+            related = related + ops.sum(ops.square(off)) / self.dimension
+        return self.invariance * apart + (
+            self.variance * spread + self.covariance * related
+        ) * ops.ones_like(counts)
+
+    def get_config(self):
+        config = super().get_config()
+        config.update(
+            invariance=self.invariance, variance=self.variance, covariance=self.covariance
+        )
+        return config
+
+
+@keras.saving.register_keras_serializable("keras_e2e")
+class ViewContrast(TwoViews):
+    """Tells the other view of an example from all other examples: InfoNCE over views.
+
+    Chen et al. 2020, "SimCLR" (NT-Xent): with the projections of both views scaled to
+    length 1, the cross-entropy of finding an example's other view among all other
+    projections of the batch, at a temperature. A batch of one has nothing to tell apart:
+    loss 0. Under a strategy the batch is that of each replica.
+
+    Args:
+        augment: makes the second view, see `TwoViews`.
+        temperature: default 0.1, as in the paper for ImageNet.
+        **kwargs: `head`, `dimension` (128, as in the paper), `weight`, `reach`.
+
+    Raises:
+        TypeError: `augment` is no Keras layer.
+        ValueError: a temperature that is not positive.
+
+    Example:
+
+    >>> import keras, keras_e2e as e2e
+    >>> e2e.objectives.ViewContrast(keras.layers.GaussianNoise(0.1)).temperature
+    0.1
+    """
+
+    def __init__(self, augment: Any = None, *, temperature: float = 0.1, **kwargs: Any):
+        super().__init__(augment, **kwargs)
+        if not temperature > 0:
+            raise ValueError(
+                f"ViewContrast(temperature={temperature!r}): expected a number above 0."
+            )
+        self.temperature = temperature
+
+    def loss(self, activation: Any, batch: Batch) -> Any:
+        counts = present(batch, activation)
+        first, second = (unit(z) for z in self.projections(activation, batch))
+        both = ops.concatenate([first, second], axis=0)
+        itself = ops.eye(ops.shape(first)[0], dtype="float32")
+        nothing = ops.zeros_like(itself)
+        positives = ops.concatenate(
+            [
+                ops.concatenate([nothing, itself], axis=1),
+                ops.concatenate([itself, nothing], axis=1),
+            ],
+            axis=0,
+        )
+        here = ops.concatenate([counts, counts], axis=0)[None, :]
+        others = here * (1.0 - ops.eye(ops.shape(both)[0], dtype="float32"))
+        scores = ops.matmul(both, ops.transpose(both)) / self.temperature
+        values = contrast(scores, positives * others, others)
+        return ops.mean(ops.reshape(values, (2, -1)), axis=0)
+
+    def get_config(self):
+        return {**super().get_config(), "temperature": self.temperature}
+
+
+def _unbuilt(config: Any) -> Any:
+    """A config without what building a layer, or a Sequential, adds to it."""
+    if isinstance(config, dict):
+        added = ("build_config", "build_input_shape")
+        return {k: _unbuilt(v) for k, v in config.items() if k not in added}
+    if not isinstance(config, list | tuple):
+        return config
+    kinds = [c.get("class_name") if isinstance(c, dict) else None for c in config]
+    kept = zip(config, kinds, strict=True)
+    return [_unbuilt(c) for c, kind in kept if kind != "InputLayer"]
+
+
+def _standardised(z: Any, counts: Any) -> Any:
+    """Mean 0 and variance 1 over the examples that count; a constant feature is 0."""
+    weights, total = counts[:, None], ops.maximum(ops.sum(counts), 1.0)
+    centred = z - ops.sum(z * weights, axis=0) / total
+    variance = ops.sum(ops.square(centred) * weights, axis=0) / total
+    return centred / ops.sqrt(variance + 1e-5)

@@ -1,0 +1,1 @@
+"""Optimizers for models of modules."""

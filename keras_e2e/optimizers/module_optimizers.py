@@ -1,0 +1,299 @@
+"""One optimizer for each module of a modular model."""
+
+import warnings
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import keras
+from keras import ops
+
+from keras_e2e.optimizers.optimizer_group import OptimizerSet, suggestion
+
+
+@keras.saving.register_keras_serializable("keras_e2e")
+class ModuleOptimizers(keras.optimizers.Optimizer):
+    """An optimizer of its own for each module of a modular model.
+
+    Kind, learning rate, weight decay, clipping (also `global_clipnorm`), gradient
+    accumulation and averaging are those of the module's optimizer. A module is its
+    trainable weights and the head of its objective. On TensorFlow a module's optimizer
+    counts the steps in which the module is trained: its learning rate schedule waits
+    while the module stands still.
+
+    `learning_rate` is the default's. Setting it, as callbacks do, moves the rates of
+    all modules by the same factor: they keep the ratio to the default's that they were
+    given. A module with a `LearningRateSchedule` keeps its schedule.
+
+    Args:
+        default: name, config or instance of an optimizer, as `compile` takes it. Each
+            module that is not named gets a copy, with a state of its own.
+        optimizers: dict from module name to the same; None for copies everywhere.
+        name: name of the optimizer.
+
+    Raises:
+        TypeError: `optimizers` is no dict.
+        ValueError: an optimizer is none, is built already, is given twice, holds other
+            optimizers, or scales the loss by a factor of its own. When training starts:
+            a name that no module has.
+        RuntimeError: when a step is applied, if the model is not modular.
+
+    Example:
+
+    >>> import keras, keras_e2e as e2e
+    >>> from keras_e2e.optimizers.module_optimizers import ModuleOptimizers
+    >>> base = keras.Sequential([keras.Input((8,)), keras.layers.Dense(4, name="encoder"),
+    ...                          keras.layers.Dense(1, name="score")])
+    >>> model = e2e.modularize(base, ["encoder"])
+    >>> adam = keras.optimizers.Adam(0.001, global_clipnorm=1.0)
+    >>> optimizer = ModuleOptimizers(adam, {"encoder": keras.optimizers.SGD(0.1)})
+    >>> model.compile(optimizer, "mse")
+    >>> optimizer.learning_rate = 0.0005
+    >>> round(float(optimizer.optimizer_of("encoder").learning_rate), 6)
+    0.05
+    """
+
+    built: bool
+
+    def __init__(
+        self,
+        default: Any,
+        optimizers: Mapping[str, Any] | None = None,
+        name: str = "module_optimizers",
+    ):
+        if not isinstance(optimizers, (Mapping, type(None))):
+            raise TypeError(
+                "ModuleOptimizers: optimizers must be a dict from module name to "
+                f"optimizer. Found: {type(optimizers).__name__}."
+            )
+        held = OptimizerSet.of(default, optimizers or {})
+        super().__init__(
+            # A callable, for Keras would make a variable of a number.
+            learning_rate=lambda: held.default.learning_rate,
+            use_ema=any(optimizer.use_ema for optimizer in held.all()),
+            loss_scale_factor=held.default.loss_scale_factor,
+            name=name,
+        )
+        self._held = held
+
+    # The modules
+
+    def bind(self, modules: Mapping[str, Sequence[keras.Variable]]) -> None:
+        """Tells which modules there are; the model does so before it builds.
+
+        Args:
+            modules: the variables of each module, by name, in order.
+
+        Raises:
+            ValueError: an optimizer was given for a module that is not there.
+            RuntimeError: the optimizer is built.
+        """
+        if self.built:
+            raise RuntimeError(
+                f"{self.name!r} is built on a model's modules already. Make a new "
+                "ModuleOptimizers for another model."
+            )
+        self._held.bind(modules)
+
+    def optimizer_of(self, module: str) -> keras.optimizers.Optimizer:
+        """The optimizer of a module.
+
+        Args:
+            module: its name.
+
+        Raises:
+            ValueError: there is none of this name. Those that are copies of the default
+                are made when training starts.
+        """
+        held = self._held
+        known = held.known()
+        if module not in known:
+            raise ValueError(
+                f"{self.name!r} has optimizers for the modules {list(known)}; found "
+                f"{module!r}.{suggestion(module, known)}"
+                + ("" if held.modules else " Copies are made when training starts.")
+            )
+        return known[module]
+
+    # What Keras asks of an optimizer
+
+    def build(self, variables: list) -> None:
+        """Builds the optimizers; waits as long as the modules are not known.
+
+        Args:
+            variables: the model's trainable variables. Those of no module go to the
+                default.
+        """
+        held = self._held
+        # Keras builds right after it compiles a loaded model, before `bind`.
+        if self.built or not held.modules:
+            return
+        held.build(variables)
+        self.built = True
+
+    @property
+    def variables(self) -> list:
+        """The variables of all optimizers; before binding of the default alone."""
+        held = self._held
+        optimizers = held.all() if held.modules else [held.default]
+        return [*super().variables, *(v for o in optimizers for v in o.variables)]
+
+    @property
+    def iterations(self) -> Any:
+        """How many steps were applied; updates, where the default accumulates."""
+        steps = self._held.default.gradient_accumulation_steps
+        batches = super().iterations
+        return ops.floor_divide(batches, steps) if steps else batches
+
+    @property
+    def learning_rate(self) -> Any:
+        """The default's; set it to move all modules' by the same factor.
+
+        Raises:
+            TypeError: the default has a schedule, or is to get one.
+            ValueError: the default was made with 0, which has no ratio to other rates.
+        """
+        return self._held.default.learning_rate
+
+    @learning_rate.setter
+    def learning_rate(self, learning_rate: Any) -> None:
+        if callable(learning_rate):
+            raise TypeError(
+                f"{self.name!r}: learning_rate can be set to a number only. Found: "
+                f"{type(learning_rate).__name__}. Give schedules to the optimizers when "
+                "they are made."
+            )
+        self._held.set_rate(learning_rate)
+
+    def apply(self, grads: Sequence, trainable_variables: Sequence | None = None) -> None:
+        """Lets each optimizer apply the gradients of its variables.
+
+        Optimizers without a gradient take no step.
+
+        Args:
+            grads: a gradient, or None, for each variable.
+            trainable_variables: some of the variables that the optimizer was built on;
+                None for all.
+
+        Raises:
+            RuntimeError: the modules are not known.
+            ValueError: an unknown variable, or no gradient at all.
+        """
+        self._refuse_unbuilt()
+        held = self._held
+        grads = list(grads)
+        if not grads:
+            return
+        variables = list(
+            held.variables if trainable_variables is None else trainable_variables
+        )
+        if len(grads) != len(variables):
+            raise ValueError(
+                f"{self.name!r}: expected a gradient for each of {len(variables)} "
+                f"variables. Found: {len(grads)} gradients."
+            )
+        stepping, left_out = held.split(grads, variables)
+        if not stepping:
+            raise ValueError("No gradients provided for any variable.")
+        if left_out:
+            warnings.warn(
+                f"Gradients do not exist for the variables of whole modules: {left_out}.",
+                stacklevel=2,
+            )
+        for optimizer, gradients, theirs in stepping:
+            # There is one loss; LossScaleOptimizer sets the factor of this object only.
+            optimizer.loss_scale_factor = self.loss_scale_factor
+            optimizer.apply(gradients, theirs)
+        super().iterations.assign_add(1)
+
+    def stateless_apply(
+        self, optimizer_variables: list, grads: list, trainable_variables: list
+    ) -> tuple[list, list]:
+        """As Keras's, over all optimizers.
+
+        Args:
+            optimizer_variables: values of `variables`.
+            grads: a gradient for each variable that the optimizer was built on.
+            trainable_variables: the values of those.
+
+        Returns:
+            The new values of `trainable_variables` and of `optimizer_variables`.
+
+        Raises:
+            RuntimeError: the modules are not known.
+            ValueError: the backend is TensorFlow, where Keras has no such function.
+        """
+        if keras.backend.backend() == "tensorflow":
+            return super().stateless_apply(optimizer_variables, grads, trainable_variables)
+        self._refuse_unbuilt()
+        own, theirs = self.variables, self._held.variables
+        mapping = [
+            *zip(theirs, trainable_variables, strict=True),
+            *zip(own, optimizer_variables, strict=True),
+        ]
+        with keras.StatelessScope(state_mapping=mapping) as scope:
+            self.apply(grads)
+        return (
+            [scope.get_current_value(v) for v in theirs],
+            [scope.get_current_value(v) for v in own],
+        )
+
+    def _refuse_unbuilt(self) -> None:
+        if not self.built:
+            raise RuntimeError(
+                f"{self.name!r}: ModuleOptimizers trains the modules of a modular model, "
+                "and was told of none. Compile keras_e2e.modularize(model, boundaries) "
+                "with it; for a stock model use the default optimizer itself."
+            )
+
+    def finalize_variable_values(self, var_list: Sequence) -> None:
+        """Writes the averages of the optimizers that keep some (`use_ema`).
+
+        Args:
+            var_list: the model's variables; each optimizer knows which are its.
+        """
+        held = self._held
+        for optimizer in held.all():
+            # One that has never taken a step has averaged nothing: its averages are 0.
+            if optimizer.use_ema and optimizer.built and _has_stepped(optimizer):
+                optimizer.finalize_variable_values(held.variables_of(optimizer))
+
+    def exclude_from_weight_decay(self, var_list=None, var_names=None) -> None:
+        """As Keras's, for every optimizer; to be called before training."""
+        for optimizer in self._held.all():
+            optimizer.exclude_from_weight_decay(var_list, var_names)
+
+    def set_weights(self, weights: Sequence) -> None:
+        """Sets the values of `variables`, once the optimizer is built."""
+        self._refuse_unbuilt()
+        for variable, value in zip(self.variables, weights, strict=True):
+            variable.assign(value)
+
+    def get_config(self) -> dict:
+        held = self._held
+        return {
+            "name": self.name,
+            "default": keras.saving.serialize_keras_object(held.default),
+            "optimizers": {
+                module: keras.saving.serialize_keras_object(optimizer)
+                for module, optimizer in held.given.items()
+            },
+            # Rates that stand at 0 would not tell.
+            "learning_rate_ratios": dict(held.ratios),
+        }
+
+    @classmethod
+    def from_config(cls, config: dict, custom_objects: dict | None = None) -> Any:
+        def made(optimizer):
+            return keras.saving.deserialize_keras_object(optimizer, custom_objects)
+
+        optimizer = cls(
+            made(config["default"]),
+            {module: made(o) for module, o in config["optimizers"].items()},
+            name=config["name"],
+        )
+        optimizer._held.ratios = dict(config["learning_rate_ratios"])
+        return optimizer
+
+
+def _has_stepped(optimizer: Any) -> bool:
+    return int(ops.convert_to_numpy(optimizer.iterations)) > 0

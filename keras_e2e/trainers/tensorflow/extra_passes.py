@@ -1,0 +1,118 @@
+"""Further passes over the batch of a step, for diagnostics: they move nothing."""
+
+import contextlib
+from typing import Any
+
+import keras
+import tensorflow as tf
+from keras import tree
+
+from keras_e2e.modules.training_mode import TrainingMode
+from keras_e2e.trainers.local_losses import missing, outputs_of
+from keras_e2e.trainers.tensorflow.gradients import Backward
+
+
+class Passes:
+    """Gradients on the batch of the step under way, or on parts of it.
+
+    Nothing that a pass assigns is kept: no moving statistic, no seed, no metric. A pass
+    for which the batch has not the targets or labels is not made.
+
+    Args:
+        model: the modular model.
+        x: the batch's inputs, whole.
+        y: its targets.
+        sample_weight: its weights, or None.
+    """
+
+    def __init__(self, model: Any, x: Any, y: Any, sample_weight: Any):
+        self.model = model
+        self.batch = (x, y, sample_weight)
+        self.y, _, self.labels, _ = model._split(y, sample_weight)
+
+    def halves(self) -> tuple[dict, dict] | None:
+        """Gradients of the task loss, end to end, on both halves of the batch.
+
+        By `id` of the variable. An odd example is left out. None where there are labels
+        of boundaries only.
+        """
+        if self.y is None and self.labels:
+            return None
+        count = tf.shape(first_tensor(self.batch[0]))[0] // 2
+        mode = TrainingMode("end_to_end")
+        first = tree.map_structure(lambda t: _rows(t, None, count), self.batch)
+        second = tree.map_structure(lambda t: _rows(t, count, 2 * count), self.batch)
+        return self._gradients(mode, first), self._gradients(mode, second)
+
+    def local(self) -> dict | None:
+        """Gradients of all local objectives; None where a boundary has none."""
+        for module in self.model._modular.modules:
+            if module.boundary is None:
+                continue
+            given = self.labels.get(module.name)
+            if module.objective is None or missing(module, self.y, given):
+                return None
+        if self.y is None and self.labels:
+            return None
+        return self._gradients(TrainingMode("local"), self.batch)
+
+    def later(self) -> dict:
+        """Gradients of the loss of the mode, with the weights as they now are."""
+        return self._gradients(self.model._modular.mode, self.batch)
+
+    def classes(self) -> Any:
+        """The targets of the only output as `(batch, classes)`; None if they are none.
+
+        Those of a cross-entropy are classes.
+        """
+        model = self.model
+        output, *more = outputs_of(model, model._modular.keys(), self.y, None)
+        shape = model._modular.outputs[0].spec.shape
+        if more or output.y is None or len(shape) != 2 or not shape[1]:
+            return None
+        if "crossentropy" not in _name(output.compiled_loss):
+            return None
+        y = tf.convert_to_tensor(output.y)
+        if y.shape.rank == 2 and shape[1] > 1 and y.shape[1] == shape[1]:
+            return tf.cast(y, tf.float32)
+        return tf.one_hot(tf.cast(tf.reshape(y, (-1,)), tf.int32), max(shape[1], 2))
+
+    def _gradients(self, mode: TrainingMode, batch: Any) -> dict:
+        x, y, sample_weight = batch
+        state = self.model._modular
+        variables = self.model.trainable_variables
+        with contextlib.ExitStack() as stack:
+            stack.enter_context(state.thinking_of(mode))
+            persistent = bool(state.flow().separate)
+            tape = stack.enter_context(tf.GradientTape(persistent=persistent))
+            # With values, or Keras finds none for its penalties of weights.
+            values = [(v, v.value) for v in variables]
+            stack.enter_context(keras.StatelessScope(values))
+            state.local.targets = (y, sample_weight)
+            try:
+                y_pred = self.model(x, training=True)
+            finally:
+                del state.local.targets
+            loss = self.model.compute_loss(
+                x=x, y=y, y_pred=y_pred, sample_weight=sample_weight, training=True
+            )
+            if loss is None:
+                return {}
+            backward = Backward(self.model, tape, loss)
+            found = backward.gradients(variables)
+        return {id(v): g for v, g in zip(variables, found, strict=True)}
+
+
+def first_tensor(x: Any) -> Any:
+    """The first tensor of a structure: its first axis is the batch."""
+    return next(tensor for tensor in tree.flatten(x) if tensor is not None)
+
+
+def _rows(tensor: Any, begin: Any, end: Any) -> Any:
+    return None if tensor is None else tensor[begin:end]
+
+
+def _name(loss: Any) -> str:
+    """A loss's name without underscores: `"binarycrossentropy"`."""
+    name = loss if isinstance(loss, str) else getattr(loss, "name", None)
+    return str(name or getattr(loss, "__name__", "")).lower().replace("_", "")

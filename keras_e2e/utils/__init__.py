@@ -1,0 +1,1 @@
+"""What every room may use: Keras's private names, data, state, validation."""

@@ -1,0 +1,129 @@
+"""Batches of data, as `fit` and `evaluate` take it, for passes that Keras does not make."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import keras
+import numpy as np
+from keras import ops, tree
+
+
+class Batches:
+    """Data batch by batch, in the order given; can be gone through again.
+
+    Args:
+        x: arrays (one, or a list or dict of them), or what brings batches itself, with
+            targets and weights: a `tf.data.Dataset`, a `keras.utils.PyDataset` or any
+            other iterable.
+        y: targets, with arrays.
+        sample_weight: weights, with arrays.
+        batch_size: of arrays.
+        who: the caller, for errors.
+
+    Raises:
+        ValueError: arrays of different lengths, or none; `y` or weights beside a dataset.
+
+    Example:
+
+    >>> import numpy as np
+    >>> from keras_e2e.utils.data import Batches
+    >>> [x.shape for x, y, weight in Batches(np.ones((5, 2)), np.ones(5), batch_size=3)]
+    [TensorShape([3, 2]), TensorShape([2, 2])]
+    """
+
+    def __init__(
+        self,
+        x: Any,
+        y: Any = None,
+        sample_weight: Any = None,
+        *,
+        batch_size: int = 32,
+        who: str = "evaluate_modules",
+    ):
+        self.who, self.batch_size = who, batch_size
+        self.source: Any = None
+        if _streams(x):
+            if y is not None or sample_weight is not None:
+                raise ValueError(
+                    f"{who}: x is a {type(x).__name__}, which brings targets and weights "
+                    "with it. Leave y and sample_weight out."
+                )
+            self.source = x
+            return
+        self.arrays = tree.map_structure(_array, (x, y, sample_weight))
+        lengths = {len(t) for t in tree.flatten(self.arrays) if t is not None}
+        if len(lengths) != 1 or not min(lengths):
+            raise ValueError(
+                f"{who}: arrays of lengths {sorted(lengths)}; expected examples, as many "
+                "in x as in y and sample_weight."
+            )
+        self.examples = lengths.pop()
+
+    def count(self) -> int | None:
+        """How many batches there are; None where that is not known."""
+        if self.source is None:
+            return -(-self.examples // self.batch_size)
+        if isinstance(self.source, keras.utils.PyDataset):
+            return self.source.num_batches
+        return None
+
+    def __iter__(self) -> Iterator[tuple]:
+        if self.source is None:
+            for start in range(0, self.examples, self.batch_size):
+                part = slice(start, start + self.batch_size)
+                yield tree.map_structure(
+                    lambda t, part=part: None if t is None else _tensor(t[part]),
+                    self.arrays,
+                )
+            return
+        batches = self.source
+        if isinstance(batches, keras.utils.PyDataset):
+            batches = (self.source[i] for i in range(self.source.num_batches))
+        empty = True
+        for batch in batches:
+            empty = False
+            batch = tree.map_structure(lambda t: None if t is None else _tensor(t), batch)
+            yield keras.utils.unpack_x_y_sample_weight(batch)
+        if empty:
+            raise ValueError(
+                f"{self.who}: the {type(self.source).__name__} brought no batches. Give "
+                "one that can be gone through more than once."
+            )
+
+
+def endless(data: Any, size: int, seed: int = 0) -> Any:
+    """Shuffled batches without an end, all of one size, put together while training runs.
+
+    Args:
+        data: a structure of arrays with as many examples each.
+        size: examples in a batch.
+        seed: seed of the order.
+    """
+    import tensorflow as tf  # not on JAX, unless it is used
+
+    held = tree.map_structure(tf.constant, data)
+    count = len(tree.flatten(held)[0])
+    rows = tf.data.Dataset.range(count).shuffle(count, seed=seed).repeat()
+    # Whole batches: from an endless sequence none is cut short.
+    batches = rows.batch(size, drop_remainder=True)
+    return batches.map(
+        lambda chosen: tree.map_structure(lambda t: tf.gather(t, chosen), held)
+    ).prefetch(4)
+
+
+def _streams(x: Any) -> bool:
+    """Whether data comes in batches of its own."""
+    if isinstance(x, keras.utils.PyDataset):
+        return True
+    arrays = isinstance(x, list | tuple | dict) or hasattr(x, "shape")
+    return not arrays and hasattr(x, "__iter__")
+
+
+def _array(value: Any) -> Any:
+    return value if value is None or ops.is_tensor(value) else np.asarray(value)
+
+
+def _tensor(value: Any) -> Any:
+    # Keras, too, feeds floats in the precision of the backend.
+    floating = "float" in keras.backend.standardize_dtype(value.dtype)
+    return ops.convert_to_tensor(value, dtype=keras.config.floatx() if floating else None)

@@ -1,0 +1,203 @@
+"""Reads the runs below a log directory from their event files.
+
+Not by TensorBoard's EventAccumulator: it passes over damage without a word, keeps all
+readings of a training that was started anew, and holds images and the like in memory.
+"""
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+from google.protobuf.message import DecodeError
+from tensorboard.backend.event_processing import io_wrapper
+from tensorboard.compat.proto import event_pb2
+from tensorboard.util import tensor_util
+
+from keras_e2e.visualization.report.errors import ReportError
+from keras_e2e.visualization.tensorboard.run_data import RunData, Scalar, gather
+
+
+class Notice(NamedTuple):
+    """Something that a reader of the report must know of a file or folder."""
+
+    path: str
+    text: str
+
+    def __str__(self) -> str:
+        return f"{self.path}: {self.text}"
+
+
+@dataclass
+class Logs:
+    """All that was found below a log directory.
+
+    Attributes:
+        logdir: the directory, as it was given.
+        runs: by name.
+        times: when the first and the last reading of each run were taken, in seconds
+            since 1970.
+        notices: what could not be read, or was left out.
+    """
+
+    logdir: str
+    runs: list[RunData] = field(default_factory=list)
+    times: list[tuple[float, float]] = field(default_factory=list)
+    notices: list[Notice] = field(default_factory=list)
+
+
+def shown(path: str) -> str:
+    """A path as a text that can be printed: bytes that are no UTF-8 become U+FFFD."""
+    return os.fsencode(path).decode("utf-8", "replace")
+
+
+def read(logdir: str | os.PathLike[str]) -> Logs:
+    """Reads each folder with our tags, `logdir` itself and those behind links included.
+
+    Args:
+        logdir: a local directory.
+
+    Raises:
+        ReportError: it is no directory, cannot be read, or holds none of our logs.
+    """
+    top = os.fspath(logdir)
+    logs = Logs(shown(top))
+    if not os.path.exists(top):
+        raise ReportError(
+            f"The log directory {logs.logdir!r} does not exist: give the log_dir of "
+            "ModuleTensorBoard, or a folder above it."
+        )
+    if not os.path.isdir(top):
+        raise ReportError(
+            f"The log directory {logs.logdir!r} is a file: give the folder that it is in, "
+            f"{shown(os.path.dirname(top) or '.')!r}."
+        )
+    if not os.access(top, os.R_OK | os.X_OK):
+        raise ReportError(
+            f"The log directory {logs.logdir!r} cannot be read: get permission to read it, "
+            "or copy it to where you have it."
+        )
+    for folder, files in _folders(top, logs.notices):
+        readings = _Readings()
+        for file in files:
+            _read_file(file, readings, logs.notices)
+        run = gather(shown(os.path.relpath(folder, top)), readings.scalars())
+        if run is None:
+            continue
+        logs.runs.append(run)
+        logs.times.append((readings.since, readings.until))
+        if readings.dropped:
+            text = (
+                f"was written anew from an earlier step on; {readings.dropped} readings "
+                "of the earlier training are left out."
+            )
+            logs.notices.append(Notice(run.name, text))
+    if not logs.runs:
+        raise ReportError(_nothing(logs))
+    return logs
+
+
+def _nothing(logs: Logs) -> str:
+    text = (
+        f"No logs of ModuleTensorBoard below {logs.logdir!r}: give the log_dir that it "
+        "was given, or train with callbacks=[keras_e2e.callbacks.ModuleTensorBoard("
+        "log_dir)]."
+    )
+    return " ".join([text, *map(str, logs.notices)])
+
+
+def _folders(top: str, notices: list[Notice]) -> Iterator[tuple[str, list[str]]]:
+    """Folders with event files, and these in the order of their making."""
+    seen = set()  # links can lead in a circle
+
+    def unreadable(error: OSError) -> None:
+        notices.append(Notice(shown(error.filename), f"cannot be read: {error.strerror}."))
+
+    for folder, subfolders, names in os.walk(top, onerror=unreadable, followlinks=True):
+        real = os.path.realpath(folder)
+        if real in seen:
+            subfolders.clear()
+            continue
+        seen.add(real)
+        subfolders.sort()
+        files = [os.path.join(folder, name) for name in sorted(names)]
+        files = [file for file in files if io_wrapper.IsSummaryEventsFile(file)]
+        if files:
+            yield folder, files
+
+
+class _Readings:
+    """The scalars of one run, while its files are read one after the other."""
+
+    def __init__(self) -> None:
+        self.dropped = 0
+        self.since, self.until = float("inf"), float("-inf")
+        self._steps: dict[str, list[int]] = {}
+        self._values: dict[str, list[float]] = {}
+        self._descriptions: dict[str, str] = {}
+        self._last = -1
+
+    def add(self, event: Any) -> None:
+        for value in event.summary.value:
+            if not value.tag.startswith("e2e_") or "/" not in value.tag:
+                continue
+            number = _number(value)
+            if number is None:
+                continue
+            if event.step < self._last:
+                self._forget(event.step)
+            self._last = event.step
+            self.since = min(self.since, event.wall_time)
+            self.until = max(self.until, event.wall_time)
+            self._steps.setdefault(value.tag, []).append(event.step)
+            self._values.setdefault(value.tag, []).append(number)
+            if value.metadata.summary_description:
+                self._descriptions[value.tag] = value.metadata.summary_description
+
+    def scalars(self) -> list[Scalar]:
+        return [
+            Scalar(tag, steps, self._values[tag], self._descriptions.get(tag, ""))
+            for tag, steps in self._steps.items()
+        ]
+
+    def _forget(self, step: int) -> None:
+        """Drops what a training left behind that was started again, from `step` on."""
+        for tag, steps in self._steps.items():
+            kept = sum(1 for s in steps if s < step)
+            self.dropped += len(steps) - kept
+            del steps[kept:], self._values[tag][kept:]
+
+
+def _read_file(path: str, readings: _Readings, notices: list[Notice]) -> None:
+    # Not at the top: a bad log directory is refused without waiting for TensorFlow
+    # where Keras runs on another backend.
+    import tensorflow as tf
+
+    count = 0
+    try:
+        for record in tf.data.TFRecordDataset(path).as_numpy_iterator():
+            readings.add(event_pb2.Event.FromString(record))
+            count += 1
+    except (tf.errors.DataLossError, DecodeError):
+        text = (
+            f"is damaged or cut off behind record {count}; only what comes before is in "
+            "the report. If a training still writes it, run the command again later."
+        )
+        notices.append(Notice(shown(path), text))
+    except tf.errors.OpError as error:
+        notices.append(Notice(shown(path), f"cannot be read: {error.message}."))
+
+
+def _number(value: Any) -> float | None:
+    """The one number that a summary holds, of the old or the new kind."""
+    if value.HasField("simple_value"):
+        return value.simple_value
+    if not value.HasField("tensor"):
+        return None
+    if len(value.tensor.float_val) == 1:  # as our writer does; saves most of the time
+        return value.tensor.float_val[0]
+    try:
+        array = tensor_util.make_ndarray(value.tensor)
+    except (TypeError, ValueError):
+        return None
+    return float(array.item()) if array.size == 1 and array.dtype.kind in "fiu" else None

@@ -1,0 +1,132 @@
+"""What the page says of a run, ready for the templates: words and numbers, no markup."""
+
+import math
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from keras_e2e.diagnostics import states
+from keras_e2e.visualization.tensorboard.run_data import TAUGHT_BY, RunData, Series, named
+
+# What most want to see first; the others follow as they were logged.
+FIRST = ("loss", "gradient_snr")
+
+
+class Judged(NamedTuple):
+    """The latest verdict on a module; `kind` goes by the colour."""
+
+    state: str
+    kind: str
+    sure: str
+    words: str
+
+
+class Module(NamedTuple):
+    """A link in the chain."""
+
+    name: str
+    parameters: str
+    taught: str
+    judged: Judged | None
+
+
+class Cell(NamedTuple):
+    """A value in a table, and where it stands to the healthy band: "", below, above."""
+
+    text: str
+    aside: str
+
+
+def modules(run: RunData) -> list[Module]:
+    """The chain, in order."""
+    return [
+        Module(
+            module,
+            f"{run.parameters[module]:,}" if module in run.parameters else "not logged",
+            taught(run.taught_by.get(module)),
+            judged(run, module),
+        )
+        for module in run.modules
+    ]
+
+
+def judged(run: RunData, module: str) -> Judged | None:
+    """The latest verdict; None without one."""
+    found = run.verdict(module)
+    if found is None:
+        return None
+    state, sure = found
+    kind = "alarm" if states.BY_NAME[state].alarm else state
+    # Nobody is "0 % sure" that it is unclear; old logs do not say how sure.
+    known = math.isfinite(sure) and state != "unclear"
+    return Judged(
+        state, kind, f"{100 * sure:.0f} % sure" if known else "", run.words(module)
+    )
+
+
+def taught(series: Series | None) -> str:
+    """By what a module was taught, and from which step on."""
+    parts: list[str] = []
+    last = None
+    for step, code in zip(*series, strict=True) if series else ():
+        text = named(code, TAUGHT_BY)
+        if text != last:
+            parts.append(f"{text} from step {step} on" if parts else text)
+            last = text
+    if len(parts) > 3:
+        return f"{parts[-1]} (switched {len(parts) - 1} times)"
+    return ", then ".join(parts) or "not logged"
+
+
+def alarms_first(chain: Sequence[Module]) -> list[Module]:
+    """The modules that have a verdict."""
+    found = [module for module in chain if module.judged]
+    return sorted(found, key=lambda m: m.judged is not None and m.judged.kind != "alarm")
+
+
+def quantities(run: RunData) -> list[str]:
+    """In the order in which they are shown."""
+    return sorted(
+        run.quantities, key=lambda q: FIRST.index(q) if q in FIRST else len(FIRST)
+    )
+
+
+def last_values(run: RunData) -> list[tuple[str, list[Cell | None]]]:
+    """Rows of a table: a module, and its last value of each quantity in order."""
+    rows = []
+    for module in run.modules:
+        cells: list[Cell | None] = []
+        for quantity in quantities(run):
+            series = run.quantities[quantity].get(module)
+            band = run.bands.get(quantity, (-math.inf, math.inf))
+            cells.append(cell(series.values[-1], band) if series else None)
+        rows.append((module, cells))
+    return rows
+
+
+def cell(value: float, band: tuple[float, float]) -> Cell:
+    """A value, and whether it is out of its band."""
+    aside = "below" if value < band[0] else "above" if value > band[1] else ""
+    return Cell(number(value), aside)
+
+
+def number(value: float) -> str:
+    """Four digits; NaN and infinity by name."""
+    if math.isnan(value):
+        return "NaN"
+    if math.isinf(value):
+        return "infinity" if value > 0 else "-infinity"
+    return f"{value:.4g}"
+
+
+def not_finite(run: RunData, quantity: str) -> str:
+    """How many readings were no number, in words; empty if none."""
+    told = []
+    for module, series in run.quantities[quantity].items():
+        nans = sum(math.isnan(value) for value in series.values)
+        infinite = sum(math.isinf(value) for value in series.values)
+        counts = [f"{nans:,} NaN"] * (nans > 0) + [f"{infinite:,} infinite"] * (
+            infinite > 0
+        )
+        if counts:
+            told.append(f"{module} {' and '.join(counts)} of {len(series.values):,}")
+    return f"Not finite: {'; '.join(told)} readings. The charts have gaps." if told else ""

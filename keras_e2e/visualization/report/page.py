@@ -1,0 +1,124 @@
+"""The page: facts and figures put into the templates."""
+
+import datetime
+import itertools
+import re
+import secrets
+from collections.abc import Iterator
+from typing import Any
+
+import jinja2
+from jinja2.utils import htmlsafe_json_dumps
+from markupsafe import Markup
+from plotly.offline import get_plotlyjs
+from tensorboard import plugin_util
+
+from keras_e2e.visualization.report import facts, figures
+from keras_e2e.visualization.report.event_files import Logs
+from keras_e2e.visualization.tensorboard.run_data import RunData
+
+COMPARED = ("gradient_snr", "loss")
+
+
+def render(logs: Logs) -> str:
+    """The whole page as a text."""
+    # Names in log files are anyone's: all that the templates put in is escaped.
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("keras_e2e.visualization.report"),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    numbers = itertools.count(1)
+    return environment.get_template("page.html").render(
+        logs=logs,
+        made=_moment(datetime.datetime.now().timestamp()),
+        runs=[
+            _run(run, times, numbers)
+            for run, times in zip(logs.runs, logs.times, strict=True)
+        ],
+        comparison=_comparison(logs.runs, numbers) if len(logs.runs) > 1 else None,
+        plotly=Markup(get_plotlyjs()),
+        # Only scripts that carry it run, whatever else got into the page.
+        nonce=secrets.token_urlsafe(16),
+    )
+
+
+def _run(run: RunData, times: tuple[float, float], numbers: Iterator[int]) -> dict:
+    chain = facts.modules(run)
+    return {
+        "name": run.name,
+        "since": _moment(times[0]),
+        "until": _moment(times[1]),
+        "modules": chain,
+        "judged": facts.alarms_first(chain),
+        "switches": run.switches(),
+        "columns": facts.quantities(run),
+        "last": facts.last_values(run),
+        "quantities": [_quantity(run, name, numbers) for name in facts.quantities(run)],
+    }
+
+
+def _quantity(run: RunData, name: str, numbers: Iterator[int]) -> dict:
+    lines = figures.modules(run, name)
+    band = run.bands.get(name)
+    curves = figures.curves(lines, band, run.switches())
+    heat_map = figures.heat_map(lines)
+    return {
+        "name": name,
+        "about": _markdown(run.about.get(name, "")),
+        "band": band and [facts.number(end) for end in band],
+        "not_finite": facts.not_finite(run, name),
+        "notes": curves.notes + heat_map.notes,
+        "charts": [
+            _chart(f"{name} over steps, a line for each module", curves, numbers),
+            _chart(f"{name} as a heat map, module by step", heat_map, numbers),
+        ],
+    }
+
+
+def _comparison(runs: list[RunData], numbers: Iterator[int]) -> dict:
+    modules = sorted(
+        {module for run in runs for module in run.modules},
+        key=lambda module: (int(module.split("_")[0]), module),
+    )
+    rows = [
+        [
+            facts.judged(run, module) if module in run.modules else "absent"
+            for module in modules
+        ]
+        for run in runs
+    ]
+    charts = []
+    for quantity in COMPARED:
+        lines = figures.over_runs(runs, quantity)
+        if lines:
+            curves = figures.curves(lines)
+            title = f"{quantity} over steps, a line for each run and module"
+            charts.append({**_chart(title, curves, numbers), "notes": curves.notes})
+    return {"modules": modules, "rows": rows, "charts": charts}
+
+
+def _chart(title: str, chart: figures.Chart, numbers: Iterator[int]) -> dict[str, Any]:
+    return {
+        "id": f"chart-{next(numbers)}",
+        "title": title,
+        "height": chart.figure.layout.height,
+        # No name in it can end the script element that it stands in.
+        "json": htmlsafe_json_dumps(chart.figure, dumps=lambda figure: figure.to_json()),
+    }
+
+
+def _markdown(text: str) -> Markup:
+    """Markdown as harmless HTML, in the way of TensorBoard, but without images.
+
+    TensorBoard lets those pass, and they would be fetched from the network.
+    """
+    html = plugin_util.markdown_to_safe_html(text)
+    return Markup(re.sub("<img[^>]*>", "", html))
+
+
+def _moment(seconds: float) -> str:
+    moment = datetime.datetime.fromtimestamp(seconds).astimezone()
+    return moment.strftime("%Y-%m-%d %H:%M:%S %z")

@@ -1,0 +1,176 @@
+"""What our log files say of one run, read back: for the dashboard and for the report."""
+
+import math
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+from keras_e2e.diagnostics import states
+from keras_e2e.modules import training_mode
+from keras_e2e.visualization.tensorboard import tags
+
+# Groups of tags that hold something else than a quantity.
+APART = {"summary", "healthy", "verdict", "sure", "parameters", "taught_by"}
+# How a module is taught; the codes of `e2e_taught_by`.
+TAUGHT_BY = ("task", "own objective", "task and own objective", "nothing")
+# What a code means that is in no list of ours: a newer version wrote it, or it is damaged.
+UNKNOWN = "unknown"
+_TAG = re.compile(r"e2e_([^/]+)/(\d\d+)_(.*)", re.DOTALL)
+
+
+class Scalar(NamedTuple):
+    """All that was logged under a tag; `steps` rise."""
+
+    tag: str
+    steps: Sequence[int]
+    values: Sequence[float]
+    description: str = ""
+
+
+class Series(NamedTuple):
+    """Values over steps, in order."""
+
+    steps: list[int]
+    values: list[float]
+
+
+@dataclass
+class RunData:
+    """One run that `ModuleTensorBoard` wrote.
+
+    Modules go by `<NN>_<name>`, as in the tags: names alone need not be unique, and the
+    number is their order.
+
+    Attributes:
+        name: name of the run: untrusted text, as are the names of modules.
+        modules: in order.
+        quantities: by quantity and module; only what was logged.
+        about: what a quantity is, by its name: Markdown.
+        bands: healthy low and high, by quantity.
+        modes: the index of the mode in `modes.NAMES`, over steps.
+        verdicts: the code of the state (`states.STATES`) over steps, by module.
+        sure: how sure the verdict is, from 0 to 1.
+        parameters: number of parameters, by module.
+        taught_by: index in `TAUGHT_BY` over steps, by module.
+    """
+
+    name: str
+    modules: list[str] = field(default_factory=list)
+    quantities: dict[str, dict[str, Series]] = field(default_factory=dict)
+    about: dict[str, str] = field(default_factory=dict)
+    bands: dict[str, tuple[float, float]] = field(default_factory=dict)
+    modes: Series = field(default_factory=lambda: Series([], []))
+    verdicts: dict[str, Series] = field(default_factory=dict)
+    sure: dict[str, Series] = field(default_factory=dict)
+    parameters: dict[str, int] = field(default_factory=dict)
+    taught_by: dict[str, Series] = field(default_factory=dict)
+
+    def switches(self) -> list[tuple[int, str]]:
+        """The steps from which on a mode was in force, and its name, from the first.
+
+        TensorBoard thins out long series, and with them the first reading in a mode.
+        `taught_by` is logged at switches only, so it still tells the step.
+        """
+        found: list[tuple[int, str]] = []
+        marks = sorted({step for s in self.taught_by.values() for step in s.steps})
+        before = -1
+        for step, value in zip(*self.modes, strict=True):
+            name = named(value, training_mode.NAMES)
+            if not found or found[-1][1] != name:
+                between = [mark for mark in marks if before < mark <= step]
+                found.append((between[-1] if found and between else step, name))
+            before = step
+        return found
+
+    def verdict(self, module: str) -> tuple[str, float] | None:
+        """The latest state of a module and how sure it is; None without a verdict."""
+        series = self.verdicts.get(module)
+        if series is None or not series.values:
+            return None
+        state = named(series.values[-1], list(states.BY_NAME))
+        sure = self.sure.get(module)
+        certainty = sure.values[-1] if sure and sure.values else math.nan
+        return "unclear" if state == UNKNOWN else state, certainty
+
+    def words(self, module: str) -> str:
+        """The latest verdict in words, with the latest numbers; empty without one.
+
+        A number from before the last switch of the mode, such as the local loss of a
+        module that has none any more, is no evidence.
+        """
+        found = self.verdict(module)
+        if found is None:
+            return ""
+        since = self.switches()[-1][0] if self.modes.steps else -math.inf
+        numbers = {
+            quantity: series[module].values[-1]
+            for quantity, series in self.quantities.items()
+            if module in series and series[module].values
+            if series[module].steps[-1] >= since
+        }
+        if "loss" in numbers:
+            numbers["loss at start"] = self.quantities["loss"][module].values[0]
+        return states.in_words(*found, numbers)
+
+
+def gather(name: str, scalars: Iterable[Scalar]) -> RunData | None:
+    """Sorts the scalars of a run; None where none is ours.
+
+    Tags that only look like ours, or hold nothing, are passed over.
+
+    Example:
+
+    >>> from keras_e2e.visualization.tensorboard.run_data import Scalar, gather
+    >>> run = gather("a/modules", [Scalar("e2e_loss/01_encoder", [1, 11], [0.7, 0.2])])
+    >>> run.modules, run.quantities["loss"]["01_encoder"].values
+    (['01_encoder'], [0.7, 0.2])
+    """
+    run = RunData(name)
+    ends: dict[str, dict[str, float]] = {}
+    modules: set[str] = set()
+    for scalar in scalars:
+        if not len(scalar.values):
+            continue
+        series = Series([int(s) for s in scalar.steps], [float(v) for v in scalar.values])
+        if scalar.tag == tags.MODE:
+            run.modes = series
+            continue
+        band = re.fullmatch(r"e2e_healthy/(.+)_(low|high)", scalar.tag)
+        if band:
+            ends.setdefault(band[1], {})[band[2]] = series.values[-1]
+            continue
+        match = _TAG.fullmatch(scalar.tag)
+        if match is None:
+            continue
+        group, module = match[1], f"{match[2]}_{match[3]}"
+        modules.add(module)
+        if group == "parameters":
+            if math.isfinite(series.values[-1]):
+                run.parameters[module] = int(series.values[-1])
+        elif group in ("verdict", "sure", "taught_by"):
+            kept = {"verdict": run.verdicts, "sure": run.sure, "taught_by": run.taught_by}
+            kept[group][module] = series
+        elif group not in APART:
+            run.quantities.setdefault(group, {})[module] = series
+            run.about.setdefault(group, scalar.description)
+    run.modules = sorted(modules, key=lambda m: (int(m.split("_", 1)[0]), m))
+    run.bands = {q: (e["low"], e["high"]) for q, e in ends.items() if len(e) == 2}
+    return run if run.modules else None
+
+
+def named(code: float, names: Sequence[str]) -> str:
+    """What a code in a log stands for: its place in a list, or `UNKNOWN`."""
+    known = math.isfinite(code) and 0 <= int(code) < len(names)
+    return names[int(code)] if known else UNKNOWN
+
+
+def plain(value: Any) -> Any:
+    """The same for JSON, which knows no NaN and no infinity: those become texts."""
+    if isinstance(value, float) and not math.isfinite(value):
+        return str(value)
+    if isinstance(value, dict):
+        return {key: plain(entry) for key, entry in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(entry) for entry in value]
+    return value
