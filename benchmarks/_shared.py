@@ -251,7 +251,8 @@ class Traced:
         self.models = {}
         for steps in (1, 10):
             objectives = {
-                name: e2e.objectives.Target(c.loss) for name, c in task.cuts.items()
+                name: e2e.objectives.IntermediateTarget(c.loss)
+                for name, c in task.cuts.items()
             }
             model = e2e.modularize(task.build(0), objectives)
             model.compile(

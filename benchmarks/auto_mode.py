@@ -25,7 +25,7 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
-from keras_e2e.callbacks import AutoMode, ModeSchedule
+from keras_e2e.callbacks import AutoMode, TrainingModeScheduler
 from keras_e2e.experiments import tasks
 
 FLAGS = flags.FLAGS
@@ -55,7 +55,7 @@ def callbacks(regime: str) -> list:
         "local": {0: "local"},
         "local, then end to end": {0: "local", FLAGS.steps // 2: "end_to_end"},
     }
-    return [ModeSchedule(schedules[regime], unit="step")]
+    return [TrainingModeScheduler(schedules[regime], unit="step")]
 
 
 def run(models: _shared.Traced, task: tasks.Task, regime: str, seed: int) -> dict[str, Any]:

@@ -124,7 +124,9 @@ def train(
     if not task.cuts:
         (targets,) = targets.values()  # a stock model with one output takes no dict
     else:
-        objectives = {n: e2e.objectives.Target(c.loss) for n, c in task.cuts.items()}
+        objectives = {
+            n: e2e.objectives.IntermediateTarget(c.loss) for n, c in task.cuts.items()
+        }
         model = e2e.modularize(model, objectives)
         model.training_mode = mode
         if mode != "end_to_end":

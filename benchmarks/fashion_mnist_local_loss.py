@@ -169,7 +169,7 @@ def schedules(method: Method, steps: int):
             names = [module.name for module in model.modules]
             begins = [steps * n // len(names) for n in range(len(names))]
             turns = {b: f"sequential:{n}" for b, n in zip(begins, names, strict=True)}
-            made.append(e2e.callbacks.ModeSchedule(turns, unit="step"))
+            made.append(e2e.callbacks.TrainingModeScheduler(turns, unit="step"))
         return made
 
     return callbacks

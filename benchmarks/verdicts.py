@@ -26,7 +26,7 @@ from rich.progress import track
 from rich.table import Table
 
 import keras_e2e as e2e
-from keras_e2e.callbacks import Readings
+from keras_e2e.callbacks import ModuleDiagnostics
 from keras_e2e.experiments import tasks
 
 FLAGS = flags.FLAGS
@@ -232,7 +232,7 @@ CASES = {
 }
 
 
-class Watched(Readings):
+class Watched(ModuleDiagnostics):
     """Judges at every tenth reading, and notes each alarm."""
 
     def on_train_begin(self, logs=None):
@@ -280,7 +280,9 @@ def run(case: Case, seeds: int) -> list[dict]:
         found.append(
             {
                 "seed": seed,
-                "verdicts": {n: [v.state, v.sure, v.numbers] for n, v in verdicts.items()},
+                "verdicts": {
+                    n: [v.state, v.confidence, v.numbers] for n, v in verdicts.items()
+                },
                 "alarms": sorted(watch.alarms),
             }
         )

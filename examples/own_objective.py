@@ -28,12 +28,12 @@ from keras_e2e.experiments.tasks import load_digits
 class Slow(e2e.objectives.LocalObjective):
     """Features that change little from frame to frame and vary over the batch."""
 
-    def views(self):
+    def extra_inputs(self):
         # One more pass of the model, on inputs of our making.
         return {"next frame": lambda batch: ops.roll(batch.x, 1, axis=2)}
 
     def loss(self, activation, batch):
-        following = batch.views["next frame"]
+        following = batch.extra_activations["next frame"]
         change = ops.mean(ops.square(activation - following), axis=-1)
         spread = ops.std(activation, axis=0)
         return change + ops.mean(ops.relu(1.0 - spread))

@@ -21,7 +21,7 @@ import numpy as np
 from absl import app, flags
 
 import keras_e2e as e2e
-from keras_e2e.callbacks import ModeSchedule
+from keras_e2e.callbacks import TrainingModeScheduler
 from keras_e2e.experiments.tasks import load_digits
 
 FLAGS = flags.FLAGS
@@ -73,7 +73,7 @@ def run(seed, pretrained, data):
     if pretrained:
         # The task loss of local mode would see labels: module by module it is left out.
         turns = {0: "sequential:early", FLAGS.pretrain // 2: "sequential:late"}
-        schedule = ModeSchedule(turns, unit="step")
+        schedule = TrainingModeScheduler(turns, unit="step")
         inputs, unused = batches(x, y, FLAGS.pretrain, seed)
         model.fit(inputs, np.zeros_like(unused), callbacks=[schedule], **fit)
         model.training_mode = "end_to_end"

@@ -1,8 +1,8 @@
 """Callbacks: what happens around `model.fit`."""
 
 from keras_e2e.callbacks.auto_mode import AutoMode
-from keras_e2e.callbacks.module_diagnostics import Readings
+from keras_e2e.callbacks.module_diagnostics import ModuleDiagnostics
 from keras_e2e.callbacks.module_tensorboard import ModuleTensorBoard
-from keras_e2e.callbacks.training_mode_scheduler import ModeSchedule
+from keras_e2e.callbacks.training_mode_scheduler import TrainingModeScheduler
 
-__all__ = ["AutoMode", "ModeSchedule", "ModuleTensorBoard", "Readings"]
+__all__ = ["AutoMode", "ModuleDiagnostics", "ModuleTensorBoard", "TrainingModeScheduler"]

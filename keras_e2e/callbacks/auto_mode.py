@@ -9,7 +9,7 @@ import keras
 import numpy as np
 from absl import logging
 
-from keras_e2e.callbacks.module_diagnostics import Readings
+from keras_e2e.callbacks.module_diagnostics import ModuleDiagnostics
 from keras_e2e.diagnostics import Verdict
 from keras_e2e.diagnostics.verdicts import READINGS, UNMOVED, fallen, resting
 from keras_e2e.modules.training_mode import TrainingMode
@@ -30,7 +30,7 @@ class Decision(NamedTuple):
     reason: str
 
 
-class AutoMode(Readings):
+class AutoMode(ModuleDiagnostics):
     """Trains end to end, and locally what gets no usable signal.
 
     It starts end to end. When a module is judged starved (the gradient is noise and the
@@ -60,7 +60,7 @@ class AutoMode(Readings):
         patience: steps in which a local loss must not have fallen by more than `rest`,
             before it counts as at rest.
         rest: the share by which it may fall in that time.
-        quantities: as in `Readings`; `gradient_snr` and `loss` must be among them.
+        quantities: as in `ModuleDiagnostics`; `gradient_snr` and `loss` must be among them.
         backup: a JSON file that holds its state from epoch to epoch; with it training goes
             on where it was after a crash, beside `keras.callbacks.BackupAndRestore`.
 
@@ -151,13 +151,15 @@ class AutoMode(Readings):
         stopped = set(self.model.training_mode.stop)
         needy = {n: v for n, v in self._needy(self.verdicts()).items() if n not in stopped}
         if needy:
-            starved = any(verdict.stuck == "starved" for verdict in needy.values())
+            starved = any(
+                verdict.no_signal_reason == "starved" for verdict in needy.values()
+            )
             if not stopped:
                 # What the task loss must fall below; anything, where it had moved before.
                 task = list(self.history["loss"].values())[-1]
                 self._level = float(np.median(task[-READINGS:])) if starved else np.inf
-            self._tried |= {n for n, v in needy.items() if v.stuck == "stalled"}
-            words = "; ".join(f"{name}: {needy[name].words}" for name in sorted(needy))
+            self._tried |= {n for n, v in needy.items() if v.no_signal_reason == "stalled"}
+            words = "; ".join(f"{name}: {needy[name].message}" for name in sorted(needy))
             self._switch(
                 step, TrainingMode("mixed", stop=sorted(stopped | {*needy})), words
             )
@@ -193,7 +195,7 @@ class AutoMode(Readings):
         labelled = {
             module.name
             for module in self.model.modules
-            if module.objective and "labels" in module.objective.requirements
+            if module.objective and module.objective.requires_labels
         }
         may = {"starved": self._able, "stalled": labelled & self._able - self._tried}
         return {
@@ -201,7 +203,7 @@ class AutoMode(Readings):
             for name, verdict in verdicts.items()
             # Dead units and lost signals are causes that its own objective may cure.
             if verdict.state in ("starved", "stalled", "dormant", "vanishing")
-            and name in may.get(verdict.stuck, ())
+            and name in may.get(verdict.no_signal_reason, ())
         }
 
     def _learned(self, stopped: list[str]) -> bool:

@@ -18,7 +18,7 @@ from keras_e2e.trainers.modular_trainer import ModularTraining
 SETS = {"default": default_quantities, "full": full_quantities}
 
 
-class Readings(keras.callbacks.Callback):
+class ModuleDiagnostics(keras.callbacks.Callback):
     """Keeps the diagnostics of each module while `fit` runs.
 
     Every `every` steps one step also computes the quantities; every `periodic_every`
@@ -27,7 +27,7 @@ class Readings(keras.callbacks.Callback):
     their N steps is read.
 
     Weights, logs and `val_` logs are what they are without it. Put it after
-    `ModeSchedule` and other callbacks that set the mode when an epoch or batch begins.
+    `TrainingModeScheduler` and other callbacks that set the mode when an epoch or batch begins.
     Several on one model must have equal quantities.
 
     Args:
@@ -55,7 +55,7 @@ class Readings(keras.callbacks.Callback):
     >>> base = keras.Sequential([keras.Input((2,)), *map(keras.layers.Dense, (3, 1))])
     >>> model = e2e.modularize(base, 1)
     >>> model.compile("sgd", "mse")
-    >>> readings = e2e.callbacks.Readings(every=2)
+    >>> readings = e2e.callbacks.ModuleDiagnostics(every=2)
     >>> logs = model.fit(np.ones((12, 2)), np.ones(12), 4, verbose=0, callbacks=[readings])
     >>> readings.steps, [verdict.state for verdict in readings.verdicts().values()]
     ([1, 3], ['unclear', 'unclear'])

@@ -7,19 +7,19 @@ from typing import Any
 import numpy as np
 from tensorboard.plugins.custom_scalar import summary as custom_scalar
 
-from keras_e2e.callbacks.module_diagnostics import Readings
+from keras_e2e.callbacks.module_diagnostics import ModuleDiagnostics
 from keras_e2e.diagnostics import Quantity, states
 from keras_e2e.modules import training_mode
 from keras_e2e.modules.training_mode import TrainingMode
 from keras_e2e.visualization.tensorboard import tags as charts
 from keras_e2e.visualization.tensorboard.event_writer import Writer
-from keras_e2e.visualization.tensorboard.run_data import TAUGHT_BY
+from keras_e2e.visualization.tensorboard.run_data import TRAINED_BY
 
 # Readings from one verdict to the next; there is one at the end of an epoch, too.
 VERDICT_EVERY = 10
 
 
-class ModuleTensorBoard(Readings):
+class ModuleTensorBoard(ModuleDiagnostics):
     """Shows in TensorBoard whether each module gets a usable learning signal.
 
     Every `every` steps one step also computes the quantities. They go to the run
@@ -29,10 +29,10 @@ class ModuleTensorBoard(Readings):
     modules for each quantity. The step is `optimizer.iterations` after the reading.
 
     Every tenth reading and at the end of each epoch each module is judged: the code of
-    the verdict goes to `e2e_verdict/`, how sure it is to `e2e_sure/`, and all of them in
+    the verdict goes to `e2e_verdict/`, how sure it is to `e2e_confidence/`, and all of them in
     words to the text `e2e_verdicts`.
 
-    When it reads, what it leaves alone and what it keeps is as in `Readings`.
+    When it reads, what it leaves alone and what it keeps is as in `ModuleDiagnostics`.
 
     Args:
         log_dir: where TensorBoard looks.
@@ -41,12 +41,12 @@ class ModuleTensorBoard(Readings):
         periodic_every: steps from one reading of what is periodic to the next.
 
     Attributes:
-        history: the readings, as in `Readings`.
+        history: the readings, as in `ModuleDiagnostics`.
         steps: the step of each reading.
         modes: the `TrainingMode` of each reading.
 
     Raises:
-        ValueError, TypeError, RuntimeError: as `Readings`.
+        ValueError, TypeError, RuntimeError: as `ModuleDiagnostics`.
         OSError: when training starts: `log_dir` cannot be written.
 
     Example:
@@ -114,8 +114,8 @@ class ModuleTensorBoard(Readings):
             if each is not None:
                 self._writer.scalars(step, [_mode_scalar(each)])
         state = self.model._modular
-        taught = [TAUGHT_BY.index(state.taught_by(module)) for module in state.modules]
-        self._writer.scalars(step, self._by_module("taught_by", taught))
+        taught = [TRAINED_BY.index(state.trained_by(module)) for module in state.modules]
+        self._writer.scalars(step, self._by_module("trained_by", taught))
         text = f"Training mode **{mode}** from step {step} on."
         self._writer.text(step, charts.MODE_TEXT, text)
         self._mode = mode
@@ -128,10 +128,12 @@ class ModuleTensorBoard(Readings):
             step,
             [
                 *self._by_module("verdict", codes),
-                *self._by_module("sure", [verdict.sure for verdict in found.values()]),
+                *self._by_module(
+                    "confidence", [verdict.confidence for verdict in found.values()]
+                ),
             ],
         )
-        words = [f"* **{charts.plain(m)}**: {v.words}" for m, v in found.items()]
+        words = [f"* **{charts.plain(m)}**: {v.message}" for m, v in found.items()]
         self._writer.text(step, charts.VERDICTS_TEXT, "\n".join(words))
 
     def _by_module(self, group: str, values: Iterable[float]) -> list[tuple[str, float]]:

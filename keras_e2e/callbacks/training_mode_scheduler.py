@@ -11,7 +11,7 @@ from keras_e2e.trainers.modular_trainer import ModularTraining
 UNITS = ("epoch", "step")
 
 
-class ModeSchedule(keras.callbacks.Callback):
+class TrainingModeScheduler(keras.callbacks.Callback):
     """Switches the training mode at given epochs or steps.
 
     An entry is in force from its epoch (or step) on, also when training is resumed in
@@ -34,7 +34,7 @@ class ModeSchedule(keras.callbacks.Callback):
     Example: local first, then everything end to end.
 
     >>> import keras_e2e as e2e
-    >>> schedule = e2e.callbacks.ModeSchedule({0: "local", 10: "end_to_end"})
+    >>> schedule = e2e.callbacks.TrainingModeScheduler({0: "local", 10: "end_to_end"})
     >>> str(schedule.mode_at(12))
     'end_to_end'
     """
@@ -42,20 +42,22 @@ class ModeSchedule(keras.callbacks.Callback):
     def __init__(self, schedule: Mapping[int, TrainingMode | str], unit: str = "epoch"):
         super().__init__()
         if unit not in UNITS:
-            raise ValueError(f"ModeSchedule(unit={unit!r}): expected one of {list(UNITS)}.")
+            raise ValueError(
+                f"TrainingModeScheduler(unit={unit!r}): expected one of {list(UNITS)}."
+            )
         if not schedule:
             raise ValueError(
-                "ModeSchedule({}): give at least one entry, such as {0: 'local'}."
+                "TrainingModeScheduler({}): give at least one entry, such as {0: 'local'}."
             )
         previous = -1
         for key in schedule:
             if isinstance(key, bool) or not isinstance(key, numbers.Integral) or key < 0:
                 raise ValueError(
-                    f"ModeSchedule: {key!r} is no {unit}; expected a whole number >= 0."
+                    f"TrainingModeScheduler: {key!r} is no {unit}; expected a whole number >= 0."
                 )
             if key <= previous:
                 raise ValueError(
-                    f"ModeSchedule: {unit} {key} comes after {previous}. Put the entries "
+                    f"TrainingModeScheduler: {unit} {key} comes after {previous}. Put the entries "
                     "in ascending order."
                 )
             previous = key
@@ -71,7 +73,7 @@ class ModeSchedule(keras.callbacks.Callback):
     def on_train_begin(self, logs=None):
         if not isinstance(self.model, ModularTraining):
             raise TypeError(
-                f"ModeSchedule needs a modular model; {self.model.name!r} is a "
+                f"TrainingModeScheduler needs a modular model; {self.model.name!r} is a "
                 f"{type(self.model).__name__}. Use keras_e2e.modularize(model, ...)."
             )
         for mode in self.schedule.values():

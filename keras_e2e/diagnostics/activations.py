@@ -19,7 +19,7 @@ class DormantFraction(Quantity):
 
     name = "dormant_fraction"
     formula = "share of units with E abs(h_i) / mean_k E abs(h_k) <= 0.025"
-    reading = "low, not rising"
+    interpretation = "low, not rising"
     source = "Sokar et al. 2023 (arXiv 2302.12902)"
     unit = "fraction"
     healthy = (0.0, 0.5)

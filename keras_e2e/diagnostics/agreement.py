@@ -20,11 +20,11 @@ class Reliability(Quantity):
 
     name = "reliability"
     formula = "cos(g_1, g_2) of the task's gradients on two halves of the batch"
-    reading = "the ceiling of local_alignment; 0 +- 1/sqrt(P) is noise"
+    interpretation = "the ceiling of local_alignment; 0 +- 1/sqrt(P) is noise"
     source = "split-half reliability, Spearman 1910"
     healthy = (0.05, 1.0)
     periodic = True
-    needs = ("halves",)
+    extra_passes = ("halves",)
 
     def compute(self, module: ModuleView, state: list) -> tuple[Any, list]:
         if module.halves is None:
@@ -41,11 +41,11 @@ class LocalAlignment(Quantity):
 
     name = "local_alignment"
     formula = "cos(g_local, g_end_to_end)"
-    reading = "above 0 the objective helps the task, below 0 they are in conflict"
+    interpretation = "above 0 the objective helps the task, below 0 they are in conflict"
     source = "Yu et al. 2020 (arXiv 2001.06782), between tasks there"
     healthy = (0.0, 1.0)
     periodic = True
-    needs = ("halves", "local")
+    extra_passes = ("halves", "local")
 
     def compute(self, module: ModuleView, state: list) -> tuple[Any, list]:
         if module.halves is None or module.local_gradients is None:
@@ -67,11 +67,11 @@ class NoiseScale(Quantity):
 
     name = "noise_scale"
     formula = "trace(Var g) / norm(E g)^2 for single examples"
-    reading = "far above the batch size: the gradient is mostly noise"
+    interpretation = "far above the batch size: the gradient is mostly noise"
     source = "McCandlish et al. 2018 (arXiv 1812.06162)"
     unit = "examples"
     periodic = True
-    needs = ("halves",)
+    extra_passes = ("halves",)
 
     def __init__(self, decay: float = 0.9):
         if not 0.0 < decay < 1.0:

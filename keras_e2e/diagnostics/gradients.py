@@ -20,7 +20,7 @@ class GradRMS(Quantity):
 
     name = "grad_rms"
     formula = "norm(g) / sqrt(P)"
-    reading = "flat within about 10x across modules"
+    interpretation = "flat within about 10x across modules"
     source = "Schneider et al. 2021, Cockpit (arXiv 2102.06604)"
 
     def compute(self, module: ModuleView, state: list) -> tuple[Any, list]:
@@ -39,7 +39,7 @@ class UpdateRatio(Quantity):
 
     name = "update_ratio"
     formula = "norm(dtheta) / norm(theta)"
-    reading = "about 1e-3; frozen or thrashing modules stand out"
+    interpretation = "about 1e-3; frozen or thrashing modules stand out"
     source = "Karpathy 2015, CS231n course notes"
     healthy = (1e-4, 1e-2)
 
@@ -80,10 +80,12 @@ class GradientSNR(Quantity):
 
     name = "gradient_snr"
     formula = "norm(E g)^2 / trace(Var g)"
-    reading = "0 with the loss at its starting value: the module gets no usable signal"
+    interpretation = (
+        "0 with the loss at its starting value: the module gets no usable signal"
+    )
     source = "Shalev-Shwartz et al. 2017 (arXiv 1703.07950)"
     healthy = (0.01, 10.0)
-    also = ("gradient_snr_error",)
+    extra_outputs = ("gradient_snr_error",)
 
     def __init__(self, decay: float = 0.9, entries: int = 65536):
         if not 0.0 < decay < 1.0:

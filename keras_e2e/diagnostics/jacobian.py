@@ -51,7 +51,7 @@ class JacobianSingularValues(OnDemand):
 
     name = "jacobian_singular_values"
     formula = "mean_i s_i^2 and max_i s_i of J = d output / d input, mean over examples"
-    reading = "about 1: what passes neither dies nor explodes"
+    interpretation = "about 1: what passes neither dies nor explodes"
     healthy = (0.1, 10.0)
     source = "Pennington et al. 2017 (arXiv 1711.04735)"
 

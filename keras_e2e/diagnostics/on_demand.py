@@ -9,7 +9,7 @@ from keras import ops, tree
 
 from keras_e2e.diagnostics.quantity import Described
 from keras_e2e.utils.data import Batches
-from keras_e2e.utils.state import put_back
+from keras_e2e.utils.state import preserve_state
 
 
 class OnDemand(Described):
@@ -19,7 +19,7 @@ class OnDemand(Described):
     or give it to `keras_e2e.diagnose(on_demand=[...])`.
 
     Attributes:
-        needs: `"targets"` where it needs `y` and a compiled loss.
+        requires_targets: whether it takes `y` and a compiled loss.
 
     Example: the mean absolute weight.
 
@@ -73,7 +73,7 @@ class OnDemand(Described):
         x, y, sample_weight = tree.map_structure(_array, data.arrays)
         if not model.modules:
             model._examine_first(x)
-        with put_back(model):
+        with preserve_state(model):
             found = self.compute(model, x, y, sample_weight)
         table: dict[str, dict[str, float]] = {column: {} for column in self.columns}
         for module in model.modules:
@@ -116,7 +116,7 @@ class OnDemand(Described):
                 f"{self.name}: diagnostics exist for the tensorflow backend only. Set "
                 "KERAS_BACKEND=tensorflow."
             )
-        if "targets" not in self.needs:
+        if not self.requires_targets:
             return
         if not model.compiled:
             raise ValueError(

@@ -25,10 +25,10 @@ class LossCredit(Quantity):
 
     name = "loss_credit"
     formula = "sum of .5 (g_t + g_{t+1}) . dtheta_t on the same batch"
-    reading = "below 0 the step lowered the loss"
+    interpretation = "below 0 the step lowered the loss"
     source = "Lan et al. 2019 (arXiv 1909.01440)"
     periodic = True
-    needs = ("later",)
+    extra_passes = ("later",)
 
     def compute(self, module: ModuleView, state: list) -> tuple[Any, list]:
         if module.later_gradients is None:
@@ -52,10 +52,10 @@ class Rotation(Quantity):
 
     name = "rotation"
     formula = "1 - cos(theta, theta at the first reading)"
-    reading = "0: never left its initialisation"
+    interpretation = "0: never left its initialisation"
     source = "Carbonnelle & De Vleeschouwer 2018 (arXiv 1806.01603)"
     periodic = True
-    lasting = True
+    keep_across_modes = True
 
     def __init__(self, entries: int = 65536):
         if isinstance(entries, bool) or not isinstance(entries, int) or entries < 1:

@@ -33,14 +33,14 @@ class ModuleView:
             would send back. None for the first module.
         total: sums a tensor over the replicas; the identity on one device.
         examples: how many examples the step saw, on all replicas.
-        halves: for a quantity that needs `"halves"`, the gradients of the task loss, end
+        halves: for a quantity with the extra pass `"halves"`, the gradients of the task loss, end
             to end, on the first and on the second half of the batch, in the places of
             `gradients`; None where a half is empty or there is no task loss.
-        local_gradients: for one that needs `"local"`, the gradients of the local
+        local_gradients: for one with the extra pass `"local"`, the gradients of the local
             objectives on the batch; None where a boundary has none.
-        later_gradients: for one that needs `"later"`, the gradients of the loss of the
+        later_gradients: for one with the extra pass `"later"`, the gradients of the loss of the
             mode on the same batch after the step.
-        classes: for one that needs `"classes"`, the targets of the model's only output
+        classes: for one that `requires_targets`, the targets of the model's only output
             as `(batch, classes)` of zeros and ones; None where they are no classes.
     """
 
@@ -67,29 +67,28 @@ class Described:
     Attributes:
         name: the tag's stem: `e2e_<name>/<NN>_<module>` in TensorBoard.
         formula: the formula, in plain text.
-        reading: how to read it, in one line.
+        interpretation: how to read it, in one line.
         unit: the unit; empty for a pure number.
         healthy: `(low, high)`, the band of healthy values: a heuristic. None when only
             changes mean something.
         source: where it comes from: a paper, in a few words.
-        needs: what it needs besides what there always is; the contract says which names
-            there are.
-        also: names of numbers that come along; `compute` then returns a tuple.
+        requires_targets: whether it looks at the targets.
+        extra_outputs: names of numbers that come along; `compute` then returns a tuple.
     """
 
     name: str
     formula: str
-    reading: str = ""
+    interpretation: str = ""
     unit: str = ""
     healthy: tuple[float, float] | None = None
     source: str = ""
-    needs: tuple[str, ...] = ()
-    also: tuple[str, ...] = ()
+    requires_targets: bool = False
+    extra_outputs: tuple[str, ...] = ()
 
     @property
     def columns(self) -> tuple[str, ...]:
         """The names of its numbers."""
-        return (self.name, *self.also)
+        return (self.name, *self.extra_outputs)
 
     @property
     def due(self) -> str:
@@ -103,15 +102,15 @@ class Quantity(Described):
     A subclass sets the attributes (those of `Described`, too) and implements `compute`. It
     may keep running state: `init_state` names the tensors, `compute` returns their next
     values. State is set back to zero when the training mode changes, unless it is
-    `lasting`.
+    `keep_across_modes`.
 
     Attributes:
         periodic: whether it is due now and then only (`periodic_every` of
             `ModuleTensorBoard`), because it is dear.
-        needs: what the step must compute for it besides: some of `"halves"`, `"local"`,
-            `"later"` and `"classes"` (see `ModuleView`). Each but the last is a further
-            pass over the batch, made once for all quantities, which moves nothing.
-        lasting: whether its state outlasts a switch of modes.
+        extra_passes: further passes over the batch that the step makes for it: some of
+            `"halves"`, `"local"` and `"later"` (see `ModuleView`). Each is made once for
+            all quantities and has no side effects.
+        keep_across_modes: whether its state outlasts a switch of modes.
 
     Example: the largest absolute gradient.
 
@@ -129,7 +128,8 @@ class Quantity(Described):
     """
 
     periodic: bool = False
-    lasting: bool = False
+    extra_passes: tuple[str, ...] = ()
+    keep_across_modes: bool = False
 
     @property
     def due(self) -> str:
@@ -163,7 +163,7 @@ class Quantity(Described):
             state: the kept tensors, in the order of `init_state`.
 
         Returns:
-            A scalar (with `also`, a tuple of as many as there are names), or None where
+            A scalar (with `extra_outputs`, a tuple of as many as there are names), or None where
             the quantity does not apply to this module, and the next state.
         """
         raise NotImplementedError(

@@ -23,11 +23,11 @@ class ProbeAccuracy(Quantity):
 
     name = "probe_accuracy"
     formula = "accuracy of ridge regression on the pooled activation"
-    reading = "should rise with depth"
+    interpretation = "should rise with depth"
     source = "Alain & Bengio 2016 (arXiv 1610.01644)"
     unit = "fraction"
     periodic = True
-    needs = ("classes",)
+    requires_targets = True
 
     def __init__(self, units: int = 128, ridge: float = 0.01, decay: float = 0.9):
         if isinstance(units, bool) or not isinstance(units, int) or units < 1:
@@ -88,7 +88,7 @@ class EffectiveRank(Quantity):
 
     name = "effective_rank"
     formula = "exp(entropy of the normalised singular values of H)"
-    reading = "must not collapse"
+    interpretation = "must not collapse"
     source = "Roy & Vetterli 2007"
     unit = "directions"
     periodic = True

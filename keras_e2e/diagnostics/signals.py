@@ -17,7 +17,7 @@ class SignalGain(Quantity):
 
     name = "signal_gain"
     formula = "norm(delta_{m-1}) / norm(delta_m)"
-    reading = "O(1); its product over depth says where the signal dies"
+    interpretation = "O(1); its product over depth says where the signal dies"
     source = "Pennington et al. 2017, dynamical isometry (arXiv 1711.04735)"
     healthy = (0.1, 10.0)
 
@@ -38,7 +38,7 @@ class SignalCoherence(Quantity):
 
     name = "signal_coherence"
     formula = "norm(mean_b delta_b)^2 / mean_b norm(delta_b)^2"
-    reading = "1/B incoherent, 1 unanimous; read changes only"
+    interpretation = "1/B incoherent, 1 unanimous; read changes only"
     source = "Chatterjee & Zielinski 2020 (arXiv 2008.01217), of gradients there"
 
     def compute(self, module: ModuleView, state: list) -> tuple[Any, list]:
@@ -55,7 +55,7 @@ class ModuleLoss(Quantity):
 
     name = "loss"
     formula = "local loss of the module; task loss of the last"
-    reading = "falls"
+    interpretation = "falls"
     source = "the compiled loss, or the objective's own source"
 
     def compute(self, module: ModuleView, state: list) -> tuple[Any, list]:

@@ -10,7 +10,7 @@ from keras_e2e.diagnostics.quantity import unpadded
 from keras_e2e.modules.boundary import Collector, collecting
 from keras_e2e.trainers.local_losses import activations
 from keras_e2e.utils import compat
-from keras_e2e.utils.state import put_back
+from keras_e2e.utils.state import preserve_state
 
 # The unbiased estimator divides by the number of examples less three.
 LEAST = 4
@@ -52,7 +52,7 @@ class CKA(OnDemand):
 
     name = "cka"
     formula = "HSIC(K, L) / sqrt(HSIC(K, K) HSIC(L, L)), K = H H^T here, L of the reference"
-    reading = "1: the same up to a rotation; about 0: unrelated"
+    interpretation = "1: the same up to a rotation; about 0: unrelated"
     source = "Kornblith et al. 2019 (arXiv 1905.00414), Nguyen et al. 2021 (2010.15327)"
 
     def __init__(self, reference: Any, *, batch_size: int = 256):
@@ -85,7 +85,7 @@ class CKA(OnDemand):
             other = self.reference
             _refuse_others(other, model)
         here = [_kernels(model, x, part) for part in parts]
-        with put_back(other):
+        with preserve_state(other):
             if other is model:
                 model.set_weights(list(self.reference))
             there = [_kernels(other, x, part) for part in parts]

@@ -109,12 +109,12 @@ BY_NAME = {state.name: state for state in STATES}
 CODES = {state.name: code for code, state in enumerate(STATES)}
 
 
-def in_words(state: str, sure: float, numbers: Mapping[str, float]) -> str:
+def in_words(state: str, confidence: float, numbers: Mapping[str, float]) -> str:
     """A verdict as a text: state, certainty, the numbers behind it, what to do.
 
     Args:
         state: name of the state.
-        sure: how sure the verdict is, from 0 to 1.
+        confidence: how sure the verdict is, from 0 to 1.
         numbers: values by the name of the quantity; `loss at start` among them. Those
             that tell nothing about this state may be there.
 
@@ -122,15 +122,15 @@ def in_words(state: str, sure: float, numbers: Mapping[str, float]) -> str:
 
     >>> from keras_e2e.diagnostics.states import in_words
     >>> in_words("converged", 0.9, {"gradient_snr": 0.0, "loss": 0.01}).split(". ")[0]
-    'Converged (90 % sure): gradient_snr 0, loss 0.01'
+    'Converged (90 % confidence): gradient_snr 0, loss 0.01'
     """
     known = BY_NAME[state]
     told = [f"{name} {numbers[name]:.3g}" for name in known.evidence if name in numbers]
     if "loss" in known.evidence and "loss at start" in numbers and told:
         told[-1] += f" ({numbers['loss at start']:.3g} at the start)"
     head = state.capitalize()
-    if state != "unclear" and math.isfinite(sure):
-        head += f" ({100 * sure:.0f} % sure)"
+    if state != "unclear" and math.isfinite(confidence):
+        head += f" ({100 * confidence:.0f} % confidence)"
     if told:
         head += f": {', '.join(told)}"
     return " ".join(filter(None, [f"{head}.", known.meaning, known.advice]))

@@ -10,7 +10,7 @@ from keras import ops, tree
 
 from keras_e2e.diagnostics.on_demand import OnDemand, refuse_unfit
 from keras_e2e.diagnostics.verdicts import IDLE, UNMOVED, fallen
-from keras_e2e.utils.state import put_back
+from keras_e2e.utils.state import preserve_state
 
 
 class ResetUtility(OnDemand):
@@ -47,10 +47,10 @@ class ResetUtility(OnDemand):
 
     name = "reset_utility"
     formula = "task loss with the module's weights set back - task loss"
-    reading = "about 0: what the module has learned is not used"
+    interpretation = "about 0: what the module has learned is not used"
     unit = "loss"
     source = "Zhang et al. 2019 (arXiv 1902.01996)"
-    needs = ("targets",)
+    requires_targets = True
 
     def __init__(
         self,
@@ -71,7 +71,7 @@ class ResetUtility(OnDemand):
         for module in model.modules:
             if not module.variables:
                 continue
-            with put_back(model):
+            with preserve_state(model):
                 _set_back(model, module, self.start, self.seed)
                 found[module.name] = _loss(model, data, self.batch_size) - before
         return found
@@ -127,11 +127,11 @@ class FrozenUtility(OnDemand):
 
     name = "frozen_utility"
     formula = "(L_frozen - L_trained) / (L_start - L_trained)"
-    reading = "about 0: training does as well without training this module"
+    interpretation = "about 0: training does as well without training this module"
     unit = "fraction"
     healthy = (IDLE, 1.0)
     source = "after Zhang et al. 2019 (arXiv 1902.01996)"
-    needs = ("targets",)
+    requires_targets = True
 
     def __init__(
         self,
@@ -177,13 +177,13 @@ class FrozenUtility(OnDemand):
             model.fit(batches, shuffle=False, verbose=0)
             return _loss(model, judged, self.batch_size)
 
-        with put_back(model):
+        with preserve_state(model):
             trained = train()
         found = {}
         for module in model.modules:
             if not module.trainable_variables:
                 continue
-            with put_back(model):
+            with preserve_state(model):
                 if not (isinstance(self.start, str) and self.start == "present"):
                     _set_back(model, module, self.start, self.seed)
                 start = _loss(model, judged, self.batch_size)

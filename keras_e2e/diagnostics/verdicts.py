@@ -52,16 +52,16 @@ class Verdict(NamedTuple):
 
     Attributes:
         state: a name from `diagnostics.states`.
-        sure: the share of the readings that say so, from 0 to 1; less where there are few.
+        confidence: the share of the readings that say so, from 0 to 1; less where there are few.
         numbers: the medians behind it, by quantity, and `loss at start`.
-        stuck: "starved" or "stalled" where noise and loss say so, whatever the state, which
+        no_signal_reason: "starved" or "stalled" where noise and loss say so, whatever the state, which
             may name a cause (dormant units, say); else empty.
     """
 
     state: str
-    sure: float
+    confidence: float
     numbers: dict[str, float]
-    stuck: str = ""
+    no_signal_reason: str = ""
 
     @property
     def alarm(self) -> bool:
@@ -69,9 +69,9 @@ class Verdict(NamedTuple):
         return states.BY_NAME[self.state].alarm
 
     @property
-    def words(self) -> str:
+    def message(self) -> str:
         """The verdict as a text, with the numbers and what to do."""
-        return states.in_words(self.state, self.sure, self.numbers)
+        return states.in_words(self.state, self.confidence, self.numbers)
 
 
 def judge(
@@ -199,14 +199,14 @@ def _judge_one(readings: dict, start: float, largest: float, still: bool) -> Ver
     noise = share("gradient_snr", lambda v: v < SNR_FLOOR)
     unmoved = share("loss", lambda v: ~fallen(v, start, UNMOVED))
     far = numbers.get("loss", 0.0) > FAR * start > 0
-    stuck = ""
+    no_signal_reason = ""
     if noise >= MAJORITY and unmoved >= MAJORITY:
-        stuck = "starved"
+        no_signal_reason = "starved"
     elif noise >= MAJORITY and far and resting(readings["loss"]):
-        stuck = "stalled"
+        no_signal_reason = "stalled"
 
-    def verdict(state: str, sure: float) -> Verdict:
-        return Verdict(state, sure, numbers, stuck)
+    def verdict(state: str, confidence: float) -> Verdict:
+        return Verdict(state, confidence, numbers, no_signal_reason)
 
     may_blow = {"loss", "grad_rms", "update_ratio"} & set(readings)
     blown = max(_blown(readings[name]) for name in may_blow)
@@ -229,10 +229,10 @@ def _judge_one(readings: dict, start: float, largest: float, still: bool) -> Ver
     # The median: single cosines of noisy halves stray far.
     if opposed >= MAJORITY and numbers.get("reliability", 0.0) > RELIABLE:
         return verdict("conflicting", opposed)
-    if stuck == "starved":
+    if no_signal_reason == "starved":
         return verdict("starved", min(noise, unmoved))
     if noise >= MAJORITY:
-        return verdict(stuck or "converged", min(noise, 1.0 - unmoved))
+        return verdict(no_signal_reason or "converged", min(noise, 1.0 - unmoved))
     # A signal that comes and goes, and has moved nothing yet.
     wavering = unmoved >= MAJORITY and noise > 1.0 - MAJORITY
     if wavering or "gradient_snr" not in numbers:

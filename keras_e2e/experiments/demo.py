@@ -11,12 +11,12 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from keras_e2e.callbacks import ModeSchedule, ModuleTensorBoard
+from keras_e2e.callbacks import ModuleTensorBoard, TrainingModeScheduler
 from keras_e2e.diagnostics import judge
 from keras_e2e.experiments import tasks
 from keras_e2e.experiments.demo_figure import draw
 from keras_e2e.models.modularize import modularize
-from keras_e2e.objectives import Target
+from keras_e2e.objectives import IntermediateTarget
 
 MODULE = "symbols"
 TEST_TUPLES = 4000
@@ -141,7 +141,7 @@ def _train_all(settings, k, train, test, progress, task) -> list[Run]:
     )
     width = images.shape[-1]
     base = tasks.parity_model(k, width, encoder=ENCODERS[settings.data], seed=settings.seed)
-    model = modularize(base, {MODULE: Target()})
+    model = modularize(base, {MODULE: IntermediateTarget()})
     model.compile(
         keras.optimizers.Adam(settings.learning_rate),
         "binary_crossentropy",
@@ -171,7 +171,7 @@ def _train_all(settings, k, train, test, progress, task) -> list[Run]:
             epochs=settings.epochs,
             verbose=0,
             callbacks=[
-                ModeSchedule(schedule),
+                TrainingModeScheduler(schedule),
                 board,
                 _Advance(progress, task, title),
             ],
@@ -238,7 +238,7 @@ def _print_verdicts(console: Console, runs: list[Run]) -> None:
             "converged": f"converged: gradient SNR {snr:.3f}, {_fell(start, loss)}.",
             "healthy": f"healthy: gradient SNR {snr:.3f}, {_fell(start, loss)}.",
             "unclear": "unclear: too few readings.",
-        }.get(found.state, found.words)
+        }.get(found.state, found.message)
         lines.add_row(f"  k={run.k} (test {run.accuracy:.3f})", line)
     console.print(lines, highlight=False)
     console.print(

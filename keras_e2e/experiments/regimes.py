@@ -25,7 +25,7 @@ class Stage(NamedTuple):
         frozen: names of modules that stand still, in inference mode, as layers do whose
             `trainable` is False.
         behind: name of a boundary: only what lies behind it is trained, on stand-ins for
-            what the boundary puts out (`train(stand_ins=...)`).
+            what the boundary puts out (`train(ideal_activations=...)`).
         callbacks: makes further callbacks.
 
     Example:
@@ -144,7 +144,7 @@ def train(
     batch_size: int = 128,
     seed: int = 0,
     window: int = 100,
-    stand_ins: Mapping[str, Any] | None = None,
+    ideal_activations: Mapping[str, Any] | None = None,
     callbacks: Sequence[keras.callbacks.Callback] = (),
 ) -> Trained:
     """Trains a compiled modular model by a plan.
@@ -161,7 +161,7 @@ def train(
         batch_size: examples in a batch; every batch is full.
         seed: of the batches: each stage goes on in an order of its own.
         window: steps from one entry of the history to the next.
-        stand_ins: what the boundary ought to put out, for each example, by its name.
+        ideal_activations: what the boundary ought to put out, for each example, by its name.
         callbacks: for all stages whose `behind` is None.
 
     Returns:
@@ -185,7 +185,7 @@ def train(
     names = [module.name for module in model.modules]
     stages = _stages(plan, names)
     parts = _parts(stages, steps, window)
-    _check(model, stages, names, stand_ins or {})
+    _check(model, stages, names, ideal_activations or {})
     begin = time.perf_counter()
     history: list[dict[str, float]] = []
     most = 0
@@ -199,7 +199,7 @@ def train(
         order = seed + 1000 * number
         if stage.behind is None:
             batches = endless((x, y), batch_size, order)
-            with standing_still(model, stage.frozen):
+            with frozen_modules(model, stage.frozen):
                 model.training_mode = stage.mode
                 most = max(most, _trained(model.trainable_variables))
                 used = [*stage.callbacks(), *callbacks]
@@ -208,7 +208,7 @@ def train(
             rest = _compiled_rest(model, stage.behind)
             most = max(most, _trained(rest.trainable_variables))
             own = model._split(y, None)[0]
-            entering = np.asarray((stand_ins or {})[stage.behind])
+            entering = np.asarray((ideal_activations or {})[stage.behind])
             inputs = (*model._flat_inputs(x), entering)
             found = rest.fit(endless((inputs, own), batch_size, order), **fit).history
             # What the rest makes of stand-ins is no number of the whole model.
@@ -222,7 +222,7 @@ def train(
 
 
 @contextlib.contextmanager
-def standing_still(model: Any, names: Iterable[str]) -> Iterator[None]:
+def frozen_modules(model: Any, names: Iterable[str]) -> Iterator[None]:
     """Lets the named modules stand still, as layers do whose `trainable` is False."""
     names = set(names)
     layers = [x for m in model.modules if m.name in names for x in m.layers]
@@ -240,7 +240,7 @@ def standing_still(model: Any, names: Iterable[str]) -> Iterator[None]:
             model.make_train_function(force=True)
 
 
-def carry_over(source: keras.Model, target: keras.Model) -> list[str]:
+def transfer_weights(source: keras.Model, target: keras.Model) -> list[str]:
     """Copies the weights of layers that both models have, by name and shapes.
 
     For a curriculum: train a model for tuples of one image, carry the encoder over to the
@@ -257,7 +257,7 @@ def carry_over(source: keras.Model, target: keras.Model) -> list[str]:
 
     >>> import keras_e2e as e2e
     >>> one, two = (e2e.tasks.parity_model(k, d=64, seed=k) for k in (1, 2))
-    >>> e2e.regimes.carry_over(one, two)[:3]
+    >>> e2e.regimes.transfer_weights(one, two)[:3]
     ['encoder_1', 'encoder_2', 'symbols']
     """
     copied = []
@@ -300,23 +300,25 @@ def _parts(stages: list[Stage], steps: int, window: int) -> list[int]:
     return [int(part) for part in parts]
 
 
-def _check(model: Any, stages: list[Stage], names: list[str], stand_ins: Mapping) -> None:
+def _check(
+    model: Any, stages: list[Stage], names: list[str], ideal_activations: Mapping
+) -> None:
     for stage in stages:
         unknown = sorted(set(stage.frozen) - set(names))
         if unknown:
             raise ValueError(f"frozen={unknown}: no such modules. The modules: {names}.")
         model.check_training_mode(stage.mode)
-        if stage.behind is not None and stage.behind not in stand_ins:
+        if stage.behind is not None and stage.behind not in ideal_activations:
             raise ValueError(
                 f"A stage trains what lies behind {stage.behind!r} on stand-ins for what "
-                f"that puts out; stand_ins has {sorted(stand_ins)}. Give "
-                f"stand_ins={{{stage.behind!r}: ...}}, such as one-hot labels."
+                f"that puts out; ideal_activations has {sorted(ideal_activations)}. Give "
+                f"ideal_activations={{{stage.behind!r}: ...}}, such as one-hot labels."
             )
 
 
 def _compiled_rest(model: Any, name: str) -> keras.Model:
     """What lies behind a boundary, compiled like the model, with a fresh optimizer."""
-    rest = model.rest_model(name)
+    rest = model.downstream_model(name)
     rest.compile_from_config(model.get_compile_config())
     return rest
 

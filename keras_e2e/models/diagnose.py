@@ -9,12 +9,12 @@ import keras
 from rich.console import Console
 from rich.table import Table
 
-from keras_e2e.callbacks.module_diagnostics import Readings
+from keras_e2e.callbacks.module_diagnostics import ModuleDiagnostics
 from keras_e2e.diagnostics import OnDemand, Verdict, states
 from keras_e2e.diagnostics.verdicts import with_measured
 from keras_e2e.modules import training_mode
 from keras_e2e.trainers.modular_trainer import ModularTraining
-from keras_e2e.utils.state import put_back
+from keras_e2e.utils.state import preserve_state
 
 # The numbers that the table shows.
 SHOWN = ("loss", "gradient_snr", "signal_gain", "update_ratio", "dormant_fraction")
@@ -43,7 +43,7 @@ class Diagnosis(NamedTuple):
             console.print(self._on_demand())
         for module, verdict in self.verdicts.items():
             if states.BY_NAME[verdict.state].advice:
-                console.print(f"{module}: {verdict.words}", highlight=False, markup=False)
+                console.print(f"{module}: {verdict.message}", highlight=False, markup=False)
         return text.getvalue().rstrip()
 
     def _judged(self) -> Table:
@@ -51,7 +51,7 @@ class Diagnosis(NamedTuple):
         table.add_column("#")
         for name in ("module", "verdict"):
             table.add_column(name, overflow="fold")
-        for name in ("sure", *SHOWN):
+        for name in ("confidence", *SHOWN):
             table.add_column(name, justify="right")
         for number, (module, verdict) in enumerate(self.verdicts.items(), start=1):
             numbers = [verdict.numbers.get(name) for name in SHOWN]
@@ -59,7 +59,7 @@ class Diagnosis(NamedTuple):
                 str(number),
                 module,
                 verdict.state,
-                f"{verdict.sure:.0%}" if verdict.state != "unclear" else "",
+                f"{verdict.confidence:.0%}" if verdict.state != "unclear" else "",
                 *("" if n is None else f"{n:.3g}" for n in numbers),
             )
         return table
@@ -145,8 +145,8 @@ def diagnose(
     wanted = model.training_mode if mode is None else training_mode.TrainingMode.get(mode)
     model.check_training_mode(wanted)
     periodic = max(every, steps // 10)
-    readings = Readings(every, "full", periodic)
-    with put_back(model):
+    readings = ModuleDiagnostics(every, "full", periodic)
+    with preserve_state(model):
         model.training_mode = wanted
         measured = _measured(on_demand, model, x, y, fit.get("sample_weight"))
         stop = _StopAfter(steps)

@@ -11,14 +11,14 @@ from keras_e2e.modules.boundary import ModuleBoundary
 from keras_e2e.utils import compat
 
 
-def rest_model(model: Any, name: str) -> keras.Model:
+def downstream_model(model: Any, name: str) -> keras.Model:
     """The stock model from what comes out of a boundary to the model's outputs.
 
-    See `ModuleEvaluation.rest_model`.
+    See `ModuleEvaluation.downstream_model`.
     """
     if not compat.is_functional(model):
         raise ValueError(
-            f"rest_model: {model.name!r} wraps a subclassed model, which shows no graph to "
+            f"downstream_model: {model.name!r} wraps a subclassed model, which shows no graph to "
             "cut. Build the model from layers (keras.Input ... keras.Model)."
         )
     names = [m.name for m in model._modular.modules if m.boundary is not None]
@@ -26,7 +26,7 @@ def rest_model(model: Any, name: str) -> keras.Model:
         near = difflib.get_close_matches(str(name), names, n=1, cutoff=0.4)
         meant = f" Did you mean {near[0]!r}?" if near else ""
         raise ValueError(
-            f"rest_model: no boundary is named {name!r}.{meant} The boundaries: {names}."
+            f"downstream_model: no boundary is named {name!r}.{meant} The boundaries: {names}."
         )
     entering: list = []
 
@@ -48,7 +48,7 @@ def rest_model(model: Any, name: str) -> keras.Model:
         outputs = compat.run_graph(model, inputs, call)
         if len(entering) != 1:
             raise ValueError(
-                f"rest_model: boundary {name!r} is crossed {len(entering)} times. Apply "
+                f"downstream_model: boundary {name!r} is crossed {len(entering)} times. Apply "
                 "the module once, to the stacked inputs."
             )
         outputs = tree.pack_sequence_as(model.output, tree.flatten(outputs))

@@ -12,7 +12,7 @@ from keras_e2e.modules.boundary import ModuleBoundary
 from keras_e2e.modules.graph import Module
 from keras_e2e.objectives.base import Exit, LocalObjective, Output
 from keras_e2e.objectives.heads.model_based import AugLocal
-from keras_e2e.trainers.local_losses import outputs_of
+from keras_e2e.trainers.local_losses import build_outputs
 from keras_e2e.utils import compat
 
 
@@ -28,15 +28,15 @@ def exits_of(objective: LocalObjective, outputs: tuple[Output, ...]) -> dict[str
     return found
 
 
-def exit_model(model: Any, name: str) -> keras.Model:
+def early_exit_model(model: Any, name: str) -> keras.Model:
     """The stock model from a modular model's inputs to the head of one module.
 
-    See `ModuleEvaluation.exit_model`.
+    See `ModuleEvaluation.early_exit_model`.
     """
     state = model._modular
     if not compat.is_functional(model):
         raise ValueError(
-            f"exit_model: {model.name!r} wraps a subclassed model, which shows no graph to "
+            f"early_exit_model: {model.name!r} wraps a subclassed model, which shows no graph to "
             "cut. Build the model from layers (keras.Input ... keras.Model), or look at "
             "its heads with evaluate_modules."
         )
@@ -63,7 +63,7 @@ def exit_model(model: Any, name: str) -> keras.Model:
         compat.run_graph(model, tree.flatten(inputs), call)
         if len(places) != 1:
             raise ValueError(
-                f"exit_model: boundary {name!r} is crossed {len(places)} times, so its "
+                f"early_exit_model: boundary {name!r} is crossed {len(places)} times, so its "
                 "head makes as many predictions. Apply the module once, to the stacked "
                 "inputs."
             )
@@ -84,14 +84,14 @@ def _find(name: str, modules: Iterable[Module]) -> Module:
     last = modules[-1].name
     if name == last:
         raise ValueError(
-            f"exit_model: {name!r} is the last module, which ends in the model's own "
+            f"early_exit_model: {name!r} is the last module, which ends in the model's own "
             "outputs. Use keras_e2e.strip(model)."
         )
     if name not in names:
         near = difflib.get_close_matches(str(name), names, n=1, cutoff=0.4)
         meant = f" Did you mean {near[0]!r}?" if near else ""
         raise ValueError(
-            f"exit_model: no boundary is named {name!r}.{meant} The boundaries: {names}."
+            f"early_exit_model: no boundary is named {name!r}.{meant} The boundaries: {names}."
         )
     return modules[[m.name for m in modules].index(name)]
 
@@ -101,17 +101,17 @@ def _ways(model: Any, module: Module) -> list[Exit]:
     objective, keys = module.objective, model._modular.keys()
     if objective is None:
         raise ValueError(
-            f"exit_model: boundary {module.name!r} has no objective (objective=False), so "
+            f"early_exit_model: boundary {module.name!r} has no objective (objective=False), so "
             "there is no head to end in. Give it one such as Prediction()."
         )
     outputs = tuple(Output(key, None, None, None) for key in keys)
     if model.compiled:
-        outputs = outputs_of(model, keys, None, None)
+        outputs = build_outputs(model, keys, None, None)
     found = exits_of(objective, outputs)
     ways = list(found.values()) or list(objective.exits(outputs))[:1]
     if not ways:
         raise ValueError(
-            f"exit_model: the objective {type(objective).__name__} of boundary "
+            f"early_exit_model: the objective {type(objective).__name__} of boundary "
             f"{module.name!r} has no head that predicts the model's outputs or labels. "
             "Use Prediction(), or a mixture with it, there; or train a classifier on "
             "the activation."
@@ -133,7 +133,7 @@ def _stock_layers(way: Exit, boundary: str) -> list:
         ours = [x for x in [layer, *compat.all_layers(layer)] if _ours(x)]
         if ours:
             raise ValueError(
-                f"exit_model: the head of boundary {boundary!r} needs the class "
+                f"early_exit_model: the head of boundary {boundary!r} needs the class "
                 f"{type(ours[0]).__name__} of keras_e2e, so no stock Keras model can end "
                 "in it. Use another head, such as 'gap_linear' or AugLocal(), or look at "
                 "it with evaluate_modules."

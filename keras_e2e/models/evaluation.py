@@ -10,25 +10,25 @@ from keras_e2e.modules.boundary import Collector, collecting
 from keras_e2e.modules.graph import Module
 from keras_e2e.objectives import head_metrics
 from keras_e2e.objectives.base import Batch, Output
-from keras_e2e.trainers.local_losses import activations, local_loss, outputs_of
+from keras_e2e.trainers.local_losses import activations, build_outputs, local_loss, missing
 from keras_e2e.utils import compat
 from keras_e2e.utils.data import Batches
 
 
 class ModuleEvaluation:
-    """Mixin of modular models: `evaluate_modules`, `exit_model` and `rest_model`."""
+    """Mixin of modular models: `evaluate_modules`, `early_exit_model` and `downstream_model`."""
 
     _modular: Any
     name: str
 
-    def exit_model(self, name: str) -> keras.Model:
+    def early_exit_model(self, name: str) -> keras.Model:
         """The stock Keras model that leaves this one early, by a module's head.
 
         It consists of the layers up to the boundary, of the head's layers and of the
         model's ending (a softmax, say). Layers and weights are shared with this model,
         so it is as good as the head is now, and goes on changing while this model
         trains. It is not compiled. Nothing of keras_e2e is needed to load what it
-        saves. With an objective on intermediate labels (`Target`) it predicts those.
+        saves. With an objective on intermediate labels (`IntermediateTarget`) it predicts those.
 
         Args:
             name: a boundary's name, as in `model.modules`.
@@ -47,13 +47,13 @@ class ModuleEvaluation:
         >>> import keras, numpy as np, keras_e2e as e2e
         >>> base = keras.Sequential([keras.Input((8,)), keras.layers.Dense(4, name="code"),
         ...                          keras.layers.Dense(3, activation="softmax")])
-        >>> early = e2e.modularize(base, ["code"]).exit_model("code")
+        >>> early = e2e.modularize(base, ["code"]).early_exit_model("code")
         >>> early(np.ones((5, 8))).shape == (5, 3)
         True
         """
-        return early_exit.exit_model(self, name)
+        return early_exit.early_exit_model(self, name)
 
-    def rest_model(self, name: str) -> keras.Model:
+    def downstream_model(self, name: str) -> keras.Model:
         """The stock Keras model of what lies behind a boundary, up to the outputs.
 
         To train the later modules on what the earlier ones ought to put out. Layers and
@@ -75,11 +75,11 @@ class ModuleEvaluation:
         >>> import keras, numpy as np, keras_e2e as e2e
         >>> base = keras.Sequential([keras.Input((8,)), keras.layers.Dense(4, name="code"),
         ...                          keras.layers.Dense(3, activation="softmax")])
-        >>> rest = e2e.modularize(base, ["code"]).rest_model("code")
+        >>> rest = e2e.modularize(base, ["code"]).downstream_model("code")
         >>> rest([np.ones((5, 8)), np.ones((5, 4))]).shape == (5, 3)
         True
         """
-        return downstream.rest_model(self, name)
+        return downstream.downstream_model(self, name)
 
     def evaluate_modules(
         self,
@@ -221,7 +221,7 @@ class _Table:
             for key, identifiers in zip(keys, own, strict=True):
                 prefix = f"{key}_" if len(keys) > 1 else ""
                 self.metrics[key] += [
-                    (head_metrics.fresh(one, prefix), weighted) for one in identifiers
+                    (head_metrics.make_metric(one, prefix), weighted) for one in identifiers
                 ]
         self.seen: set[str] = set()
 
@@ -248,7 +248,7 @@ def _read(model: Any, x: Any, y: Any, sample_weight: Any) -> dict[str, _Reading]
     """Runs one batch in inference mode and computes what is known of each module."""
     state = model._modular
     y, sample_weight, given, weights = model._split(y, sample_weight)
-    outputs = outputs_of(model, state.keys(), y, sample_weight)
+    outputs = build_outputs(model, state.keys(), y, sample_weight)
     size = int(next(t for t in tree.flatten(x) if t is not None).shape[0])
     single = None if isinstance(sample_weight, dict | list | tuple) else sample_weight
     batch = Batch(x, outputs, None, single, None, training=False)
@@ -270,9 +270,9 @@ def _read(model: Any, x: Any, y: Any, sample_weight: Any) -> dict[str, _Reading]
             if module.boundary is None:
                 told = list(zip(outputs, tree.flatten(predictions), strict=True))
                 loss = _task_loss(told, penalties)
-            elif module.objective is not None and not module.objective.listens:
+            elif module.objective is not None and not module.objective.feedback_source:
                 if _has_labels(module, y, own.labels):
-                    for key, inputs_of in module.objective.views().items():
+                    for key, inputs_of in module.objective.extra_inputs().items():
                         if key not in views:
                             views[key] = Collector(state.known)
                             _pass(model, inputs_of(batch), views[key])
@@ -291,8 +291,7 @@ def _pass(model: Any, x: Any, collector: Collector) -> Any:
 
 def _has_labels(module: Module, y: Any, labels: Any) -> bool:
     assert module.objective is not None, "a module without an objective has no loss"
-    needs = module.objective.requirements
-    return not (("labels" in needs and labels is None) or ("target" in needs and y is None))
+    return missing(module, y, labels) is None
 
 
 def _task_loss(told: list, penalties: list) -> Any:

@@ -10,7 +10,7 @@ from keras import ops
 from keras_e2e.modules.boundary import Collector, collecting
 from keras_e2e.objectives import head_metrics, heads
 from keras_e2e.objectives.prediction import ending_for_loss
-from keras_e2e.trainers.local_losses import activations, outputs_of
+from keras_e2e.trainers.local_losses import activations, build_outputs
 from keras_e2e.utils import compat
 
 # The largest step of Adam, from where it goes down to 0 along a cosine.
@@ -50,7 +50,7 @@ def probed(
     ]
     found: dict[str, float] = {}
     for place, (key, output) in enumerate(zip(keys, state.outputs, strict=True)):
-        loss = outputs_of(model, keys, None, None)[place].compiled_loss
+        loss = build_outputs(model, keys, None, None)[place].compiled_loss
         if loss is None:
             continue
         target = tuple(output.spec.shape)
@@ -67,8 +67,8 @@ def probed(
                 keras.optimizers.schedules.CosineDecay(LEARNING_RATE, max(steps, 1))
             ),
             loss,
-            metrics=[head_metrics.fresh(one) for one in given[0][place]],
-            weighted_metrics=[head_metrics.fresh(one) for one in given[1][place]],
+            metrics=[head_metrics.make_metric(one) for one in given[0][place]],
+            weighted_metrics=[head_metrics.make_metric(one) for one in given[1][place]],
             jit_compile=False,
         )
         order = np.random.default_rng(0).permutation(len(taught[0]))
@@ -110,7 +110,7 @@ def _features(
     rows: list[tuple] = []
     for x, y, sample_weight in batches:
         y, sample_weight, _, _ = model._split(y, sample_weight)
-        output = outputs_of(model, state.keys(), y, sample_weight)[place]
+        output = build_outputs(model, state.keys(), y, sample_weight)[place]
         if output.y is None:
             raise ValueError(
                 f"evaluate_modules: a probe needs targets of the output {output.name!r}, "

@@ -141,7 +141,7 @@ class ModularWrapper(ModularTraining, keras.Model):
     def _sequential_call(self, inputs, module, mask, **kwargs):
         # Code cannot be cut: what comes later is run too, but not used.
         outputs = self._plain_call(inputs, True, mask, **kwargs)
-        return None if self._modular.skips_outputs() else outputs
+        return None if self._modular.stops_before_outputs() else outputs
 
     def _freezes(self) -> Callable | None:
         state = self._modular

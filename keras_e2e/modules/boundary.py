@@ -22,13 +22,13 @@ class Crossing(NamedTuple):
         activation: the tensor that came in: the module's output.
         output: the tensor that went out: the next module's input. It is the
             activation itself unless the boundary stopped the gradient.
-        sent: what a `SyntheticGradient` predicted here, else None.
+        predicted_gradient: what a `SyntheticGradient` predicted here, else None.
     """
 
     boundary: "ModuleBoundary"
     activation: Any
     output: Any
-    sent: Any = None
+    predicted_gradient: Any = None
 
 
 class Collector:
@@ -81,13 +81,13 @@ class Collector:
         if id(boundary) not in self.known:
             return activation
         name = boundary.module
-        activation = self.hear(name, [activation])[0]
+        activation = self.inject_feedback(name, [activation])[0]
         output, sent = activation, None
         if name in self.stops:
             output = ops.stop_gradient(activation)
             if name in self.listeners.get(name, ()):
                 assert boundary.objective is not None
-                sent = boundary.objective.predict_signal(output, self.outputs)
+                sent = boundary.objective.predict_gradient(output, self.outputs)
                 output = _echoed(output, -sent * self._factor(name, boundary))
             output = boundary.disturb(output)
         if self.tap is not None:
@@ -95,7 +95,7 @@ class Collector:
         self.crossings.append(Crossing(boundary, activation, output, sent))
         return output
 
-    def hear(self, end: str, tensors: list) -> list:
+    def inject_feedback(self, end: str, tensors: list) -> list:
         """Lets the boundaries that listen at a module's end hear the signal there.
 
         The tensors keep their values. The gradient that comes back to each of them also
@@ -107,21 +107,23 @@ class Collector:
                 continue
             assert objective is not None, "an objective listens"
             factor = self._factor(end, crossing.boundary)
-            echoes = objective.echo(crossing.activation, self.listeners[end][name].place)
+            echoes = objective.project_feedback(
+                crossing.activation, self.listeners[end][name].place
+            )
             tensors = [
                 _echoed(tensor, echo * factor)
                 for tensor, echo in zip(tensors, echoes, strict=True)
             ]
         return tensors
 
-    def hear_outputs(self, end: str, outputs: Any) -> Any:
+    def inject_output_feedback(self, end: str, outputs: Any) -> Any:
         """The same at the model's outputs."""
         if not self.listeners.get(end):
             return outputs
         flat = tree.flatten(outputs)
         # A cross-entropy is taken from the values under a softmax, another loss is not.
         raw = [compat.logits_of(tensor) for tensor in flat]
-        heard, below = self.hear(end, flat), self.hear(end, raw)
+        heard, below = self.inject_feedback(end, flat), self.inject_feedback(end, raw)
         told = []
         for before, tensor, under, logits in zip(flat, heard, raw, below, strict=True):
             if under is not before:

@@ -101,16 +101,18 @@ def _listeners(
 ) -> dict[str, dict[str, Listener]]:
     found: dict[str, dict[str, Listener]] = {}
     for module in modules:
-        listens = None if module.objective is None else module.objective.listens
+        feedback_source = (
+            None if module.objective is None else module.objective.feedback_source
+        )
         weight = mode.weight(module.name)
-        if not listens or not weight or module.name not in stopping:
+        if not feedback_source or not weight or module.name not in stopping:
             continue
         ends = {
             "boundary": [module.name],
             "outputs": [modules[-1].name],
             "following": [m.name for m in modules if module.name in m.inputs],
         }
-        for place, end in enumerate(ends[listens]):
+        for place, end in enumerate(ends[feedback_source]):
             found.setdefault(end, {})[module.name] = Listener(weight, place)
     return found
 

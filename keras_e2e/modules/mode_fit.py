@@ -28,7 +28,7 @@ def fitting(mode: TrainingMode, modules: Sequence[Module]) -> TrainingMode:
     check_reach_fits(mode.reach, len(modules), f"Training mode '{mode}'")
     for module in modules:
         objective = module.objective
-        if objective and objective.listens and mode.module == module.name:
+        if objective and objective.feedback_source and mode.module == module.name:
             raise ValueError(
                 f"Training mode '{mode}': the objective {type(objective).__name__} of "
                 f"{module.name!r} passes on a signal that comes from later modules, which "

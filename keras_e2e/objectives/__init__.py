@@ -10,6 +10,7 @@ from keras_e2e.objectives.base import (
 from keras_e2e.objectives.feedback import DirectFeedbackAlignment, FeedbackAlignment
 from keras_e2e.objectives.forward_forward import ForwardForward
 from keras_e2e.objectives.infonce import InfoNCE
+from keras_e2e.objectives.intermediate_target import IntermediateTarget
 from keras_e2e.objectives.mixture import InfoPro, Mixture, PredSim
 from keras_e2e.objectives.prediction import Prediction
 from keras_e2e.objectives.reconstruction import Reconstruction
@@ -17,7 +18,6 @@ from keras_e2e.objectives.registry import ALIASES, get
 from keras_e2e.objectives.signal import Signal
 from keras_e2e.objectives.similarity import SimilarityMatching, SupervisedContrastive
 from keras_e2e.objectives.synthetic_gradient import SyntheticGradient
-from keras_e2e.objectives.target import Target
 from keras_e2e.objectives.two_view import BarlowTwins, VICReg, ViewContrast
 
 __all__ = [
@@ -29,6 +29,7 @@ __all__ = [
     "ForwardForward",
     "InfoNCE",
     "InfoPro",
+    "IntermediateTarget",
     "LocalObjective",
     "Mixture",
     "ModelSpec",
@@ -41,7 +42,6 @@ __all__ = [
     "SimilarityMatching",
     "SupervisedContrastive",
     "SyntheticGradient",
-    "Target",
     "VICReg",
     "ViewContrast",
     "get",

@@ -41,9 +41,9 @@ class Batch(NamedTuple):
             or None.
         sample_weight: weights of shape `(batch,)` for this objective, or None.
         module_input: what the module itself was given, gradient stopped.
-        views: this boundary's activation in the further passes that the objective
-            asked for, by the keys of `LocalObjective.views`.
-        sent: what a `Signal` predicted at the boundary, else None.
+        extra_activations: this boundary's activation in the further passes that the objective
+            asked for, by the keys of `LocalObjective.extra_inputs`.
+        predicted_gradient: what a `Signal` predicted at the boundary, else None.
         training: whether heads run in training mode. False where losses are only
             looked at, in `evaluate_modules`.
     """
@@ -53,8 +53,8 @@ class Batch(NamedTuple):
     labels: Any
     sample_weight: Any
     module_input: Any
-    views: Mapping[Hashable, Any] = {}
-    sent: Any = None
+    extra_activations: Mapping[Hashable, Any] = {}
+    predicted_gradient: Any = None
     training: bool = True
 
 
@@ -161,7 +161,7 @@ class LocalObjective(keras.layers.Layer):
             `"target"` (the model's own targets), `"labels"` (intermediate
             labels under the boundary's name), or a tuple of these. Checked before a
             step is taken.
-        listens: for objectives that send a signal of their own in place of a loss
+        feedback_source: for objectives that send a signal of their own in place of a loss
             (`objectives.Signal`): where they listen. None for a loss.
 
     Raises:
@@ -176,8 +176,9 @@ class LocalObjective(keras.layers.Layer):
     >>> boundary = e2e.ModuleBoundary(Sparse(weight=0.1), name="code")
     """
 
-    needs: str | tuple[str, ...] | None = None
-    listens: str | None = None
+    requires_labels: bool = False
+    requires_targets: bool = False
+    feedback_source: str | None = None
     built: bool
 
     def __new__(cls, *args: Any, **kwargs: Any) -> Any:
@@ -209,12 +210,6 @@ class LocalObjective(keras.layers.Layer):
                 dtype="float32",
                 name="weight_steps",
             )
-
-    @property
-    def requirements(self) -> set[str]:
-        """What must be in `y`, as a set."""
-        needs = self.needs
-        return {needs} if isinstance(needs, str) else set(needs or ())
 
     def weight_now(self) -> Any:
         """The weight in force."""
@@ -250,13 +245,13 @@ class LocalObjective(keras.layers.Layer):
             }
         return super().from_config(config)
 
-    def views(self) -> Mapping[Hashable, Callable[[Batch], Any]]:
+    def extra_inputs(self) -> Mapping[Hashable, Callable[[Batch], Any]]:
         """Further passes of the model that the loss looks at. The default asks for none.
 
         Returns:
             For each a key and a function from the batch to the inputs of that pass.
             Passes with equal keys are made once for all boundaries. The activations
-            come back as `batch.views[key]`.
+            come back as `batch.extra_activations[key]`.
         """
         return {}
 
@@ -315,7 +310,7 @@ class LocalObjective(keras.layers.Layer):
         """
         return ()
 
-    def asked_metrics(self) -> list[keras.metrics.Metric]:
+    def head_metrics(self) -> list[keras.metrics.Metric]:
         """The metrics that were asked for during `fit`. The default: none.
 
         `compute_loss` updates them where the objective counts, `measure` elsewhere.

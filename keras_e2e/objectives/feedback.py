@@ -41,7 +41,7 @@ class _RandomFeedback(Signal):
         """The tensors that are listened to, for each end."""
         raise NotImplementedError
 
-    def echo(self, activation: Any, place: int) -> list:
+    def project_feedback(self, activation: Any, place: int) -> list:
         maps = self.maps[self.first[place] : self.first[place + 1]]
         return [network(activation, training=False) for network in maps]
 
@@ -72,11 +72,11 @@ class FeedbackAlignment(_RandomFeedback):
     Example:
 
     >>> import keras_e2e as e2e
-    >>> e2e.objectives.FeedbackAlignment(seed=1).listens
+    >>> e2e.objectives.FeedbackAlignment(seed=1).feedback_source
     'following'
     """
 
-    listens = "following"
+    feedback_source = "following"
 
     def ends(self, model: ModelSpec) -> tuple:
         return model.following
@@ -104,11 +104,11 @@ class DirectFeedbackAlignment(_RandomFeedback):
     Example:
 
     >>> import keras_e2e as e2e
-    >>> e2e.objectives.DirectFeedbackAlignment().listens
+    >>> e2e.objectives.DirectFeedbackAlignment().feedback_source
     'outputs'
     """
 
-    listens = "outputs"
+    feedback_source = "outputs"
 
     def ends(self, model: ModelSpec) -> tuple:
         return (tuple(output.spec for output in model.outputs),)

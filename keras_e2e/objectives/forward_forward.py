@@ -44,11 +44,11 @@ class ForwardForward(LocalObjective):
     Example:
 
     >>> import keras_e2e as e2e
-    >>> e2e.objectives.ForwardForward(threshold=1.0).needs
-    'target'
+    >>> e2e.objectives.ForwardForward(threshold=1.0).requires_targets
+    True
     """
 
-    needs = "target"
+    requires_targets = True
 
     def __init__(
         self,
@@ -78,13 +78,13 @@ class ForwardForward(LocalObjective):
                 "unknown number. Pad the input."
             )
 
-    def views(self):
+    def extra_inputs(self):
         kind = ("label overlay", self.labelled, self.scored, self.overlay)
         return {(*kind, "true"): self._true, (*kind, "wrong"): self._wrong}
 
     def loss(self, activation: Any, batch: Batch) -> Any:
         # `views` names the true label first.
-        true, wrong = (batch.views[key] for key in self.views())
+        true, wrong = (batch.extra_activations[key] for key in self.extra_inputs())
         good = ops.softplus(self.threshold - goodness(true))
         return good + ops.softplus(goodness(wrong) - self.threshold)
 

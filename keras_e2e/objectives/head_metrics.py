@@ -8,7 +8,7 @@ import keras
 from keras import tree
 
 
-class AskedMetrics:
+class HeadMetrics:
     """The metrics that an objective was asked for.
 
     A plain object, so that Keras does not track metrics that were given as objects: they
@@ -32,7 +32,7 @@ class AskedMetrics:
         self.given = given
         for identifier in tree.flatten(given or ()):
             try:
-                fresh(identifier)
+                make_metric(identifier)
             except (TypeError, ValueError) as error:
                 raise ValueError(f"{who}(metrics={given!r}): {error}") from error
 
@@ -57,7 +57,7 @@ class AskedMetrics:
             )
         return [
             [
-                fresh(identifier, _prefix(boundary, name, outputs))
+                make_metric(identifier, _prefix(boundary, name, outputs))
                 for identifier in tree.flatten(by_name.get(name, ()))
             ]
             for name in outputs
@@ -69,7 +69,7 @@ class AskedMetrics:
 
 
 def from_config(config: Any) -> Any:
-    """What `AskedMetrics` takes, from its config."""
+    """What `HeadMetrics` takes, from its config."""
     if isinstance(config, Mapping) and "class_name" in config:
         return keras.metrics.deserialize(config)
     if isinstance(config, Mapping):
@@ -79,7 +79,7 @@ def from_config(config: Any) -> Any:
     return config
 
 
-def fresh(identifier: Any, prefix: str = "") -> keras.metrics.Metric:
+def make_metric(identifier: Any, prefix: str = "") -> keras.metrics.Metric:
     """A metric of its own, as Keras makes it of what is given to `compile`.
 
     Args:
@@ -88,8 +88,8 @@ def fresh(identifier: Any, prefix: str = "") -> keras.metrics.Metric:
 
     Example:
 
-    >>> from keras_e2e.objectives.head_metrics import fresh
-    >>> fresh("accuracy", "block2_").name
+    >>> from keras_e2e.objectives.head_metrics import make_metric
+    >>> make_metric("accuracy", "block2_").name
     'block2_accuracy'
     """
     if str(identifier).lower() in ("accuracy", "acc"):

@@ -58,7 +58,7 @@ class Mixture(LocalObjective):
         self.parts: list[Any] = [get(part) for part in objectives]
         self.factors = tuple(float(factor) for factor in objectives.values())
         for part in self.parts:
-            if part is None or part.listens:
+            if part is None or part.feedback_source:
                 raise ValueError(
                     f"Mixture: {_shown(part)} has no loss to be mixed: it sends a signal "
                     "in place of one. Use it alone at its boundary."
@@ -75,16 +75,20 @@ class Mixture(LocalObjective):
         return [pair for pair in zip(self.parts, self.factors, strict=True) if pair[1]]
 
     @property
-    def needs(self):  # type: ignore[override]
-        return tuple(sorted({n for part, _ in self.counting for n in part.requirements}))
+    def requires_labels(self):  # type: ignore[override]
+        return any(part.requires_labels for part, _ in self.counting)
 
-    def views(self):
-        return {k: v for part, _ in self.counting for k, v in part.views().items()}
+    @property
+    def requires_targets(self):  # type: ignore[override]
+        return any(part.requires_targets for part, _ in self.counting)
+
+    def extra_inputs(self):
+        return {k: v for part, _ in self.counting for k, v in part.extra_inputs().items()}
 
     def build_head(self, activation: keras.KerasTensor, model: ModelSpec) -> None:
         for part, _ in self.counting:
             part.build_for(activation, model)
-        names = [metric.name for metric in self.asked_metrics()]
+        names = [metric.name for metric in self.head_metrics()]
         twins = sorted({name for name in names if names.count(name) > 1})
         if twins:
             raise ValueError(
@@ -97,15 +101,19 @@ class Mixture(LocalObjective):
         losses = []
         for part, factor in self.counting:
             # A part that asks for one view, or none, must not see another's.
-            own = batch._replace(views={key: batch.views[key] for key in part.views()})
+            own = batch._replace(
+                extra_activations={
+                    key: batch.extra_activations[key] for key in part.extra_inputs()
+                }
+            )
             losses.append(factor * part.compute_loss(activation, own))
         return sum(losses[1:], losses[0])
 
     def exits(self, outputs: tuple[Output, ...]) -> tuple[Exit, ...]:
         return tuple(way for part, _ in self.counting for way in part.exits(outputs))
 
-    def asked_metrics(self) -> list[keras.metrics.Metric]:
-        return [metric for part, _ in self.counting for metric in part.asked_metrics()]
+    def head_metrics(self) -> list[keras.metrics.Metric]:
+        return [metric for part, _ in self.counting for metric in part.head_metrics()]
 
     def measure(self, activation: Any, batch: Batch) -> None:
         for part, _ in self.counting:
@@ -169,7 +177,7 @@ class PredSim(Mixture):
         prediction = Prediction(head, target=target, metrics=metrics)
         similarity = SimilarityMatching(target=target, classes=classes)
         super().__init__({similarity: beta, prediction: round(1 - beta, 12)}, **kwargs)
-        self.head = heads.check(head)
+        self.head = heads.validate_head(head)
         self.asked = prediction.asked
 
     def get_config(self):
@@ -225,8 +233,8 @@ class InfoPro(Mixture):
     Example:
 
     >>> import keras_e2e as e2e
-    >>> e2e.objectives.InfoPro(label_loss="cross_entropy", label=(1.0, 1.0)).needs
-    ('target',)
+    >>> e2e.objectives.InfoPro(label_loss="cross_entropy", label=(1.0, 1.0)).requires_targets
+    True
     """
 
     def __init__(
@@ -264,7 +272,7 @@ class InfoPro(Mixture):
         super().__init__(
             {decoder: 1.0, kinds[label_loss](head, target=target): 1.0}, **kwargs
         )
-        self.head = heads.check(head)
+        self.head = heads.validate_head(head)
 
     def build_head(self, activation: keras.KerasTensor, model: ModelSpec) -> None:
         self.factors = self.ramp(model.place, model.modules)

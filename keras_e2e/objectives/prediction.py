@@ -49,7 +49,7 @@ class Prediction(LocalObjective):
     'mlp'
     """
 
-    needs = "target"
+    requires_targets = True
 
     def __init__(
         self,
@@ -62,10 +62,10 @@ class Prediction(LocalObjective):
         **kwargs: Any,
     ):
         super().__init__(**kwargs)
-        self.head = heads.check(head)
+        self.head = heads.validate_head(head)
         self.target = target
-        self.asked = head_metrics.AskedMetrics(metrics, type(self).__name__)
-        self.head_metrics: list = []
+        self.asked = head_metrics.HeadMetrics(metrics, type(self).__name__)
+        self.metrics_by_output: list = []
         self.loss_spec = loss
         self.activation = keras.activations.get(activation) if activation else None
         self.own_loss = None if loss is None else _loss_object(loss)
@@ -93,7 +93,7 @@ class Prediction(LocalObjective):
             self.networks.append(network)
             endings.append(self.activation or output.ending)
         self.endings = tuple(endings)
-        self.head_metrics = self.asked.make(
+        self.metrics_by_output = self.asked.make(
             [output.name for output in chosen], model.name, type(self).__name__
         )
 
@@ -128,17 +128,17 @@ class Prediction(LocalObjective):
                 total = total + loss(output.y, y_pred, output.sample_weight)
         return ops.convert_to_tensor(total)
 
-    def asked_metrics(self) -> list[keras.metrics.Metric]:
-        return [metric for metrics in self.head_metrics for metric in metrics]
+    def head_metrics(self) -> list[keras.metrics.Metric]:
+        return [metric for metrics in self.metrics_by_output for metric in metrics]
 
     def measure(self, activation: Any, batch: Batch) -> None:
-        if self.asked_metrics():
+        if self.head_metrics():
             outputs = tuple(o for o in batch.outputs if self.target in (None, o.name))
             self._update(outputs, self.predict(activation, outputs, training=False))
 
     def _update(self, outputs: tuple[Output, ...], predictions: list) -> None:
         for metrics, output, y_pred in zip(
-            self.head_metrics, outputs, predictions, strict=True
+            self.metrics_by_output, outputs, predictions, strict=True
         ):
             for metric in metrics if output.y is not None else ():
                 try:

@@ -48,8 +48,8 @@ class Reconstruction(LocalObjective):
 
     >>> import keras, keras_e2e as e2e
     >>> masked = e2e.objectives.Reconstruction(corrupt=keras.layers.Dropout(0.5))
-    >>> masked.needs is None
-    True
+    >>> masked.requires_targets
+    False
     """
 
     def __init__(
@@ -77,7 +77,7 @@ class Reconstruction(LocalObjective):
             )
         self.of, self.loss_name, self.corrupt = of, loss, corrupt
         self.mean, self.std = _plain(mean), _plain(std)
-        self.head = heads.check(head)
+        self.head = heads.validate_head(head)
         self.network: keras.layers.Layer | None = None
 
     def build_head(self, activation: keras.KerasTensor, model: ModelSpec) -> None:
@@ -95,7 +95,7 @@ class Reconstruction(LocalObjective):
             kind, activation, tuple(source.shape), self.dtype_policy, model.rest
         )
 
-    def views(self):
+    def extra_inputs(self):
         return {} if self.corrupt is None else augmented_view(self.corrupt)
 
     def loss(self, activation: Any, batch: Batch) -> Any:
@@ -103,7 +103,7 @@ class Reconstruction(LocalObjective):
         source = batch.module_input
         if self.of == "model_input":
             source = tree.flatten(batch.x)[0]
-        for spoilt in batch.views.values():
+        for spoilt in batch.extra_activations.values():
             activation = spoilt
         decoded = self.network(activation, training=batch.training)
         source = ops.stop_gradient(ops.cast(source, decoded.dtype))

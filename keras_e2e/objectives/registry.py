@@ -8,19 +8,19 @@ from keras_e2e.objectives.base import LocalObjective
 from keras_e2e.objectives.feedback import DirectFeedbackAlignment, FeedbackAlignment
 from keras_e2e.objectives.forward_forward import ForwardForward
 from keras_e2e.objectives.infonce import InfoNCE
+from keras_e2e.objectives.intermediate_target import IntermediateTarget
 from keras_e2e.objectives.mixture import InfoPro, Mixture, PredSim
 from keras_e2e.objectives.prediction import Prediction
 from keras_e2e.objectives.reconstruction import Reconstruction
 from keras_e2e.objectives.similarity import SimilarityMatching, SupervisedContrastive
 from keras_e2e.objectives.synthetic_gradient import SyntheticGradient
-from keras_e2e.objectives.target import Target
 from keras_e2e.objectives.two_view import BarlowTwins, VICReg, ViewContrast
 
 # All but Mixture, whose short form is a dict from alias to factor.
 ALIASES: dict[str, type[LocalObjective]] = {
     "pred": Prediction,
     "prediction": Prediction,
-    "target": Target,
+    "intermediate_target": IntermediateTarget,
     "sim": SimilarityMatching,
     "predsim": PredSim,
     "supcon": SupervisedContrastive,

@@ -15,24 +15,24 @@ class Signal(LocalObjective):
     `local` and `mixed` mode; elsewhere the true one gets through and nothing stands in
     for it. It has no loss of its own: what it adds to the model's loss is 0.
 
-    A subclass says in `listens` where it hears a signal and implements
+    A subclass says in `feedback_source` where it hears a signal and implements
 
-    - `echo(activation, place)` for `listens = "outputs"` (the model's outputs) or
+    - `project_feedback(activation, place)` for `feedback_source = "outputs"` (the model's outputs) or
       `"following"` (the end of the next module; `place` counts them, where several
       follow): a linear map of the activation for each tensor there, of that tensor's
       shape. The gradient with respect to the tensor comes back through the map,
       transposed, as the module's signal.
-    - `predict_signal(output, outputs)` for `listens = "boundary"` (what the next module
+    - `predict_gradient(output, outputs)` for `feedback_source = "boundary"` (what the next module
       sends back at the boundary itself).
     """
 
-    listens = "outputs"
+    feedback_source = "outputs"
 
-    def echo(self, activation: Any, place: int) -> list:
+    def project_feedback(self, activation: Any, place: int) -> list:
         """A map of the activation for each tensor that is listened to."""
         raise NotImplementedError
 
-    def predict_signal(self, output: Any, outputs: tuple) -> Any:
+    def predict_gradient(self, output: Any, outputs: tuple) -> Any:
         """The signal, predicted from what the next module is given."""
         raise NotImplementedError
 

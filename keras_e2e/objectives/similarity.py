@@ -39,11 +39,11 @@ class SimilarityMatching(LocalObjective):
     Example:
 
     >>> import keras_e2e as e2e
-    >>> e2e.ModuleBoundary("sim").objective.needs
-    'target'
+    >>> e2e.ModuleBoundary("sim").objective.requires_targets
+    True
     """
 
-    needs = "target"
+    requires_targets = True
 
     def __init__(self, *, target: str | None = None, classes: int | None = None, **kwargs):
         super().__init__(**kwargs)
@@ -124,7 +124,7 @@ class SupervisedContrastive(LocalObjective):
     128
     """
 
-    needs = "target"
+    requires_targets = True
 
     def __init__(
         self,
@@ -142,7 +142,7 @@ class SupervisedContrastive(LocalObjective):
                 f"SupervisedContrastive(temperature={temperature!r}): expected a number "
                 "above 0."
             )
-        self.head = heads.check(head)
+        self.head = heads.validate_head(head)
         self.dimension, self.temperature = dimension, temperature
         self.target, self.classes = target, classes
         self.network: keras.layers.Layer | None = None

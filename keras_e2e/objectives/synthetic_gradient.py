@@ -35,11 +35,11 @@ class SyntheticGradient(Signal):
     Example:
 
     >>> import keras_e2e as e2e
-    >>> e2e.objectives.SyntheticGradient(conditional=False).needs is None
-    True
+    >>> e2e.objectives.SyntheticGradient(conditional=False).requires_targets
+    False
     """
 
-    listens = "boundary"
+    feedback_source = "boundary"
 
     def __init__(self, *, conditional: bool = True, head: str = "mlp", **kwargs: Any):
         super().__init__(**kwargs)
@@ -52,8 +52,8 @@ class SyntheticGradient(Signal):
         self.network: keras.layers.Layer | None = None
 
     @property
-    def needs(self):  # type: ignore[override]
-        return "target" if self.conditional else None
+    def requires_targets(self):  # type: ignore[override]
+        return self.conditional
 
     def build_head(self, activation: keras.KerasTensor, model: ModelSpec) -> None:
         shape = tuple(activation.shape)
@@ -75,7 +75,7 @@ class SyntheticGradient(Signal):
         last = next(x for x in reversed(self.network.layers) if x.weights)
         last.kernel.assign(ops.zeros(last.kernel.shape, last.kernel.dtype))
 
-    def predict_signal(self, output: Any, outputs: tuple) -> Any:
+    def predict_gradient(self, output: Any, outputs: tuple) -> Any:
         assert self.network is not None, "build_head comes first"
         if not self.conditional:
             return self.network(output, training=True)
@@ -110,7 +110,7 @@ class SyntheticGradient(Signal):
         return ops.reshape(ops.cast(y, "float32"), (-1, size))
 
     def loss(self, activation: Any, batch: Batch) -> Any:
-        sent = ops.cast(batch.sent, "float32")
+        sent = ops.cast(batch.predicted_gradient, "float32")
         told = ops.stop_gradient(sent)
         axes = tuple(range(1, len(sent.shape)))
         # The gradient of the first is what is sent to the module. That of the second is

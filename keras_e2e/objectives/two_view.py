@@ -58,11 +58,11 @@ class TwoViews(LocalObjective):
                 "keras.layers.RandomFlip('horizontal') or keras.layers.GaussianNoise(0.1)."
             )
         self.augment = augment
-        self.head = heads.check(head)
+        self.head = heads.validate_head(head)
         self.dimension = dimension
         self.network: keras.layers.Layer | None = None
 
-    def views(self):
+    def extra_inputs(self):
         return augmented_view(self.augment)
 
     def build_head(self, activation: keras.KerasTensor, model: ModelSpec) -> None:
@@ -73,7 +73,7 @@ class TwoViews(LocalObjective):
     def projections(self, activation: Any, batch: Batch) -> tuple[Any, Any]:
         """What the projector makes of both views, float32 `(batch, dimension)`."""
         assert self.network is not None, "build_head comes first"
-        (view,) = batch.views.values()
+        (view,) = batch.extra_activations.values()
         first = self.network(activation, training=batch.training)
         second = self.network(view, training=batch.training)
         return ops.cast(first, "float32"), ops.cast(second, "float32")
@@ -117,8 +117,8 @@ class BarlowTwins(TwoViews):
 
     >>> import keras, keras_e2e as e2e
     >>> noise = keras.layers.GaussianNoise(0.1)
-    >>> e2e.objectives.BarlowTwins(noise, dimension=64).needs is None
-    True
+    >>> e2e.objectives.BarlowTwins(noise, dimension=64).requires_targets
+    False
     """
 
     def __init__(self, augment: Any = None, *, off_diagonal: float = 0.0051, **kwargs: Any):

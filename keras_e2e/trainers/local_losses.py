@@ -13,7 +13,7 @@ from keras_e2e.trainers import targets as labels
 from keras_e2e.utils import compat
 
 
-def outputs_of(
+def build_outputs(
     model: Any, keys: list[str], y: Any, sample_weight: Any
 ) -> tuple[Output, ...]:
     """The outputs with their targets and compiled losses, for the objectives."""
@@ -21,10 +21,10 @@ def outputs_of(
     losses, factors = model.loss, compat.loss_weights(model)
     if len(keys) == 1:
         losses, factors = _only(losses), _only(factors)
-    targets = labels.align(y, keys, aliases)
-    weights = labels.align(sample_weight, keys, aliases)
-    losses = labels.align(losses, keys, aliases)
-    factors = labels.align(factors, keys, aliases)
+    targets = labels.align_to_outputs(y, keys, aliases)
+    weights = labels.align_to_outputs(sample_weight, keys, aliases)
+    losses = labels.align_to_outputs(losses, keys, aliases)
+    factors = labels.align_to_outputs(factors, keys, aliases)
     return tuple(
         Output(key, target, weight, _weighted(loss, factor), loss)
         for key, target, weight, loss, factor in zip(
@@ -34,7 +34,7 @@ def outputs_of(
 
 
 @contextlib.contextmanager
-def naming(boundary: str) -> Iterator[None]:
+def error_context(boundary: str) -> Iterator[None]:
     """Puts the boundary's name before a ValueError that an objective raises."""
     try:
         yield
@@ -43,12 +43,12 @@ def naming(boundary: str) -> Iterator[None]:
 
 
 def missing(module: Module, y: Any, given: Any) -> str | None:
-    """Which of `"labels"` and `"target"` an objective needs and has not; None if none."""
+    """Which of `"labels"` and `"targets"` an objective requires and has not, or None."""
     objective = module.objective
     assert objective is not None, "a module without an objective has no local loss"
-    there = {"labels": given is not None, "target": y is not None}
-    absent = [what for what in there if what in objective.requirements and not there[what]]
-    return absent[0] if absent else None
+    if objective.requires_labels and given is None:
+        return "labels"
+    return "targets" if objective.requires_targets and y is None else None
 
 
 def refuse_missing(module: Module, y: Any, given: Any) -> None:
@@ -63,7 +63,7 @@ def refuse_missing(module: Module, y: Any, given: Any) -> None:
             f"Give y={{..., {module.name!r}: "
             "labels}, or use a mode in which this objective does not count."
         )
-    if absent == "target":
+    if absent == "targets":
         raise ValueError(
             f"Boundary {module.name!r}: its objective {objective.name!r} needs the "
             "model's targets, and no y was given. Give y, or use an objective "
@@ -98,7 +98,7 @@ def local_loss(
             f"Boundary {module.name!r} was not crossed in this step, so its local "
             "loss cannot be computed. A boundary must be crossed in each call."
         )
-    if len(crossings) > 1 and "labels" in objective.requirements:
+    if len(crossings) > 1 and objective.requires_labels:
         raise ValueError(
             f"Boundary {module.name!r} is crossed {len(crossings)} times in a step; "
             "labels under its name cannot tell the crossings apart. Apply the "
@@ -111,10 +111,13 @@ def local_loss(
     total = 0.0
     for place, crossing in enumerate(crossings):
         seen = {
-            key: _activation(_of(module, views[key])[place]) for key in objective.views()
+            key: _activation(_of(module, views[key])[place])
+            for key in objective.extra_inputs()
         }
-        own = batch._replace(views=seen, sent=crossing.sent)
-        with naming(module.name):
+        own = batch._replace(
+            extra_activations=seen, predicted_gradient=crossing.predicted_gradient
+        )
+        with error_context(module.name):
             total = total + objective.compute_loss(_activation(crossing), own)
     return total / len(crossings) if len(crossings) > 1 else total
 

@@ -39,7 +39,7 @@ class Measuring:
     def _measured(self, training: bool) -> list[Module]:
         """The modules whose metrics were asked for and are updated in this step."""
         state = self._modular
-        asked = [m for m in state.modules if m.objective and m.objective.asked_metrics()]
+        asked = [m for m in state.modules if m.objective and m.objective.head_metrics()]
         if not training:
             return asked if self._testing() else []
         if not asked or state.mode.name != "sequential":
@@ -68,7 +68,7 @@ class Measuring:
         state = self._modular
         measured = self._measured(training=not self._testing())
         current = {metric.name: metric.result() for metric in _asked(measured)}
-        if y_pred is None and state.skips_outputs():
+        if y_pred is None and state.stops_before_outputs():
             # No prediction was made: report the loss only, not stale metrics.
             return {"loss": compat.loss_tracker(self).result(), **current}
         logs = super().compute_metrics(x, own_y, y_pred, own_weight)
@@ -77,7 +77,7 @@ class Measuring:
 
     def get_metrics_result(self):
         """As in Keras, also before a metric has seen its first prediction."""
-        if self._modular.skips_outputs() and not all(
+        if self._modular.stops_before_outputs() and not all(
             getattr(metric, "built", True) for metric in self.metrics
         ):
             return {"loss": compat.loss_tracker(self).result()}
@@ -86,6 +86,4 @@ class Measuring:
 
 def _asked(modules: list[Module]) -> list[keras.metrics.Metric]:
     """The metrics that the objectives of modules were asked for."""
-    return [
-        metric for m in modules if m.objective for metric in m.objective.asked_metrics()
-    ]
+    return [metric for m in modules if m.objective for metric in m.objective.head_metrics()]

@@ -16,7 +16,12 @@ from keras_e2e.trainers import targets
 from keras_e2e.trainers.backend import ModularStep
 from keras_e2e.trainers.build_heads import build_objectives
 from keras_e2e.trainers.compiled_steps import TrainFunctions
-from keras_e2e.trainers.local_losses import local_loss, naming, outputs_of, refuse_missing
+from keras_e2e.trainers.local_losses import (
+    build_outputs,
+    error_context,
+    local_loss,
+    refuse_missing,
+)
 from keras_e2e.trainers.local_metrics import Measuring
 
 
@@ -150,7 +155,7 @@ class ModularTraining(ModuleEvaluation, TrainFunctions, Measuring, ModularStep):
             if state.mode.name == "sequential":
                 return self._sequential_call(inputs, state.mode.module, mask, **kwargs)
             outputs = self._plain_call(inputs, True, mask, **kwargs)
-            return collector.hear_outputs(state.modules[-1].name, outputs)
+            return collector.inject_output_feedback(state.modules[-1].name, outputs)
 
     def _targets(self) -> tuple[Output, ...]:
         """The targets of the step under way, where an objective predicts from them.
@@ -159,11 +164,11 @@ class ModularTraining(ModuleEvaluation, TrainFunctions, Measuring, ModularStep):
         """
         state = self._modular
         if not any(
-            m.objective and m.objective.listens == "boundary" for m in state.modules
+            m.objective and m.objective.feedback_source == "boundary" for m in state.modules
         ):
             return ()
         y, sample_weight, _, _ = self._split(*state.targets())
-        return outputs_of(self, state.keys(), y, sample_weight)
+        return build_outputs(self, state.keys(), y, sample_weight)
 
     def _views(self, active: list[Module], batch: Batch) -> dict:
         """Makes the further passes that objectives ask for, each once."""
@@ -171,13 +176,13 @@ class ModularTraining(ModuleEvaluation, TrainFunctions, Measuring, ModularStep):
         wanted: dict = {}
         for module in active:
             assert module.objective is not None, "an active module has one"
-            for key, inputs_of in module.objective.views().items():
+            for key, inputs_of in module.objective.extra_inputs().items():
                 wanted.setdefault(key, (module.name, inputs_of))
         made = {}
         for key, (name, inputs_of) in wanted.items():
             stopping = state.flow().stopping
             made[key] = Collector(state.known, stopping, freezes=self._freezes())
-            with naming(name):
+            with error_context(name):
                 inputs = inputs_of(batch)
             self._pass(inputs, None, made[key])
         return made
@@ -193,7 +198,7 @@ class ModularTraining(ModuleEvaluation, TrainFunctions, Measuring, ModularStep):
         """
         own_y, own_weight, given, weights = self._split(y, sample_weight)
         state = self._modular
-        if own_y is None and given and not state.skips_outputs():
+        if own_y is None and given and not state.stops_before_outputs():
             raise ValueError(
                 f"y holds labels for {sorted(given)} but no targets for the model's "
                 f"output {state.keys()}, whose loss counts in mode '{state.mode}'. Give "
@@ -203,7 +208,7 @@ class ModularTraining(ModuleEvaluation, TrainFunctions, Measuring, ModularStep):
         for module in active:
             # Before anything is computed: Keras's own error would not name the module.
             refuse_missing(module, own_y, given.get(module.name))
-        if y_pred is None and state.skips_outputs():
+        if y_pred is None and state.stops_before_outputs():
             penalties = [ops.sum(penalty) for penalty in self.losses]
             total = sum(penalties[1:], penalties[0]) if penalties else None
         else:
@@ -213,7 +218,7 @@ class ModularTraining(ModuleEvaluation, TrainFunctions, Measuring, ModularStep):
         measured = self._measured(training)
         if not training:
             if measured:
-                outputs = outputs_of(self, state.keys(), own_y, own_weight)
+                outputs = build_outputs(self, state.keys(), own_y, own_weight)
                 batch = Batch(x, outputs, None, None, None, training=False)
                 self._measure(measured, batch, given)
             return total
@@ -226,7 +231,7 @@ class ModularTraining(ModuleEvaluation, TrainFunctions, Measuring, ModularStep):
             )
         collector = self._take_forward()
         collector.task_loss = total
-        outputs = outputs_of(self, state.keys(), own_y, own_weight)
+        outputs = build_outputs(self, state.keys(), own_y, own_weight)
         batch = Batch(x, outputs, None, _single(own_weight), None)
         views = self._views(active, batch)
         collector.terms = {} if total is None else {state.modules[-1].name: total}

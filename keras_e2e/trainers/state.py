@@ -54,7 +54,7 @@ class ModularState:
         self._mode = mode
 
     @contextlib.contextmanager
-    def thinking_of(self, mode: TrainingMode) -> Iterator[None]:
+    def override_mode(self, mode: TrainingMode) -> Iterator[None]:
         """In this thread another mode is in force, while it is open."""
         outer = getattr(self.local, "mode", None)
         self.local.mode = mode
@@ -67,7 +67,7 @@ class ModularState:
         """Factor of a module's local loss in this mode; 0 without an objective."""
         if module.objective is None:
             return 0.0
-        if module.objective.listens and module.name not in self.flow().stopping:
+        if module.objective.feedback_source and module.name not in self.flow().stopping:
             return 0.0  # the true signal gets through: nothing to stand in for
         return self.mode.weight(module.name)
 
@@ -87,19 +87,19 @@ class ModularState:
         """`y` and `sample_weight` of this thread's step; None twice outside of one."""
         return getattr(self.local, "targets", (None, None))
 
-    def skips_outputs(self) -> bool:
+    def stops_before_outputs(self) -> bool:
         """Whether the active module ends before the model's outputs."""
         return self.mode.name == "sequential" and self.mode.module != (
             self.modules[-1].name
         )
 
-    def stands_still(self, module: Module) -> bool:
+    def is_frozen(self, module: Module) -> bool:
         """Whether no variable of the module may move in this mode."""
         return self.mode.name == "sequential" and module.name != self.mode.module
 
-    def taught_by(self, module: Module) -> str:
+    def trained_by(self, module: Module) -> str:
         """What teaches a module in this mode: one of the names in `tensorboard.data`."""
-        if self.stands_still(module):
+        if self.is_frozen(module):
             return "nothing"
         own = bool(self.weight(module))
         if module.boundary is not None and module.name in self.flow().stopping:
@@ -114,7 +114,7 @@ class ModularState:
         """`id`s of the variables that may not move: frozen modules, idle heads."""
         still: set[int] = set()
         for module in self.modules:
-            if self.stands_still(module):
+            if self.is_frozen(module):
                 still.update(id(v) for v in module.trainable_variables)
             if not self.weight(module):
                 still.update(id(v) for v in module.head_variables)

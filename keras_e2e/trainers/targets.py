@@ -62,7 +62,7 @@ def split(
     return (next(iter(own.values())) if single else own), rest
 
 
-def align(value: Any, keys: Sequence[str], aliases: Sequence[str] = ()) -> list:
+def align_to_outputs(value: Any, keys: Sequence[str], aliases: Sequence[str] = ()) -> list:
     """The model's own part as a flat list, one entry for each output.
 
     A single tensor for several outputs (sample weights) goes to each of them.

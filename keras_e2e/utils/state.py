@@ -9,7 +9,7 @@ import numpy as np
 
 
 @contextlib.contextmanager
-def put_back(model: Any) -> Iterator[None]:
+def preserve_state(model: Any) -> Iterator[None]:
     """Puts a modular model back to where it was when this began.
 
     Weights, the optimizer's variables, seeds and metrics, the training mode, and what

@@ -9,7 +9,7 @@ import pytest
 import keras_e2e as e2e
 from keras_e2e.callbacks import AutoMode, ModuleTensorBoard
 from keras_e2e.experiments import tasks
-from keras_e2e.objectives import Target
+from keras_e2e.objectives import IntermediateTarget
 
 RNG = np.random.default_rng(0)
 X = RNG.normal(size=(320, 4)).astype("float32")
@@ -51,7 +51,7 @@ class Told(AutoMode):
         for state, at in told:
             name = at.get(self.steps[-1])
             if name:
-                found[name] = found[name]._replace(state=state, stuck=state)
+                found[name] = found[name]._replace(state=state, no_signal_reason=state)
         return found
 
     def _learned(self, stopped):
@@ -63,7 +63,7 @@ def test_what_end_to_end_training_cannot_learn_it_learns():
     images, digits = tasks.load_digits(0)[0]
     data = tasks.parity_tuples(images, digits, 4, 6000, seed=0)
     base = tasks.parity_model(4, images.shape[-1], seed=0)
-    model = e2e.modularize(base, {"symbols": Target()})
+    model = e2e.modularize(base, {"symbols": IntermediateTarget()})
     model.compile("adam", "binary_crossentropy", metrics=["accuracy"])
     auto = AutoMode(patience=100)
     labels = {"parity": data.parity, "symbols": data.symbols}
@@ -108,7 +108,7 @@ def test_after_a_switch_it_waits():
 
 
 def test_a_stalled_module_with_labels_of_its_own_is_switched_once():
-    model = model_of_three({"a": Target(), "b": None})
+    model = model_of_three({"a": IntermediateTarget(), "b": None})
     at = {12: "b", 14: "a", 25: "a", 32: "a"}
     auto = Told((), {20}, at, warmup=3)
     model.fit(X, {"out": Y, "a": Y}, 32, epochs=4, verbose=0, callbacks=[auto])
@@ -125,11 +125,11 @@ def test_dormant_units_of_a_module_that_is_stuck_are_a_reason_and_frozen_weights
     auto = AutoMode(every=1)
     fit(model, [auto])
     first, second = (
-        auto.verdicts()[name]._replace(state=state, stuck="starved")
+        auto.verdicts()[name]._replace(state=state, no_signal_reason="starved")
         for name, state in (("a", "dormant"), ("b", "frozen"))
     )
     assert set(auto._needy({"a": first, "b": second})) == {"a"}
-    assert auto._needy({"a": first._replace(stuck="")}) == {}
+    assert auto._needy({"a": first._replace(no_signal_reason="")}) == {}
 
 
 def test_a_module_without_an_objective_is_left_alone():
@@ -143,7 +143,7 @@ def test_a_module_without_an_objective_is_left_alone():
 
 
 def test_a_module_whose_labels_are_missing_is_left_alone_with_a_warning(caplog):
-    model = model_of_three({"a": Target(), "b": None})
+    model = model_of_three({"a": IntermediateTarget(), "b": None})
     auto = AutoMode(every=1)
     fit(model, [auto])
     assert auto._able == {"b"}
@@ -153,7 +153,7 @@ def test_a_module_whose_labels_are_missing_is_left_alone_with_a_warning(caplog):
 
 
 def test_without_any_of_the_labels_it_says_so_at_the_first_reading():
-    model = model_of_three({"a": Target(), "b": False})
+    model = model_of_three({"a": IntermediateTarget(), "b": False})
     with pytest.raises(ValueError, match=r"objectives of \['a'\] need labels.*NAME"):
         fit(model, [AutoMode(every=1)])
 

@@ -12,7 +12,7 @@ from tensorboard.util import tensor_util
 
 import keras_e2e as e2e
 from keras_e2e import diagnostics
-from keras_e2e.callbacks import ModeSchedule, ModuleTensorBoard
+from keras_e2e.callbacks import ModuleTensorBoard, TrainingModeScheduler
 from keras_e2e.modules.training_mode import NAMES
 from keras_e2e.visualization.tensorboard.tags import layout
 
@@ -94,7 +94,7 @@ def test_writes_each_reading_under_its_tag_and_step(tmp_path):
     totals = {"e2e_summary/mode", "e2e_summary/signal_gain_product", "e2e_mode"}
     judged = {
         f"e2e_{group}/{i + 1:02d}_{module}"
-        for group in ("verdict", "sure", "parameters", "taught_by")
+        for group in ("verdict", "confidence", "parameters", "trained_by")
         for i, module in enumerate(MODULES)
     } | {"e2e_verdicts"}
     error = {f"e2e_gradient_snr_error/{i + 1:02d}_{m}" for i, m in enumerate(MODULES)}
@@ -213,7 +213,7 @@ def test_switches_are_marked_by_text_and_by_a_step_function(tmp_path):
     model = model_of_three()
     board = ModuleTensorBoard(tmp_path, 4, [diagnostics.ModuleLoss()])
     switches = {0: "local", 2: "end_to_end", 3: "end_to_end", 5: "local"}
-    fit(model, [ModeSchedule(switches, unit="step"), board], steps=10)
+    fit(model, [TrainingModeScheduler(switches, unit="step"), board], steps=10)
     written = Written(tmp_path / "modules")
     assert written.steps["e2e_mode"] == [0, 2, 5]
     assert written.plugin("e2e_mode") == "text"
@@ -358,28 +358,28 @@ def test_a_second_one_with_the_same_quantities_reads_the_same(tmp_path):
 def test_what_each_module_is_taught_by_and_how_it_does_is_written(tmp_path):
     model = model_of_three()
     board = ModuleTensorBoard(tmp_path, every=1)
-    schedule = ModeSchedule({0: "end_to_end", 6: "local"}, unit="step")
+    schedule = TrainingModeScheduler({0: "end_to_end", 6: "local"}, unit="step")
     fit(model, [schedule, board], steps=12)
     written = Written(tmp_path / "modules")
     sizes = [
         written.values[f"e2e_parameters/{i + 1:02d}_{m}"] for i, m in enumerate(MODULES)
     ]
     assert sizes == [[m.parameters] for m in model.modules] == [[25], [30], [18]]
-    assert written.values["e2e_taught_by/01_first"] == [0, 1]
-    assert written.steps["e2e_taught_by/01_first"] == [0, 6]
-    assert written.values["e2e_taught_by/03_out"] == [0, 0]
+    assert written.values["e2e_trained_by/01_first"] == [0, 1]
+    assert written.steps["e2e_trained_by/01_first"] == [0, 6]
+    assert written.values["e2e_trained_by/03_out"] == [0, 0]
     # After ten readings, and when the epoch ends.
     assert written.steps["e2e_verdict/01_first"] == [10, 12]
     latest = {m: v for m, v in board.verdicts().items()}
     for i, module in enumerate(MODULES):
         code = written.values[f"e2e_verdict/{i + 1:02d}_{module}"][-1]
         assert diagnostics.states.STATES[int(code)].name == latest[module].state
-        assert written.values[f"e2e_sure/{i + 1:02d}_{module}"][-1] == pytest.approx(
-            latest[module].sure
+        assert written.values[f"e2e_confidence/{i + 1:02d}_{module}"][-1] == pytest.approx(
+            latest[module].confidence
         )
     text = written.values["e2e_verdicts"][-1].decode()
     assert text.count("* **") == 3
-    assert latest["first"].words.split(".")[0] in text
+    assert latest["first"].message.split(".")[0] in text
 
 
 def test_in_sequential_mode_modules_that_stand_still_are_not_judged(tmp_path):
@@ -391,7 +391,7 @@ def test_in_sequential_mode_modules_that_stand_still_are_not_judged(tmp_path):
     assert found["first"].state == found["out"].state == "unclear"
     assert found["second"].state != "unclear"
     written = Written(tmp_path / "modules")
-    assert [written.values[f"e2e_taught_by/{t}"] for t in ("01_first", "02_second")] == [
+    assert [written.values[f"e2e_trained_by/{t}"] for t in ("01_first", "02_second")] == [
         [3],
         [1],
     ]

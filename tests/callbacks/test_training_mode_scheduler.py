@@ -7,7 +7,7 @@ from keras import layers
 
 import keras_e2e as e2e
 from keras_e2e import TrainingMode
-from keras_e2e.callbacks import ModeSchedule
+from keras_e2e.callbacks import TrainingModeScheduler
 
 X = np.random.default_rng(0).normal(size=(8, 5)).astype("float32")
 Y = np.zeros((8, 2), "float32")
@@ -46,7 +46,7 @@ def fit(model, *schedules, **options):
 
 
 def test_mode_at_is_the_latest_entry_so_far():
-    schedule = ModeSchedule({2: "local", 5: "end_to_end"})
+    schedule = TrainingModeScheduler({2: "local", 5: "end_to_end"})
     found = [schedule.mode_at(epoch) for epoch in range(7)]
     local, whole = TrainingMode("local"), TrainingMode("end_to_end")
     assert found == [None, None, local, local, local, whole, whole]
@@ -54,7 +54,7 @@ def test_mode_at_is_the_latest_entry_so_far():
 
 def test_entries_may_be_any_spelling_of_a_mode():
     mode = TrainingMode("mixed", stop=["a"])
-    schedule = ModeSchedule({0: "sequential:a", 1: mode, 2: mode.get_config()})
+    schedule = TrainingModeScheduler({0: "sequential:a", 1: mode, 2: mode.get_config()})
     assert schedule.mode_at(0) == TrainingMode("sequential", module="a")
     assert schedule.mode_at(1) is mode
     assert schedule.mode_at(2) == mode
@@ -62,7 +62,7 @@ def test_entries_may_be_any_spelling_of_a_mode():
 
 def test_the_mode_switches_at_its_epoch():
     model = modular()
-    schedule = ModeSchedule({0: "local", 2: "sequential:b", 3: "end_to_end"})
+    schedule = TrainingModeScheduler({0: "local", 2: "sequential:b", 3: "end_to_end"})
     watch = fit(model, schedule, epochs=5)
     assert list(watch.epochs.values()) == [
         *["local", "local", "sequential (b)", "end_to_end", "end_to_end"]
@@ -71,7 +71,7 @@ def test_the_mode_switches_at_its_epoch():
 
 
 def test_before_the_first_entry_the_mode_stays_what_it_is():
-    watch = fit(modular("deep_supervision"), ModeSchedule({2: "local"}), epochs=3)
+    watch = fit(modular("deep_supervision"), TrainingModeScheduler({2: "local"}), epochs=3)
     assert list(watch.epochs.values()) == ["deep_supervision"] * 2 + ["local"]
 
 
@@ -82,14 +82,16 @@ def test_an_entry_in_the_past_is_in_force_when_training_resumes(unit):
     schedule = {0: "local", 2: "sequential:b", 4 * factor: "end_to_end"}
     fit(model, epochs=3)  # as if the run had been interrupted
     model.training_mode = "deep_supervision"
-    watch = fit(model, ModeSchedule(schedule, unit), initial_epoch=3, epochs=5)
+    watch = fit(model, TrainingModeScheduler(schedule, unit), initial_epoch=3, epochs=5)
     assert set(watch.steps) == set(range(12, 20))
     modes = [watch.steps[step] for step in sorted(watch.steps)]
     assert modes == ["sequential (b)"] * 4 + ["end_to_end"] * 4
 
 
 def test_the_mode_switches_at_its_step():
-    schedule = ModeSchedule({0: "local", 1: "sequential:a", 6: "end_to_end"}, "step")
+    schedule = TrainingModeScheduler(
+        {0: "local", 1: "sequential:a", 6: "end_to_end"}, "step"
+    )
     watch = fit(modular(), schedule, epochs=2)
     assert watch.steps == {
         0: "local",
@@ -101,7 +103,7 @@ def test_the_mode_switches_at_its_step():
 
 def test_steps_are_those_of_the_optimizer_over_several_fits():
     model = modular()
-    schedule = ModeSchedule({6: "local"}, "step")
+    schedule = TrainingModeScheduler({6: "local"}, "step")
     first, second = fit(model, schedule), fit(model, schedule)
     assert set(first.steps.values()) == {"end_to_end"}
     assert second.steps == {
@@ -114,7 +116,7 @@ def test_steps_are_those_of_the_optimizer_over_several_fits():
 
 def test_with_several_steps_per_execution_a_switch_waits_for_the_next_execution():
     model = modular(run_eagerly=False, steps_per_execution=2)
-    watch = fit(model, ModeSchedule({1: "local"}, "step"))
+    watch = fit(model, TrainingModeScheduler({1: "local"}, "step"))
     assert watch.steps == {0: "end_to_end", 2: "local"}
 
 
@@ -136,7 +138,7 @@ def test_the_mode_is_the_one_that_trains():
             return {n: self.model.get_layer(n).kernel.numpy() for n in names}
 
     modes = ["sequential:a", "sequential:b", "sequential:out", "end_to_end"]
-    schedule = ModeSchedule(dict(enumerate(modes)))
+    schedule = TrainingModeScheduler(dict(enumerate(modes)))
     # More than one step, as linear heads begin at zero, and something to learn.
     model.fit(X, X[:, :2], 2, epochs=4, verbose=0, callbacks=[schedule, Moves()])
     assert moved == {0: ["a"], 1: ["b"], 2: ["out"], 3: ["a", "b", "out"]}
@@ -144,19 +146,19 @@ def test_the_mode_is_the_one_that_trains():
 
 def test_each_mode_is_traced_once_however_often_it_comes_back():
     model = modular(run_eagerly=False)
-    schedule = ModeSchedule({n: ("local", "end_to_end")[n % 2] for n in range(6)})
+    schedule = TrainingModeScheduler({n: ("local", "end_to_end")[n % 2] for n in range(6)})
     fit(model, schedule, epochs=6)
     assert model.trace_counts == {("local", False): 1, ("end_to_end", False): 1}
 
 
 def test_a_schedule_serves_several_models():
-    schedule = ModeSchedule({0: "local"})
+    schedule = TrainingModeScheduler({0: "local"})
     for _ in range(2):
         assert set(fit(modular(), schedule).epochs.values()) == {"local"}
 
 
 def test_a_schedule_says_what_it_holds():
-    schedule = ModeSchedule({0: "local", 3: "sequential:a"}, unit="step")
+    schedule = TrainingModeScheduler({0: "local", 3: "sequential:a"}, unit="step")
     assert schedule.unit == "step"
     assert schedule.schedule == {
         0: TrainingMode("local"),
@@ -166,13 +168,13 @@ def test_a_schedule_says_what_it_holds():
 
 def test_whole_numbers_of_numpy_are_epochs():
     epochs = np.arange(2)
-    schedule = ModeSchedule({epoch: "local" for epoch in epochs})
+    schedule = TrainingModeScheduler({epoch: "local" for epoch in epochs})
     assert schedule.mode_at(1) == TrainingMode("local")
 
 
 def test_to_validate_and_predict_changes_no_mode():
     model = modular()
-    schedule = ModeSchedule({0: "local", 1: "end_to_end"})
+    schedule = TrainingModeScheduler({0: "local", 1: "end_to_end"})
     watch = fit(model, schedule, epochs=2, validation_data=(X, Y))
     assert list(watch.epochs.values()) == ["local", "end_to_end"]
     model.training_mode = "local"
@@ -192,5 +194,5 @@ def test_a_wrapper_that_has_seen_no_data_takes_a_schedule():
 
     model = e2e.modularize(Net(), ["a"])
     model.compile("sgd", "mse", run_eagerly=True)
-    watch = fit(model, ModeSchedule({0: "local", 1: "sequential:a"}), epochs=2)
+    watch = fit(model, TrainingModeScheduler({0: "local", 1: "sequential:a"}), epochs=2)
     assert list(watch.epochs.values()) == ["local", "sequential (a)"]

@@ -40,6 +40,7 @@ from keras_e2e.objectives import (
     ForwardForward,
     InfoNCE,
     InfoPro,
+    IntermediateTarget,
     LocalObjective,
     Mixture,
     Prediction,
@@ -48,7 +49,6 @@ from keras_e2e.objectives import (
     SimilarityMatching,
     SupervisedContrastive,
     SyntheticGradient,
-    Target,
     VICReg,
     ViewContrast,
     heads,
@@ -230,23 +230,29 @@ OBJECTIVES = [
             activation="linear",
         ),
     ),
-    ObjectiveCase("target", Target, hidden="softmax", labels=_classes(5)),
-    ObjectiveCase("target-head", lambda: Target(head="mlp", units=4), labels=_classes(4)),
+    ObjectiveCase("target", IntermediateTarget, hidden="softmax", labels=_classes(5)),
+    ObjectiveCase(
+        "target-head", lambda: IntermediateTarget(head="mlp", units=4), labels=_classes(4)
+    ),
     ObjectiveCase(
         "target-head-conv",
-        lambda: Target(head="gap_linear", units=4),
+        lambda: IntermediateTarget(head="gap_linear", units=4),
         "conv",
         labels=_classes(4),
     ),
-    ObjectiveCase("target-missing", Target, hidden="softmax", labels=_some_classes(5)),
+    ObjectiveCase(
+        "target-missing", IntermediateTarget, hidden="softmax", labels=_some_classes(5)
+    ),
     ObjectiveCase(
         "target-per-position",
-        lambda: Target(head="linear", units=4, per_position=True),
+        lambda: IntermediateTarget(head="linear", units=4, per_position=True),
         "conv",
         labels=_map_of_classes(4),
     ),
     ObjectiveCase(
-        "target-numbers-missing", lambda: Target(loss="mse"), labels=_some_numbers(5)
+        "target-numbers-missing",
+        lambda: IntermediateTarget(loss="mse"),
+        labels=_some_numbers(5),
     ),
     ObjectiveCase("reconstruction", Reconstruction),
     ObjectiveCase(

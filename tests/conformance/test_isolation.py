@@ -13,7 +13,7 @@ import pytest
 from keras import layers
 
 import keras_e2e as e2e
-from keras_e2e.objectives import Prediction, Reconstruction, Target
+from keras_e2e.objectives import IntermediateTarget, Prediction, Reconstruction
 
 from . import cases, models
 
@@ -241,7 +241,10 @@ def _subclassed():
 
 
 def _labelled():
-    return models.build("dense", hidden="softmax"), {"first": Target(), "second": None}
+    return models.build("dense", hidden="softmax"), {
+        "first": IntermediateTarget(),
+        "second": None,
+    }
 
 
 def _sgd(**kwargs):
@@ -387,7 +390,9 @@ def _target_model(kind, head):
     loss = {"classes": "sparse_categorical_crossentropy", "numbers": "mse"}[kind]
     options = {"head": "mlp", "units": 5} if head else {}
     base = models.build("dense", hidden="softmax" if kind == "classes" else "tanh")
-    model = e2e.modularize(base, {"first": Target(loss, **options), "second": False})
+    model = e2e.modularize(
+        base, {"first": IntermediateTarget(loss, **options), "second": False}
+    )
     model.compile(keras.optimizers.SGD(1.0), **models.losses("dense"))
     return model
 

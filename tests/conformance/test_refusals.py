@@ -19,8 +19,8 @@ from keras import layers, ops, tree
 
 import keras_e2e as e2e
 from keras_e2e import ModuleBoundary, TrainingMode
-from keras_e2e.callbacks import ModeSchedule
-from keras_e2e.objectives import Prediction, Reconstruction, Target
+from keras_e2e.callbacks import TrainingModeScheduler
+from keras_e2e.objectives import IntermediateTarget, Prediction, Reconstruction
 from keras_e2e.trainers import backend
 from keras_e2e.utils import compat
 
@@ -711,14 +711,14 @@ def test_an_objective_is_refused_an_unlabelled_dataset():
     ids=["none", "bare", "targets only", "of another boundary", "deep", "sequential"],
 )
 def test_an_objective_without_the_labels_it_needs_is_refused(y, mode):
-    model = labelled(mode, a=Reconstruction(), b=Target())
+    model = labelled(mode, a=Reconstruction(), b=IntermediateTarget())
     said = ["'b'", "labels", "y={..., 'b': labels}", "mode"]
     with refused_to_fit(model, *said, good=(X, {"out": Y, "b": SYMBOLS})):
         model.fit(X, y, verbose=0)
 
 
 def test_labels_without_the_models_targets_are_refused():
-    model = labelled(b=Target())
+    model = labelled(b=IntermediateTarget())
     good = (X, {"out": Y, "b": SYMBOLS})
     with refused_to_fit(model, "'out'", good=good):
         model.fit(X, {"b": SYMBOLS}, verbose=0)
@@ -726,7 +726,7 @@ def test_labels_without_the_models_targets_are_refused():
 
 @pytest.mark.parametrize("mode", ["end_to_end", "local", "sequential:b"])
 def test_labels_of_the_wrong_name_are_refused(mode):
-    model = labelled(mode, b=Target())
+    model = labelled(mode, b=IntermediateTarget())
     said = ["'symbols'", "'out'", "'b'", "under the boundary's name"]
     with refused_to_fit(model, *said, good=(X, {"out": Y, "b": SYMBOLS})):
         model.fit(X, {"out": Y, "symbols": SYMBOLS}, verbose=0)
@@ -735,12 +735,17 @@ def test_labels_of_the_wrong_name_are_refused(mode):
 @pytest.mark.parametrize(
     ("objective", "wrong", "right", "said"),
     [
-        (Target(), np.zeros((8, 4)), SYMBOLS, ["(None, 4)", "(None,)"]),
-        (Target(), np.zeros((8, 2, 1)), SYMBOLS, ["2, 1)", "(None,)"]),
-        (Target("mse"), np.zeros((8, 3)), np.zeros((8, 4)), ["(None, 3)", "(None, 4)"]),
-        (Target("mse"), np.zeros(8), np.zeros((8, 4)), ["(None, 4)"]),
+        (IntermediateTarget(), np.zeros((8, 4)), SYMBOLS, ["(None, 4)", "(None,)"]),
+        (IntermediateTarget(), np.zeros((8, 2, 1)), SYMBOLS, ["2, 1)", "(None,)"]),
         (
-            Target("categorical_crossentropy", head="mlp", units=5),
+            IntermediateTarget("mse"),
+            np.zeros((8, 3)),
+            np.zeros((8, 4)),
+            ["(None, 3)", "(None, 4)"],
+        ),
+        (IntermediateTarget("mse"), np.zeros(8), np.zeros((8, 4)), ["(None, 4)"]),
+        (
+            IntermediateTarget("categorical_crossentropy", head="mlp", units=5),
             np.zeros((8, 4)),
             np.eye(5)[np.zeros(8, int)],
             ["(None, 4)", "(None, 5)"],
@@ -760,7 +765,7 @@ def test_labels_at_a_boundary_crossed_twice_are_refused():
     encoder = layers.Dense(4, activation="softmax", name="encoder")
     pair = layers.Concatenate()([encoder(one), encoder(other)])
     base = keras.Model([one, other], layers.Dense(3, name="out")(pair))
-    model = e2e.modularize(base, {"encoder": Target()}, training_mode="local")
+    model = e2e.modularize(base, {"encoder": IntermediateTarget()}, training_mode="local")
     model.compile("adam", "mse")
     x, y = [X, X], np.zeros((8, 3))
     said = ["'encoder'", "2 times", "stacked"]
@@ -858,13 +863,13 @@ def test_a_module_without_a_loss_is_refused(mode):
 def test_a_schedule_that_makes_no_sense_is_refused(schedule, said):
     for unit in ("epoch", "step"):
         with refused(ValueError, *said):
-            ModeSchedule(schedule, unit)
+            TrainingModeScheduler(schedule, unit)
 
 
 @pytest.mark.parametrize("unit", ["epochs", "batch", None, 1])
 def test_a_schedule_in_an_unknown_unit_is_refused(unit):
     with refused(ValueError, repr(unit), "'epoch'", "'step'"):
-        ModeSchedule({0: "local"}, unit)
+        TrainingModeScheduler({0: "local"}, unit)
 
 
 @pytest.mark.parametrize(
@@ -882,7 +887,9 @@ def test_a_schedule_that_does_not_fit_is_refused_before_any_step(schedule, said,
     objectives = {"a": None, "b": False if "no objective" in said else None}
     model = labelled("deep_supervision", run_eagerly=True, **objectives)
     with refused_to_fit(model, *said, good=(X, Y)):
-        model.fit(X, Y, epochs=3, verbose=0, callbacks=[ModeSchedule(schedule, unit)])
+        model.fit(
+            X, Y, epochs=3, verbose=0, callbacks=[TrainingModeScheduler(schedule, unit)]
+        )
     assert model.training_mode == TrainingMode("deep_supervision")
 
 
@@ -891,7 +898,7 @@ def test_a_schedule_for_a_stock_model_is_refused():
     model.compile("adam", "sparse_categorical_crossentropy")
     said = ["'net'", "Sequential", "modularize"]
     with refused_to_fit(model, *said, good=(X, Y), error=TypeError):
-        model.fit(X, Y, verbose=0, callbacks=[ModeSchedule({0: "local"})])
+        model.fit(X, Y, verbose=0, callbacks=[TrainingModeScheduler({0: "local"})])
 
 
 # How many boundaries

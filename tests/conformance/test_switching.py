@@ -8,7 +8,7 @@ import pytest
 from keras import ops
 
 import keras_e2e as e2e
-from keras_e2e.callbacks import ModeSchedule
+from keras_e2e.callbacks import TrainingModeScheduler
 from keras_e2e.diagnostics import Quantity
 
 from . import cases, models
@@ -118,7 +118,7 @@ def test_a_schedule_in_epochs_is_switching_by_hand():
     schedule = {1: "local", 2: "sequential:second", 4: "end_to_end"}
     by_epoch = ["end_to_end", "local", *["sequential:second"] * 2, "end_to_end"]
     model, seen = plain(), Seen()
-    cases.fit(model, x, y, epochs=5, callbacks=[ModeSchedule(schedule), seen])
+    cases.fit(model, x, y, epochs=5, callbacks=[TrainingModeScheduler(schedule), seen])
     assert seen.modes == [str(model.check_training_mode(m)) for m in by_epoch]
     other = plain()
     for mode in by_epoch:
@@ -133,14 +133,17 @@ def test_a_schedule_in_steps_is_switching_by_hand():
     schedule = {0: "local", 2: "deep_supervision", 3: "local"}
     by_step = ["local", "local", "deep_supervision", "local", "local"]
     model, seen = plain(), Seen()
-    cases.fit(model, x, y, callbacks=[ModeSchedule(schedule, unit="step"), seen])
+    cases.fit(model, x, y, callbacks=[TrainingModeScheduler(schedule, unit="step"), seen])
     assert seen.modes == by_step
     other = plain()
     train_by_hand(other, x, y, by_step)
     assert models.same(cases.weights(model), cases.weights(other))
     # Steps count from the optimizer's first: a second fit goes on where this one ended.
     cases.fit(
-        model, x, y, callbacks=[ModeSchedule({5: "end_to_end", 7: "local"}, "step"), seen]
+        model,
+        x,
+        y,
+        callbacks=[TrainingModeScheduler({5: "end_to_end", 7: "local"}, "step"), seen],
     )
     assert seen.modes == ["end_to_end", "end_to_end", "local", "local", "local"]
     assert set(model.trace_counts.values()) == {1}
@@ -150,7 +153,7 @@ def test_a_schedule_in_steps_switches_between_executions_of_several_steps():
     x, y = models.inputs("dense", 48), models.targets("dense", 48)
     model = e2e.modularize(models.build("dense"), models.CUTS)
     model.compile("sgd", **models.losses("dense"), steps_per_execution=2)
-    schedule = ModeSchedule({0: "local", 3: "end_to_end"}, unit="step")
+    schedule = TrainingModeScheduler({0: "local", 3: "end_to_end"}, unit="step")
     seen = Seen()
     cases.fit(model, x, y, callbacks=[schedule, seen])
     assert seen.modes == ["local", "local", "end_to_end"]
@@ -162,7 +165,7 @@ def test_a_schedule_resumes_in_the_middle():
     x, y = models.inputs("dense", 8), models.targets("dense", 8)
     schedule = {0: "local", 3: "end_to_end"}
     whole, parts, seen = plain(), plain(), Seen()
-    cases.fit(whole, x, y, epochs=5, callbacks=[ModeSchedule(schedule)])
+    cases.fit(whole, x, y, epochs=5, callbacks=[TrainingModeScheduler(schedule)])
     for first, last in ((0, 2), (2, 4), (4, 5)):
         parts.training_mode = "deep_supervision"  # the schedule says what holds
         cases.fit(
@@ -171,7 +174,7 @@ def test_a_schedule_resumes_in_the_middle():
             y,
             initial_epoch=first,
             epochs=last,
-            callbacks=[ModeSchedule(schedule), seen],
+            callbacks=[TrainingModeScheduler(schedule), seen],
         )
     assert models.same(cases.weights(whole), cases.weights(parts))
 

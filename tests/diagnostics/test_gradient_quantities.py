@@ -230,6 +230,6 @@ def test_quantities_say_what_they_are():
     for quantity in (GradRMS(), UpdateRatio(), GradientSNR()):
         assert quantity.name
         assert quantity.formula
-        assert quantity.reading
+        assert quantity.interpretation
         assert quantity.healthy is None or quantity.healthy[0] < quantity.healthy[1]
     assert keras.backend.backend() == "tensorflow"

@@ -17,7 +17,7 @@ from keras_e2e.diagnostics import (
     Reliability,
     Rotation,
 )
-from keras_e2e.objectives import Prediction, Reconstruction, Target
+from keras_e2e.objectives import IntermediateTarget, Prediction, Reconstruction
 
 RNG = np.random.default_rng(0)
 X = RNG.normal(size=(8, 5)).astype("float32")
@@ -276,7 +276,7 @@ def test_a_batch_of_one_and_of_three():
 
 
 def test_a_pass_without_its_labels_or_targets_is_left_out():
-    objectives = {"a": Target(head="linear", units=3), "b": Prediction()}
+    objectives = {"a": IntermediateTarget(head="linear", units=3), "b": Prediction()}
     full = diagnostics.full_quantities()
     model, recorder = modular(full, objectives=objectives)
     step(model)  # nobody gave labels of `a`, and end to end nobody need
@@ -313,7 +313,7 @@ def test_a_quantity_of_one_s_own_may_be_periodic():
 
 def test_numbers_that_come_along_must_be_as_many_as_named():
     class Wrong(Own):
-        also = ("more",)
+        extra_outputs = ("more",)
 
     model, _ = modular([Wrong()])
     with pytest.raises(ValueError, match="compute gave 1 numbers for"):

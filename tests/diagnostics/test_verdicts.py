@@ -33,7 +33,7 @@ def state_of(since=0, standing=(), other=None, **changed):
 def test_a_module_that_learns_is_healthy():
     found = state_of()
     assert found.state == "healthy"
-    assert found.sure == 1.0
+    assert found.confidence == 1.0
     assert not found.alarm
     assert found.numbers["gradient_snr"] == 0.5
     assert found.numbers["loss at start"] == 0.9
@@ -78,14 +78,14 @@ FLAT = {"loss": [1.0] * 20, "gradient_snr": [0.0] * 20}
 def test_each_state_is_told_by_its_readings(changed, state):
     found = state_of(**changed)
     assert found.state == state
-    assert found.sure >= 0.5 or state == "unclear"
+    assert found.confidence >= 0.5 or state == "unclear"
 
 
 def test_single_readings_that_stray_change_nothing():
     readings = [0.0] * 10 + [0.0, 0.14, 0.0, 0.0, 0.0, 0.05, 0.0, 0.0, 0.0, 0.0]
     found = state_of(**{**FLAT, "gradient_snr": readings})
     assert found.state == "starved"
-    assert found.sure == pytest.approx(0.8)
+    assert found.confidence == pytest.approx(0.8)
 
 
 def test_a_long_run_is_judged_by_its_end_and_its_start():
@@ -117,9 +117,9 @@ def test_a_loss_that_rests_far_from_zero_is_stalled_not_converged(loss, state):
 
 def test_what_is_stuck_is_told_beside_its_cause():
     found = state_of(**FLAT, dormant_fraction=[0.9] * 20)
-    assert (found.state, found.stuck) == ("dormant", "starved")
-    assert state_of(dormant_fraction=[0.9] * 20).stuck == ""
-    assert state_of(**FLAT).stuck == "starved"
+    assert (found.state, found.no_signal_reason) == ("dormant", "starved")
+    assert state_of(dormant_fraction=[0.9] * 20).no_signal_reason == ""
+    assert state_of(**FLAT).no_signal_reason == "starved"
 
 
 def test_few_readings_are_unclear():
@@ -157,9 +157,9 @@ def test_a_module_that_stands_still_on_purpose_is_not_frozen():
 
 
 def test_it_says_so_in_words_with_numbers_and_a_way_out():
-    words = state_of(**FLAT).words
+    words = state_of(**FLAT).message
     assert words.startswith(
-        "Starved (100 % sure): gradient_snr 0, loss 1 (1 at the start)."
+        "Starved (100 % confidence): gradient_snr 0, loss 1 (1 at the start)."
     )
     assert "AutoMode" not in words or hasattr(__import__("keras_e2e").callbacks, "AutoMode")
     for state in states.STATES:
@@ -188,13 +188,15 @@ def test_a_module_without_which_training_does_as_well_is_idle(state, utility, ex
     measured = {"frozen_utility": {"m": utility}, "cka": {"m": 0.5}}
     found = with_measured({"m": Verdict(state, 0.8, {"loss": 0.1})}, measured)["m"]
     assert found.state == expected
-    assert found.sure == 0.8
+    assert found.confidence == 0.8
     assert not found.alarm or state == "starved"
     assert found.numbers["cka"] == 0.5
     assert found.numbers["loss"] == 0.1
     assert ("frozen_utility" in found.numbers) == (utility == utility)
     if expected == "idle":
-        assert found.words.startswith(f"Idle (80 % sure): frozen_utility {utility:.3g}.")
+        assert found.message.startswith(
+            f"Idle (80 % confidence): frozen_utility {utility:.3g}."
+        )
 
 
 def test_the_page_knows_how_each_state_looks():

@@ -8,7 +8,7 @@ from keras import layers
 import keras_e2e as e2e
 from keras_e2e.experiments import regimes
 from keras_e2e.experiments.regimes import Stage
-from keras_e2e.objectives import Target
+from keras_e2e.objectives import IntermediateTarget
 
 RNG = np.random.default_rng(0)
 X = RNG.normal(size=(64, 4)).astype("float32")
@@ -30,7 +30,7 @@ def models():
             layers.Dense(3, activation="softmax", name="out"),
         ]
     )
-    model = e2e.modularize(base, {"a": Target(), "b": "pred"})
+    model = e2e.modularize(base, {"a": IntermediateTarget(), "b": "pred"})
     model.compile(
         keras.optimizers.Adam(0.01), "sparse_categorical_crossentropy", metrics=["accuracy"]
     )
@@ -49,7 +49,7 @@ def model(models):
 def moved(model, plan, steps=4, **options):
     """The layers whose trainable weights a plan moves."""
     before = {x.name: x.get_weights() for x in model.layers if x.weights}
-    options = {"stand_ins": STAND_INS, "window": 2, "batch_size": 16, **options}
+    options = {"ideal_activations": STAND_INS, "window": 2, "batch_size": 16, **options}
     found = regimes.train(model, plan, X, Y, steps=steps, **options)
     after = {x.name: x.get_weights() for x in model.layers if x.weights}
     names = {
@@ -85,9 +85,9 @@ def test_a_frozen_module_trains_again_in_the_next_stage(model):
 
 @pytest.mark.parametrize("plan", regimes.PLANS)
 def test_every_plan_runs_for_as_many_steps(model, plan):
-    stand_ins = {**STAND_INS, "b": np.ones((64, 6), "float32")}
+    ideal_activations = {**STAND_INS, "b": np.ones((64, 6), "float32")}
     begin = int(model.optimizer.iterations)
-    _, found = moved(model, plan, steps=8, stand_ins=stand_ins)
+    _, found = moved(model, plan, steps=8, ideal_activations=ideal_activations)
     assert [logs["step"] for logs in found.history] == [2, 4, 6, 8]
     rest = sum("rest_loss" in logs for logs in found.history) * 2
     assert int(model.optimizer.iterations) - begin == 8 - rest
@@ -97,7 +97,7 @@ def test_every_plan_runs_for_as_many_steps(model, plan):
 def test_the_rest_learns_on_stand_ins_what_the_task_needs(model):
     _, found = moved(model, [Stage(behind="a")], steps=400, window=100)
     assert found.history[-1]["rest_accuracy"] == 1.0
-    rest = model.rest_model("a")
+    rest = model.downstream_model("a")
     guess = rest.predict([X, STAND_INS["a"]], verbose=0).argmax(axis=1)
     assert (guess == Y["out"]).mean() > 0.95
     assert found.parameters == sum(np.prod(v.shape) for v in rest.trainable_variables)
@@ -129,7 +129,7 @@ def test_the_same_seed_gives_the_same_weights(model):
         ("step_by_step", {"steps": 4}, "window for each of the 3 stages"),
         ([Stage(frozen=("x",))], {}, r"frozen=\['x'\].*The modules"),
         ([Stage(mode="sequential:x")], {}, "x"),
-        ([Stage(behind="b")], {}, "stand_ins has"),
+        ([Stage(behind="b")], {}, "ideal_activations has"),
         ("local", {"steps": True}, "steps=True"),
     ],
 )
@@ -143,7 +143,7 @@ def test_what_cannot_be_run_is_refused_before_anything_moves(model, plan, option
 
 def test_carry_over_copies_what_fits_by_name_and_shape():
     one, two = (e2e.tasks.parity_model(k, d=5, seed=k) for k in (1, 2))
-    names = regimes.carry_over(one, two)
+    names = regimes.transfer_weights(one, two)
     # The first layer of the classifier sees one image there and two here.
     assert names == ["encoder_1", "encoder_2", "symbols", "classifier_2", "parity"]
     for name in names:
@@ -156,10 +156,10 @@ def test_carry_over_copies_what_fits_by_name_and_shape():
 
 
 def test_the_rest_of_a_model_is_what_lies_behind_a_boundary(model):
-    rest = model.rest_model("b")
+    rest = model.downstream_model("b")
     assert type(rest).__module__.startswith("keras.")
     hidden = model.get_layer("b")(model.get_layer("a")(X))
     found = rest.predict([X, np.asarray(hidden)], verbose=0)
     np.testing.assert_allclose(found, model.predict(X, verbose=0), rtol=1e-6)
     with pytest.raises(ValueError, match=r"no boundary is named 'out'.*'b'"):
-        model.rest_model("out")
+        model.downstream_model("out")

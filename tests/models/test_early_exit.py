@@ -1,4 +1,4 @@
-"""`exit_model`: a stock model that ends in a module's head."""
+"""`early_exit_model`: a stock model that ends in a module's head."""
 
 import os
 import pathlib
@@ -14,6 +14,7 @@ import keras_e2e as e2e
 from keras_e2e.modules.boundary import Collector, collecting
 from keras_e2e.objectives import (
     InfoPro,
+    IntermediateTarget,
     LocalObjective,
     Mixture,
     Prediction,
@@ -21,7 +22,6 @@ from keras_e2e.objectives import (
     Reconstruction,
     SimilarityMatching,
     SyntheticGradient,
-    Target,
 )
 from keras_e2e.objectives.base import Exit
 from keras_e2e.objectives.heads.model_based import AugLocal, MomentumAuxiliary
@@ -69,14 +69,14 @@ CASES = {
     "nested-linear": lambda: Mixture({"reconstruction": 1.0, "pred": 1.0}),
     "two_outputs-all": Prediction,
     "two_outputs-one": lambda: Prediction(target="kind"),
-    "dense-target": lambda: Target(head="mlp", units=4),
-    "dense-activation": Target,
+    "dense-target": lambda: IntermediateTarget(head="mlp", units=4),
+    "dense-activation": IntermediateTarget,
 }
 
 
 def modular(kind, objective, mode="local"):
     objectives = {"first": None, "second": objective}
-    if isinstance(objective, Target):
+    if isinstance(objective, IntermediateTarget):
         mode = "end_to_end"
     model = e2e.modularize(models.build(kind), objectives, training_mode=mode)
     model.compile(keras.optimizers.Adam(0.01), **models.losses(kind))
@@ -104,7 +104,7 @@ def saved(tmp_path_factory):
         kind = case.split("-")[0]
         model = modular(kind, make())
         model.fit(models.inputs(kind, 16), models.targets(kind, 16), verbose=0)
-        early = model.exit_model("second")
+        early = model.early_exit_model("second")
         some = models.inputs(kind, 7)
         predicted[case] = models.flat(early.predict(some, verbose=0))
         by_hand = models.flat(by_the_head(model, some))
@@ -134,7 +134,7 @@ def test_it_predicts_the_same_where_keras_e2e_is_not_installed(saved):
 def test_it_ends_as_the_model_ends_and_in_its_structure(saved):
     _, predicted = saved
     np.testing.assert_allclose(predicted["dense-mlp"][0].sum(axis=1), 1.0, rtol=1e-5)
-    early = modular("two_outputs", None).exit_model("second")
+    early = modular("two_outputs", None).early_exit_model("second")
     assert {k: t.shape for k, t in early.output.items()} == {
         "kind": (None, models.CLASSES),
         "size": (None, 1),
@@ -145,7 +145,7 @@ def test_it_ends_as_the_model_ends_and_in_its_structure(saved):
 def test_it_shares_the_weights_and_leaves_the_model_usable(tmp_path):
     model = modular("conv", Prediction("conv1"))
     x, y = models.inputs("conv", 16), models.targets("conv", 16)
-    early = model.exit_model("second")
+    early = model.early_exit_model("second")
     before = early.predict(x, verbose=0)
     kept = {id(v) for v in model.weights}
     assert early.weights and all(id(v) in kept for v in early.weights)
@@ -155,12 +155,12 @@ def test_it_shares_the_weights_and_leaves_the_model_usable(tmp_path):
     assert not np.allclose(before, early.predict(x, verbose=0))
     model.save(tmp_path / "model.keras")
     loaded = keras.models.load_model(tmp_path / "model.keras")
-    again = loaded.exit_model("second").predict(x, verbose=0)
+    again = loaded.early_exit_model("second").predict(x, verbose=0)
     np.testing.assert_allclose(again, early.predict(x, verbose=0), rtol=1e-5)
 
 
 def test_it_trains_as_a_stock_model():
-    early = modular("dense", None).exit_model("first")
+    early = modular("dense", None).early_exit_model("first")
     stock = keras.models.clone_model(early)
     stock.set_weights(early.get_weights())
     before, histories = early.get_weights(), []
@@ -185,7 +185,7 @@ def test_a_mask_reaches_the_head():
     model = e2e.modularize(base, {"words": Prediction("gap_linear")})
     model.compile("adam", "sparse_categorical_crossentropy")
     tokens = np.array([[1, 2, 0, 0], [3, 4, 5, 0]])
-    told = np.asarray(model.exit_model("words")(tokens))
+    told = np.asarray(model.early_exit_model("words")(tokens))
     head = model.modules[0].objective.networks[0]
     embedded = np.asarray(model.get_layer("words")(tokens))
     mean = np.stack([embedded[0, :2].mean(axis=0), embedded[1, :3].mean(axis=0)])
@@ -208,7 +208,7 @@ def test_padding_counts_as_little_as_in_the_model():
     model.fit(tokens, labels, verbose=0)
     found = model.evaluate_modules(tokens, labels, probe=(tokens, labels), probe_epochs=60)
     for name in ("words", "context"):
-        early = model.exit_model(name)
+        early = model.early_exit_model(name)
         early.compile(**compiled)
         expected = early.evaluate(tokens, labels, verbose=0, return_dict=True)
         numbers = {k: v for k, v in found[name].items() if "probe" not in k}
@@ -225,15 +225,15 @@ def test_names_that_a_loaded_model_has_taken_are_no_obstacle(tmp_path):
     keras.backend.clear_session()
     loaded = keras.models.load_model(tmp_path / "model.keras")
     x = models.inputs("dense", 7)
-    found = loaded.exit_model("dense").predict(x, verbose=0)
-    expected = model.exit_model("dense").predict(x, verbose=0)
+    found = loaded.early_exit_model("dense").predict(x, verbose=0)
+    expected = model.early_exit_model("dense").predict(x, verbose=0)
     np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
 
 
 class OwnExit(LocalObjective):
     """What a user might write: a head that predicts the only output."""
 
-    needs = "target"
+    requires_targets = True
 
     def build_head(self, activation, model):
         self.head = layers.Dense(models.CLASSES, name="mine")
@@ -244,7 +244,7 @@ class OwnExit(LocalObjective):
 
 
 def test_a_users_objective_joins_by_exits():
-    early = modular("dense", OwnExit()).exit_model("second")
+    early = modular("dense", OwnExit()).early_exit_model("second")
     assert early.output.shape == (None, models.CLASSES)
 
 
@@ -263,13 +263,13 @@ def test_a_users_objective_joins_by_exits():
 def test_where_there_is_no_way_out_it_says_so(objective, name, message):
     model = modular("deep", objective, "end_to_end")
     with pytest.raises(ValueError, match=message):
-        model.exit_model(name)
+        model.early_exit_model(name)
 
 
 def test_a_subclassed_model_is_refused():
     model = e2e.modularize(models.build("subclassed"), ["first"])
     with pytest.raises(ValueError, match=r"shows no graph.*evaluate_modules"):
-        model.exit_model("first")
+        model.early_exit_model("first")
 
 
 def test_a_boundary_crossed_twice_is_refused():
@@ -280,4 +280,4 @@ def test_a_boundary_crossed_twice_is_refused():
     model = e2e.ModularModel([left, right], layers.Dense(2, name="out")(joined))
     model.compile("sgd", "mse")
     with pytest.raises(ValueError, match="crossed 2 times"):
-        model.exit_model("code_end")
+        model.early_exit_model("code_end")

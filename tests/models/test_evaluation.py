@@ -15,10 +15,10 @@ from keras_e2e.objectives import (
     DirectFeedbackAlignment,
     ForwardForward,
     InfoNCE,
+    IntermediateTarget,
     Prediction,
     PredSim,
     Reconstruction,
-    Target,
 )
 from tests.conformance import models
 
@@ -44,7 +44,7 @@ def test_each_head_gets_its_loss_and_metrics_in_every_mode(mode):
     x, y = data("rich")
     model.fit(x, y, batch_size=8, verbose=0)
     found = model.evaluate_modules(x, y, batch_size=8)
-    told = model.exit_model("first").predict(x, verbose=0)
+    told = model.early_exit_model("first").predict(x, verbose=0)
     assert list(found) == ["first", "second", "out"]
     np.testing.assert_allclose(
         found["first"]["loss"], crossentropy(told, y).mean(), rtol=1e-5
@@ -63,7 +63,7 @@ def test_weights_of_examples_weigh_losses_and_weighted_metrics():
     x, y = data("dense")
     weight = np.linspace(0, 2, len(y)).astype("float32")
     found = model.evaluate_modules(x, y, sample_weight=weight)
-    told = model.exit_model("first").predict(x, verbose=0)
+    told = model.early_exit_model("first").predict(x, verbose=0)
     right = told.argmax(1) == y
     assert found["first"] == pytest.approx(
         {
@@ -137,14 +137,17 @@ class InfoLess(e2e.objectives.LocalObjective):
 
 
 def test_a_loss_without_its_labels_is_left_out():
-    objectives = {"first": Target(head="mlp", units=4), "second": DirectFeedbackAlignment()}
+    objectives = {
+        "first": IntermediateTarget(head="mlp", units=4),
+        "second": DirectFeedbackAlignment(),
+    }
     model = modular("dense", objectives)
     x, y = data("dense")
     found = model.evaluate_modules(x, y)
     assert found["first"] == {} and found["second"] == {}
     labels = np.arange(len(y)) % 4
     found = model.evaluate_modules(x, {"out": y, "first": labels})
-    told = model.exit_model("first").predict(x, verbose=0)
+    told = model.early_exit_model("first").predict(x, verbose=0)
     assert found["first"] == pytest.approx({"loss": crossentropy(told, labels).mean()})
     model = modular("dense", {"first": False, "second": Reconstruction()})
     found = model.evaluate_modules(x)

@@ -8,7 +8,7 @@ from keras import layers, ops, tree
 import keras_e2e as e2e
 from keras_e2e import ModularWrapper, ModuleBoundary, TrainingMode
 from keras_e2e.modules.boundary import Collector, collecting
-from keras_e2e.objectives import Prediction, Reconstruction, Target
+from keras_e2e.objectives import IntermediateTarget, Prediction, Reconstruction
 from keras_e2e.utils import compat
 
 RNG = np.random.default_rng(0)
@@ -304,7 +304,9 @@ def test_in_sequential_mode_statistics_of_frozen_modules_stand_still():
 
 
 def test_labels_come_under_the_names_of_sublayers():
-    model = compiled(wrapped({"norm": None, "b": Target()}, training_mode="local"))
+    model = compiled(
+        wrapped({"norm": None, "b": IntermediateTarget()}, training_mode="local")
+    )
     symbols = RNG.integers(0, 4, size=8)
     before = values(model.trainable_variables)
     model.fit(X, {"outputs": Y, "b": symbols}, epochs=2, verbose=0)

@@ -7,7 +7,7 @@ from keras import layers, ops, tree
 
 import keras_e2e as e2e
 from keras_e2e import ModuleBoundary, TrainingMode
-from keras_e2e.objectives import Prediction, Reconstruction, Target
+from keras_e2e.objectives import IntermediateTarget, Prediction, Reconstruction
 
 RNG = np.random.default_rng(0)
 
@@ -344,10 +344,10 @@ def test_a_boundary_goes_by_the_layer_it_follows():
 
 
 def test_a_dict_gives_each_boundary_its_objective():
-    objective = Target()
+    objective = IntermediateTarget()
     model = e2e.modularize(dense_chain(), {"a": None, "norm": False, "b": objective})
     kinds = [type(module.objective) for module in model.modules]
-    assert kinds == [Prediction, type(None), Target, type(None)]
+    assert kinds == [Prediction, type(None), IntermediateTarget, type(None)]
     assert model.boundaries["b"].objective is objective
     assert model.boundaries["norm"].objective is None
 

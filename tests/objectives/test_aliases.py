@@ -15,6 +15,7 @@ from keras_e2e.objectives import (
     ForwardForward,
     InfoNCE,
     InfoPro,
+    IntermediateTarget,
     LocalObjective,
     Mixture,
     Prediction,
@@ -23,7 +24,6 @@ from keras_e2e.objectives import (
     SimilarityMatching,
     SupervisedContrastive,
     SyntheticGradient,
-    Target,
     VICReg,
     ViewContrast,
 )
@@ -31,7 +31,7 @@ from keras_e2e.objectives import (
 KINDS = {
     "pred": Prediction,
     "prediction": Prediction,
-    "target": Target,
+    "target": IntermediateTarget,
     "sim": SimilarityMatching,
     "predsim": PredSim,
     "supcon": SupervisedContrastive,
@@ -146,7 +146,9 @@ NON_DEFAULT = {
     "prediction, own head": lambda: Prediction(
         keras.Sequential([layers.Flatten(), layers.Dense(3)], name="own"), weight=SCHEDULE
     ),
-    "target": lambda: Target("mse", head="mlp", units=3, per_position=True, reach=2),
+    "target": lambda: IntermediateTarget(
+        "mse", head="mlp", units=3, per_position=True, reach=2
+    ),
     "sim": lambda: SimilarityMatching(target="out", classes=3, weight=2.0, name="mine"),
     "supcon": lambda: SupervisedContrastive(
         "linear", dimension=5, temperature=0.5, target="out", classes=3, reach=2
@@ -220,7 +222,7 @@ def test_a_config_makes_an_equal_objective(case):
         assert given.reach == objective.reach
         assert type(given.weight) is type(objective.weight)
         if case != "forward_forward":  # which knows its output once it is built
-            assert list(given.views()) == list(objective.views())
+            assert list(given.extra_inputs()) == list(objective.extra_inputs())
 
 
 @pytest.mark.parametrize("alias", KINDS)

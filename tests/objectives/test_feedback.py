@@ -338,6 +338,6 @@ def test_sequential_training_has_no_signal_to_pass_on(alias):
 
 def test_a_signal_says_what_it_must_implement():
     with pytest.raises(NotImplementedError):
-        Signal().echo(None, 0)
+        Signal().project_feedback(None, 0)
     with pytest.raises(NotImplementedError):
-        Signal().predict_signal(None, ())
+        Signal().predict_gradient(None, ())

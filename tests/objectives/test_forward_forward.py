@@ -34,7 +34,7 @@ def batch(x, y, views=None, sample_weight=None):
 
 def pair(objective, x, y):
     """The inputs with the true and with a wrong label."""
-    true, wrong = (np.asarray(f(batch(x, y))) for f in objective.views().values())
+    true, wrong = (np.asarray(f(batch(x, y))) for f in objective.extra_inputs().values())
     return true, wrong
 
 
@@ -62,7 +62,7 @@ def test_goodness_of_half_precision_does_not_overflow():
 def test_its_loss_is_two_softplus(weight):
     objective = built(ForwardForward(threshold=1.5))
     true, wrong = some(B, 5), some(B, 5)
-    views = dict(zip(objective.views(), (true, wrong), strict=True))
+    views = dict(zip(objective.extra_inputs(), (true, wrong), strict=True))
     y = np.zeros(B, int)
     found = objective.compute_loss(true, batch(some(B, 9), y, views, weight))
     values = softplus(1.5 - (true**2).mean(1)) + softplus((wrong**2).mean(1) - 1.5)
@@ -76,7 +76,7 @@ def test_large_and_constant_activations_have_finite_losses_and_gradients():
         h = tf.fill((B, 5), tf.constant(scale, "float32"))
         with tf.GradientTape() as tape:
             tape.watch(h)
-            views = dict.fromkeys(objective.views(), h)
+            views = dict.fromkeys(objective.extra_inputs(), h)
             loss = objective.compute_loss(h, batch(None, np.zeros(B, int), views))
         expected = softplus(2 - scale**2) + softplus(scale**2 - 2)
         np.testing.assert_allclose(loss, expected, rtol=1e-5)
@@ -201,8 +201,11 @@ def test_each_module_by_numpy():
 
 def test_boundaries_share_the_two_passes():
     first, second = built(), built()
-    assert list(first.views()) == list(second.views())
-    assert len({*first.views(), *built(ForwardForward(overlay=2.0)).views()}) == 4
+    assert list(first.extra_inputs()) == list(second.extra_inputs())
+    assert (
+        len({*first.extra_inputs(), *built(ForwardForward(overlay=2.0)).extra_inputs()})
+        == 4
+    )
 
 
 def test_an_image_model_trains():

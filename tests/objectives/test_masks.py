@@ -8,7 +8,12 @@ import pytest
 from keras import layers, ops
 
 import keras_e2e as e2e
-from keras_e2e.objectives import LocalObjective, Prediction, Reconstruction, Target
+from keras_e2e.objectives import (
+    IntermediateTarget,
+    LocalObjective,
+    Prediction,
+    Reconstruction,
+)
 
 LENGTH, PADDED = 4, 7
 
@@ -24,7 +29,7 @@ class Small(LocalObjective):
 OBJECTIVES = {
     "prediction": Prediction,
     "prediction-mlp": lambda: Prediction("mlp"),
-    "target": lambda: Target(head="linear", units=3, per_position=True),
+    "target": lambda: IntermediateTarget(head="linear", units=3, per_position=True),
     "reconstruction": Reconstruction,
     "user-written": Small,
 }
@@ -80,7 +85,7 @@ def trained(
     labels = np.minimum(y, 2)
     if not per_token:
         y = y[:, 0]
-    if isinstance(objectives["read"], Target):
+    if isinstance(objectives["read"], IntermediateTarget):
         y = {"outputs" if subclassed else "tag": y, "read": labels}
     if subclassed:
         model.examine(x[:2])

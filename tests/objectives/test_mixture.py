@@ -78,18 +78,16 @@ def test_a_part_of_factor_zero_is_left_out():
     sim, reconstruction = mixture.parts
     assert not sim.variables
     assert len(mixture.trainable_variables) == len(reconstruction.trainable_variables) > 0
-    assert mixture.requirements == set()
+    assert not mixture.requires_targets and not mixture.requires_labels
     h, x = some(B, 7), some(B, 5)
     assert value(mixture, h, x) == value(reconstruction, h, x)
 
 
 def test_it_needs_what_its_parts_need():
-    assert Mixture({"sim": 1, "target": 1, "vicreg": 1}).requirements == {
-        "target",
-        "labels",
-    }
-    inner = Mixture({"target": 1.0})
-    assert Mixture({inner: 1, "reconstruction": 1}).requirements == {"labels"}
+    both = Mixture({"sim": 1, "intermediate_target": 1, "vicreg": 1})
+    assert both.requires_targets and both.requires_labels
+    outer = Mixture({Mixture({"intermediate_target": 1.0}): 1, "reconstruction": 1})
+    assert outer.requires_labels and not outer.requires_targets
 
 
 def test_a_mixture_may_hold_a_mixture():
@@ -110,7 +108,7 @@ def test_each_part_sees_its_own_views():
     }
     mixture = built(Mixture(parts), (None, 7))
     h, x = some(B, 7), some(B, 5)
-    keys = list(mixture.views())
+    keys = list(mixture.extra_inputs())
     assert len(keys) == 2
     views = {key: some(B, 7) for key in keys}
     expected = 0.0

@@ -8,12 +8,12 @@ from keras import layers, ops
 import keras_e2e as e2e
 from keras_e2e.objectives import (
     Batch,
+    IntermediateTarget,
     LocalObjective,
     ModelSpec,
     OutputSpec,
     Prediction,
     Reconstruction,
-    Target,
 )
 
 RNG = np.random.default_rng(0)
@@ -49,7 +49,7 @@ class Sparse(LocalObjective):
 class Halving(LocalObjective):
     """Has a head, made in `build_head`."""
 
-    needs = "labels"
+    requires_labels = True
 
     def build_head(self, activation, model):
         self.dense = layers.Dense(1, dtype=self.dtype_policy)
@@ -100,7 +100,7 @@ def test_an_objective_must_say_what_its_loss_is():
 
     with pytest.raises(NotImplementedError, match=r"Empty must implement loss\("):
         Empty().compute_loss(H, batch())
-    assert Empty().needs is None
+    assert not Empty().requires_targets
 
 
 def test_a_head_is_built_once():
@@ -157,10 +157,10 @@ def test_a_head_of_ones_own_is_trained_and_saved(tmp_path):
         Prediction(loss=keras.losses.Huber(delta=0.3)),
         Reconstruction(),
         Reconstruction("model_input", head="mlp"),
-        Target(),
-        Target("mse", head="gap_linear", units=3, activation="relu"),
-        Target(head="mlp", units=5, per_position=True),
-        Target(keras.losses.Huber(delta=0.3)),
+        IntermediateTarget(),
+        IntermediateTarget("mse", head="gap_linear", units=3, activation="relu"),
+        IntermediateTarget(head="mlp", units=5, per_position=True),
+        IntermediateTarget(keras.losses.Huber(delta=0.3)),
         Sparse(0.5),
     ],
     ids=lambda objective: type(objective).__name__,
@@ -169,10 +169,10 @@ def test_an_objective_survives_its_config(objective):
     config = keras.saving.serialize_keras_object(objective)
     again = keras.saving.deserialize_keras_object(config)
     assert type(again) is type(objective)
-    assert again.needs == objective.needs
+    assert again.requires_targets == objective.requires_targets
     ours, others = objective.get_config(), again.get_config()
     assert ours == others
-    if type(objective) is Target and objective.head is not None:
+    if type(objective) is IntermediateTarget and objective.head is not None:
         assert again.activation is objective.activation
 
 

@@ -10,11 +10,11 @@ from keras_e2e.objectives import (
     DirectFeedbackAlignment,
     ForwardForward,
     InfoPro,
+    IntermediateTarget,
     PredSim,
     Reconstruction,
     SimilarityMatching,
     SupervisedContrastive,
-    Target,
 )
 
 B, C = 6, 3
@@ -168,7 +168,7 @@ def test_a_step_without_targets(alias):
         PredSim,
         Reconstruction,
         DirectFeedbackAlignment,
-        lambda: Target("mse"),
+        lambda: IntermediateTarget("mse"),
     ],
 )
 def test_one_objective_at_two_boundaries(make):

@@ -35,7 +35,7 @@ def built(objective, *activation):
 
 
 def compute(objective, h, view, sample_weight=None):
-    (key,) = objective.views()
+    (key,) = objective.extra_inputs()
     batch = Batch(None, (), None, sample_weight, None, {key: view})
     return objective.compute_loss(h, batch)
 
@@ -261,7 +261,7 @@ def test_boundaries_of_one_augmentation_share_one_pass(case, tmp_path):
 def test_boundaries_left_to_the_default_share_one_pass():
     model = shared(*[kind(dimension=D) for kind in KINDS])
     assert passes(model) == (0, 2)
-    assert len({key for m in model.modules[:-1] for key in m.objective.views()}) == 1
+    assert len({key for m in model.modules[:-1] for key in m.objective.extra_inputs()}) == 1
 
 
 def test_each_augmentation_has_a_pass_of_its_own():

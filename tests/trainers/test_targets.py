@@ -61,31 +61,31 @@ def test_an_unknown_name_is_refused_with_the_names_there_are(what):
 
 
 def test_nothing_given_is_none_for_each_output():
-    assert targets.align(None, ["p", "q"]) == [None, None]
+    assert targets.align_to_outputs(None, ["p", "q"]) == [None, None]
 
 
 def test_align_follows_the_order_of_the_outputs():
-    assert targets.align({"q": 2, "p": 1}, ["p", "q"]) == [1, 2]
-    assert targets.align([1, 2], ["p", "q"]) == [1, 2]
-    assert targets.align((1, 2), ["p", "q"]) == [1, 2]
+    assert targets.align_to_outputs({"q": 2, "p": 1}, ["p", "q"]) == [1, 2]
+    assert targets.align_to_outputs([1, 2], ["p", "q"]) == [1, 2]
+    assert targets.align_to_outputs((1, 2), ["p", "q"]) == [1, 2]
 
 
 def test_align_takes_the_layers_names_too():
-    assert targets.align({"y": 2, "x": 1}, ["p", "q"], ["x", "y"]) == [1, 2]
-    assert targets.align({"q": 2, "x": 1}, ["p", "q"], ["x", "y"]) == [1, 2]
+    assert targets.align_to_outputs({"y": 2, "x": 1}, ["p", "q"], ["x", "y"]) == [1, 2]
+    assert targets.align_to_outputs({"q": 2, "x": 1}, ["p", "q"], ["x", "y"]) == [1, 2]
 
 
 def test_align_leaves_none_where_an_output_has_no_part():
-    assert targets.align({"q": 2}, ["p", "q"]) == [None, 2]
+    assert targets.align_to_outputs({"q": 2}, ["p", "q"]) == [None, 2]
 
 
 def test_align_gives_one_value_to_every_output():
-    assert targets.align("weights", ["p", "q"]) == ["weights", "weights"]
-    assert targets.align(["weights"], ["p"]) == ["weights"]
+    assert targets.align_to_outputs("weights", ["p", "q"]) == ["weights", "weights"]
+    assert targets.align_to_outputs(["weights"], ["p"]) == ["weights"]
 
 
 def test_align_keeps_a_target_of_value_none_in_its_place():
-    assert targets.align([None, 2], ["p", "q"]) == [None, 2]
+    assert targets.align_to_outputs([None, 2], ["p", "q"]) == [None, 2]
 
 
 def test_keys_are_those_of_a_dict_of_outputs():

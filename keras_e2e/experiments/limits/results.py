@@ -6,13 +6,13 @@ from typing import Any
 import keras
 import numpy as np
 
-from keras_e2e.callbacks import Readings
+from keras_e2e.callbacks import ModuleDiagnostics
 from keras_e2e.experiments import regimes
 from keras_e2e.experiments.tasks import Task
 from keras_e2e.models.modularize import strip
 
 
-class Signals(Readings):
+class Signals(ModuleDiagnostics):
     """Keeps the gradient SNR over all stages, while `history` starts anew with each."""
 
     def __init__(self, every: int):
@@ -26,7 +26,7 @@ class Signals(Readings):
 
 
 def measured(
-    task: Task, model: Any, trained: regimes.Trained, watch: Readings, taught: bool
+    task: Task, model: Any, trained: regimes.Trained, watch: ModuleDiagnostics, taught: bool
 ) -> dict[str, Any]:
     """What a run has come to; see `running.run`.
 
@@ -94,7 +94,7 @@ def purity(units: np.ndarray, labels: np.ndarray) -> float:
     return float(table.max(axis=1).sum() / units.size)
 
 
-def _snr(watch: Readings, history: list[dict[str, float]]) -> dict[str, list]:
+def _snr(watch: ModuleDiagnostics, history: list[dict[str, float]]) -> dict[str, list]:
     """The gradient SNR of each module: steps, all stages counted, and values."""
     if not isinstance(watch, Signals):  # AutoMode, whose training is of one stage
         return {
@@ -123,7 +123,7 @@ def _modules(task: Task, model: Any) -> dict[str, dict[str, float]]:
     found = {}
     # A graph of its own: Keras names the inputs of a part of a modular one twice.
     plain = task.build(0)
-    regimes.carry_over(strip(model), plain)
+    regimes.transfer_weights(strip(model), plain)
     for name, cut in task.cuts.items():
         if cut.classes is None:
             continue

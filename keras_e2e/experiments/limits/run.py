@@ -9,13 +9,13 @@ from typing import Any
 import keras
 import numpy as np
 
-from keras_e2e.callbacks import AutoMode, Readings
+from keras_e2e.callbacks import AutoMode, ModuleDiagnostics
 from keras_e2e.experiments import regimes, tasks
 from keras_e2e.experiments.limits.results import Signals, measured
 from keras_e2e.experiments.limits.setting import Setting
 from keras_e2e.experiments.tasks import Task
 from keras_e2e.models.modularize import modularize
-from keras_e2e.objectives import Target
+from keras_e2e.objectives import IntermediateTarget
 
 # Steps from one entry of the learning curve to the next, and between readings.
 WINDOW = 100
@@ -123,8 +123,9 @@ def run(setting: Setting) -> dict[str, Any]:
     plan, _ = LABEL_FREE.get(setting.regime, (setting.regime, None))
     watch = _watch(setting)
     keras.utils.set_random_seed(setting.seed)
-    stand_ins = {
-        name: cut.stand_in(_known(task.train, name)) for name, cut in task.cuts.items()
+    ideal_activations = {
+        name: cut.ideal_activation(_known(task.train, name))
+        for name, cut in task.cuts.items()
     }
     labels = task.train.labels if setting.regime not in WITHOUT_LABELS else {}
     stages = regimes.PLANS[plan]([module.name for module in model.modules])
@@ -141,7 +142,7 @@ def run(setting: Setting) -> dict[str, Any]:
         batch_size=setting.batch_size,
         seed=setting.seed,
         window=WINDOW,
-        stand_ins=stand_ins,
+        ideal_activations=ideal_activations,
         callbacks=readers,
     )
     taught = setting.regime not in WITHOUT_LABELS
@@ -159,7 +160,7 @@ def _curriculum(setting: Setting) -> dict[str, Any]:
         task = TASKS[setting.task](smaller)
         easier, model = model, _fresh(smaller, task)
         if easier is not None:
-            regimes.carry_over(easier, model)
+            regimes.transfer_weights(easier, model)
         watch = _watch(smaller)
         keras.utils.set_random_seed(setting.seed)
         trained = regimes.train(
@@ -228,7 +229,9 @@ def _cached(kept: _Kept) -> tuple[Any, list]:
 
 def _compiled(setting: Setting, task: Task, objective: str | None) -> Any:
     base = task.build(setting.seed)
-    own = {name: objective or Target(cut.loss) for name, cut in task.cuts.items()}
+    own = {
+        name: objective or IntermediateTarget(cut.loss) for name, cut in task.cuts.items()
+    }
     model = modularize(base, own)
     model.compile(
         keras.optimizers.Adam(setting.learning_rate),
@@ -244,7 +247,7 @@ def _at_once(setting: Setting) -> int:
     return 1 if setting.regime == "auto" else 10
 
 
-def _watch(setting: Setting) -> Readings:
+def _watch(setting: Setting) -> ModuleDiagnostics:
     return AutoMode() if setting.regime == "auto" else Signals(WINDOW)
 
 

@@ -43,7 +43,7 @@ def parity(
             occur in no other split.
         seed: seed of the splits and draws, at least 0.
         labelled: of how many training images the class is known, as many of each class
-            as can be; the symbols of all others are -1, which `objectives.Target` takes
+            as can be; the symbols of all others are -1, which `objectives.IntermediateTarget` takes
             for missing. Those of a smaller number are among those of a larger one. By
             default all.
 
@@ -88,7 +88,7 @@ def sum_mod_10(
         n: training tuples; 4,000 each for validation and test.
         seed: seed of the splits and draws, at least 0.
         labelled: of how many training images the class is known, as many of each class
-            as can be; the symbols of all others are -1, which `objectives.Target` takes
+            as can be; the symbols of all others are -1, which `objectives.IntermediateTarget` takes
             for missing. Those of a smaller number are among those of a larger one. By
             default all.
 
@@ -138,7 +138,7 @@ def random_table(
         n: training tuples; 4,000 each for validation and test.
         seed: seed of the table, the splits and the draws, at least 0.
         labelled: of how many training images the class is known, as many of each class
-            as can be; the symbols of all others are -1, which `objectives.Target` takes
+            as can be; the symbols of all others are -1, which `objectives.IntermediateTarget` takes
             for missing. Those of a smaller number are among those of a larger one. By
             default all.
 

@@ -65,14 +65,14 @@ class Cut(NamedTuple):
     Attributes:
         loss: what compares the activation there with the labels: the name of a Keras loss,
             or a function of labels and activation.
-        stand_in: what the activation would be if the module made no error, from the
+        ideal_activation: what the activation would be if the module made no error, from the
             labels: trains the later modules without the earlier ones.
         classes: how many classes the labels have; None where they are no classes.
         needed: what the task needs to know of the labels; all of them by default.
     """
 
     loss: str | Callable[[Any, Any], Any]
-    stand_in: Callable[[np.ndarray], np.ndarray]
+    ideal_activation: Callable[[np.ndarray], np.ndarray]
     classes: int | None = None
     needed: Callable[[np.ndarray], np.ndarray] = np.asarray
 

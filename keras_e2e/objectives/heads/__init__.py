@@ -3,10 +3,17 @@
 from keras_e2e.objectives.heads.factory import (
     KINDS,
     MAX_LINEAR_INPUTS,
-    check,
     deserialize,
     make_head,
     serialize,
+    validate_head,
 )
 
-__all__ = ["KINDS", "MAX_LINEAR_INPUTS", "check", "deserialize", "make_head", "serialize"]
+__all__ = [
+    "KINDS",
+    "MAX_LINEAR_INPUTS",
+    "deserialize",
+    "make_head",
+    "serialize",
+    "validate_head",
+]

@@ -37,7 +37,7 @@ _UPSAMPLING = {3: keras.layers.UpSampling1D, 5: keras.layers.UpSampling3D}
 _CROPPING = {3: keras.layers.Cropping1D, 5: keras.layers.Cropping3D}
 
 
-def check(head: Any) -> Any:
+def validate_head(head: Any) -> Any:
     """Returns `head` if `make_head` takes it.
 
     Args:
@@ -50,7 +50,7 @@ def check(head: Any) -> Any:
     Example:
 
     >>> from keras_e2e.objectives import heads
-    >>> heads.check("mlp")
+    >>> heads.validate_head("mlp")
     'mlp'
     """
     if head is None or isinstance(head, keras.layers.Layer):
@@ -148,7 +148,7 @@ def make_head(
     >>> make_head("decoder", activation, (None, 28, 28, 1)).output_shape
     (None, 28, 28, 1)
     """  # noqa: E501
-    check(head)
+    validate_head(head)
     shape, target = tuple(activation.shape), tuple(target_shape)
     if shape[-1] is None:
         raise ValueError(f"A head needs a known last axis. Found activation {shape}.")

@@ -203,7 +203,7 @@ class MomentumAuxiliary(ModelHead):
             )
         if not isinstance(head, str):
             raise TypeError(f"MomentumAuxiliary(head={head!r}): expected a kind of head.")
-        self.head = heads.check(head)
+        self.head = heads.validate_head(head)
         self.momentum = float(momentum)
         self.block: keras.Model | None = None
         self.averages: list = []

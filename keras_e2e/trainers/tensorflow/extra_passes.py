@@ -8,7 +8,7 @@ import tensorflow as tf
 from keras import tree
 
 from keras_e2e.modules.training_mode import TrainingMode
-from keras_e2e.trainers.local_losses import missing, outputs_of
+from keras_e2e.trainers.local_losses import build_outputs, missing
 from keras_e2e.trainers.tensorflow.gradients import Backward
 
 
@@ -66,7 +66,7 @@ class Passes:
         Those of a cross-entropy are classes.
         """
         model = self.model
-        output, *more = outputs_of(model, model._modular.keys(), self.y, None)
+        output, *more = build_outputs(model, model._modular.keys(), self.y, None)
         shape = model._modular.outputs[0].spec.shape
         if more or output.y is None or len(shape) != 2 or not shape[1]:
             return None
@@ -82,7 +82,7 @@ class Passes:
         state = self.model._modular
         variables = self.model.trainable_variables
         with contextlib.ExitStack() as stack:
-            stack.enter_context(state.thinking_of(mode))
+            stack.enter_context(state.override_mode(mode))
             persistent = bool(state.flow().separate)
             tape = stack.enter_context(tf.GradientTape(persistent=persistent))
             # With values, or Keras finds none for its penalties of weights.

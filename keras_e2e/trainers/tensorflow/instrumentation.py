@@ -11,7 +11,7 @@ from keras_e2e.trainers.tensorflow.recorder import Recorder
 from keras_e2e.utils import compat
 
 
-class Probe:
+class StepInstrumentation:
     """What one instrumented step collects, from the tape to the recorder.
 
     Args:
@@ -96,7 +96,7 @@ class Probe:
             }
 
         before = {id(v): old for v, old in zip(variables, self.before, strict=True)}
-        taught_by = summed({id(v): g for v, g in zip(variables, gradients, strict=True)})
+        trained_by = summed({id(v): g for v, g in zip(variables, gradients, strict=True)})
         further = self.further
         if "later" in self.needs:
             further["later"] = self.passes.later()
@@ -129,7 +129,7 @@ class Probe:
                 ModuleView(
                     name=module.name,
                     variables=[before[id(v)] for v in theirs if id(v) in before],
-                    gradients=of(taught_by),
+                    gradients=of(trained_by),
                     updates=updates,
                     loss=self._loss_of(module),
                     activation=_joined(

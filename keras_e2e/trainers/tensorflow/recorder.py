@@ -44,9 +44,10 @@ class Recorder:
         return self.quantities == quantities and self.shapes == _shapes(modules)
 
     def needs(self, level: int) -> set[str]:
-        """What the quantities that are due need besides the step."""
+        """What the quantities that are due take besides the step: passes, and targets."""
         due = [q for q in self.quantities if level >= PERIODIC or not q.periodic]
-        return {need for quantity in due for need in quantity.needs}
+        passes = {name for quantity in due for name in quantity.extra_passes}
+        return passes | {"classes" for quantity in due if quantity.requires_targets}
 
     def read(self) -> dict[str, dict[str, float]]:
         """The numbers of the latest instrumented step, by name and module.
@@ -73,7 +74,7 @@ class Recorder:
         """
         for row in self.kept:
             for quantity, kept in zip(self.quantities, row, strict=True):
-                if everything or not quantity.lasting:
+                if everything or not quantity.keep_across_modes:
                     for variable in kept:
                         variable.assign(tf.zeros_like(variable))
 
@@ -111,7 +112,7 @@ def _as_many(quantity: Quantity, found: Any) -> list:
     if len(numbers) != len(quantity.columns):
         raise ValueError(
             f"{type(quantity).__name__}.compute gave {len(numbers)} numbers for "
-            f"{quantity.columns}. Return one for the name and one for each of `also`."
+            f"{quantity.columns}. Return one for the name and one for each of `extra_outputs`."
         )
     return numbers
 

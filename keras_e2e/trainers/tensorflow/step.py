@@ -10,7 +10,7 @@ from keras import tree
 from keras_e2e.diagnostics.quantity import Quantity
 from keras_e2e.trainers.tensorflow.extra_passes import Passes, first_tensor
 from keras_e2e.trainers.tensorflow.gradients import Backward
-from keras_e2e.trainers.tensorflow.instrumentation import Probe
+from keras_e2e.trainers.tensorflow.instrumentation import StepInstrumentation
 from keras_e2e.trainers.tensorflow.recorder import Recorder
 from keras_e2e.utils import compat
 
@@ -53,8 +53,10 @@ class ModularStep:
         variables = [v for v in self.trainable_variables if id(v) not in still]
         if instrumented:
             passes = Passes(self, x, y, sample_weight)
-            probe = Probe(self, y_pred, passes, state.recorder, instrumented)
-            gradients, signals = probe.differentiate(backward, variables)
+            instrumentation = StepInstrumentation(
+                self, y_pred, passes, state.recorder, instrumented
+            )
+            gradients, signals = instrumentation.differentiate(backward, variables)
         else:
             gradients = backward.gradients(variables)
         del tape, backward  # a persistent tape holds every activation
@@ -67,7 +69,7 @@ class ModularStep:
                 stacklevel=2,
             )
         if instrumented:
-            probe.record(variables, gradients, signals)
+            instrumentation.record(variables, gradients, signals)
         self._forget_forward()
         logs = self.compute_metrics(x, y, y_pred, sample_weight=sample_weight)
         if len(self.metrics_variables) == metric_variables:

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from keras_e2e.diagnostics import states
-from keras_e2e.visualization.tensorboard.run_data import TAUGHT_BY, RunData, Series, named
+from keras_e2e.visualization.tensorboard.run_data import TRAINED_BY, RunData, Series, named
 
 # What most want to see first; the others follow as they were logged.
 FIRST = ("loss", "gradient_snr")
@@ -16,7 +16,7 @@ class Judged(NamedTuple):
 
     state: str
     kind: str
-    sure: str
+    confidence: str
     words: str
 
 
@@ -42,7 +42,7 @@ def modules(run: RunData) -> list[Module]:
         Module(
             module,
             f"{run.parameters[module]:,}" if module in run.parameters else "not logged",
-            taught(run.taught_by.get(module)),
+            taught(run.trained_by.get(module)),
             judged(run, module),
         )
         for module in run.modules
@@ -54,12 +54,15 @@ def judged(run: RunData, module: str) -> Judged | None:
     found = run.verdict(module)
     if found is None:
         return None
-    state, sure = found
+    state, confidence = found
     kind = "alarm" if states.BY_NAME[state].alarm else state
-    # Nobody is "0 % sure" that it is unclear; old logs do not say how sure.
-    known = math.isfinite(sure) and state != "unclear"
+    # Nobody is "0 % confident" that it is unclear; old logs have no confidence.
+    known = math.isfinite(confidence) and state != "unclear"
     return Judged(
-        state, kind, f"{100 * sure:.0f} % sure" if known else "", run.words(module)
+        state,
+        kind,
+        f"{100 * confidence:.0f} % confidence" if known else "",
+        run.words(module),
     )
 
 
@@ -68,7 +71,7 @@ def taught(series: Series | None) -> str:
     parts: list[str] = []
     last = None
     for step, code in zip(*series, strict=True) if series else ():
-        text = named(code, TAUGHT_BY)
+        text = named(code, TRAINED_BY)
         if text != last:
             parts.append(f"{text} from step {step} on" if parts else text)
             last = text

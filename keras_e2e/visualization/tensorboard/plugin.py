@@ -16,7 +16,7 @@ from werkzeug import wrappers
 
 from keras_e2e.diagnostics import states
 from keras_e2e.visualization.tensorboard.run_data import (
-    TAUGHT_BY,
+    TRAINED_BY,
     UNKNOWN,
     RunData,
     named,
@@ -171,13 +171,13 @@ def as_json(run: RunData) -> dict[str, Any]:
 
 def _module(run: RunData, module: str) -> dict[str, Any]:
     number, name = module.split("_", 1)
-    taught = run.taught_by.get(module)
+    taught = run.trained_by.get(module)
     return {
         "id": module,
         "number": int(number),
         "name": name,
         "parameters": run.parameters.get(module),
-        "taught_by": named(taught.values[-1], TAUGHT_BY) if taught else None,
+        "trained_by": named(taught.values[-1], TRAINED_BY) if taught else None,
         "verdict": _verdict(run, module),
     }
 
@@ -193,11 +193,17 @@ def _verdict(run: RunData, module: str) -> dict[str, Any] | None:
             f"Unknown verdict (code {code:g}): the log is damaged, or comes from a newer "
             "version of keras_e2e."
         )
-        return {"state": state, "alarm": False, "sure": None, "step": step, "words": words}
+        return {
+            "state": state,
+            "alarm": False,
+            "confidence": None,
+            "step": step,
+            "words": words,
+        }
     return {
         "state": state,
         "alarm": states.BY_NAME[state].alarm,
-        "sure": found[1] if math.isfinite(found[1]) else None,
+        "confidence": found[1] if math.isfinite(found[1]) else None,
         "step": step,
         "words": run.words(module),
     }

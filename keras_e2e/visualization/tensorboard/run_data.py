@@ -11,9 +11,9 @@ from keras_e2e.modules import training_mode
 from keras_e2e.visualization.tensorboard import tags
 
 # Groups of tags that hold something else than a quantity.
-APART = {"summary", "healthy", "verdict", "sure", "parameters", "taught_by"}
-# How a module is taught; the codes of `e2e_taught_by`.
-TAUGHT_BY = ("task", "own objective", "task and own objective", "nothing")
+APART = {"summary", "healthy", "verdict", "confidence", "parameters", "trained_by"}
+# How a module is taught; the codes of `e2e_trained_by`.
+TRAINED_BY = ("task", "own objective", "task and own objective", "nothing")
 # What a code means that is in no list of ours: a newer version wrote it, or it is damaged.
 UNKNOWN = "unknown"
 _TAG = re.compile(r"e2e_([^/]+)/(\d\d+)_(.*)", re.DOTALL)
@@ -50,9 +50,9 @@ class RunData:
         bands: healthy low and high, by quantity.
         modes: the index of the mode in `modes.NAMES`, over steps.
         verdicts: the code of the state (`states.STATES`) over steps, by module.
-        sure: how sure the verdict is, from 0 to 1.
+        confidence: how sure the verdict is, from 0 to 1.
         parameters: number of parameters, by module.
-        taught_by: index in `TAUGHT_BY` over steps, by module.
+        trained_by: index in `TRAINED_BY` over steps, by module.
     """
 
     name: str
@@ -62,18 +62,18 @@ class RunData:
     bands: dict[str, tuple[float, float]] = field(default_factory=dict)
     modes: Series = field(default_factory=lambda: Series([], []))
     verdicts: dict[str, Series] = field(default_factory=dict)
-    sure: dict[str, Series] = field(default_factory=dict)
+    confidence: dict[str, Series] = field(default_factory=dict)
     parameters: dict[str, int] = field(default_factory=dict)
-    taught_by: dict[str, Series] = field(default_factory=dict)
+    trained_by: dict[str, Series] = field(default_factory=dict)
 
     def switches(self) -> list[tuple[int, str]]:
         """The steps from which on a mode was in force, and its name, from the first.
 
         TensorBoard thins out long series, and with them the first reading in a mode.
-        `taught_by` is logged at switches only, so it still tells the step.
+        `trained_by` is logged at switches only, so it still tells the step.
         """
         found: list[tuple[int, str]] = []
-        marks = sorted({step for s in self.taught_by.values() for step in s.steps})
+        marks = sorted({step for s in self.trained_by.values() for step in s.steps})
         before = -1
         for step, value in zip(*self.modes, strict=True):
             name = named(value, training_mode.NAMES)
@@ -89,8 +89,8 @@ class RunData:
         if series is None or not series.values:
             return None
         state = named(series.values[-1], list(states.BY_NAME))
-        sure = self.sure.get(module)
-        certainty = sure.values[-1] if sure and sure.values else math.nan
+        confidence = self.confidence.get(module)
+        certainty = confidence.values[-1] if confidence and confidence.values else math.nan
         return "unclear" if state == UNKNOWN else state, certainty
 
     def words(self, module: str) -> str:
@@ -148,8 +148,12 @@ def gather(name: str, scalars: Iterable[Scalar]) -> RunData | None:
         if group == "parameters":
             if math.isfinite(series.values[-1]):
                 run.parameters[module] = int(series.values[-1])
-        elif group in ("verdict", "sure", "taught_by"):
-            kept = {"verdict": run.verdicts, "sure": run.sure, "taught_by": run.taught_by}
+        elif group in ("verdict", "confidence", "trained_by"):
+            kept = {
+                "verdict": run.verdicts,
+                "confidence": run.confidence,
+                "trained_by": run.trained_by,
+            }
             kept[group][module] = series
         elif group not in APART:
             run.quantities.setdefault(group, {})[module] = series

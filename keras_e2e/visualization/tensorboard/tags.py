@@ -70,15 +70,15 @@ def descriptions(
     codes = ", ".join(f"{code} {state.name}" for code, state in enumerate(states.STATES))
     groups = {
         "verdict": f"What the module is judged to be: {codes}.",
-        "sure": "How sure the verdict is: the share of the readings that say so.",
+        "confidence": "How sure the verdict is: the share of the readings that say so.",
         "parameters": "Number of parameters of the module.",
-        "taught_by": (
+        "trained_by": (
             "What teaches the module: 0 the task, 1 its own objective, 2 both, 3 nothing."
         ),
     }
     for quantity in quantities:
         groups[quantity.name] = _description(quantity)
-        for name in quantity.also:
+        for name in quantity.extra_outputs:
             groups[name] = f"Comes along with {quantity.name}."
     for group, text in groups.items():
         for position, module in enumerate(module_names):
@@ -92,8 +92,8 @@ def descriptions(
 def _description(quantity: Quantity) -> str:
     unit = f" [{quantity.unit}]" if quantity.unit else ""
     text = f"`{quantity.formula}`{unit}"
-    if quantity.reading:
-        text += f". {quantity.reading[0].upper()}{quantity.reading[1:]}"
+    if quantity.interpretation:
+        text += f". {quantity.interpretation[0].upper()}{quantity.interpretation[1:]}"
     if quantity.healthy is not None:
         low, high = quantity.healthy
         text += f". Healthy: {low:g} to {high:g} (a heuristic)"

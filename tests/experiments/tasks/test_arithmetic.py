@@ -45,15 +45,15 @@ def test_chance_is_that_of_the_most_frequent_sum():
 def test_the_model_paints_what_it_is_told():
     """From true letters of the sum on, the painter alone is left to be learned."""
     task = tasks.arithmetic("decimal", largest=9, n=500)
-    cuts = {n: e2e.objectives.Target(cut.loss) for n, cut in task.cuts.items()}
+    cuts = {n: e2e.objectives.IntermediateTarget(cut.loss) for n, cut in task.cuts.items()}
     model = e2e.modularize(task.build(0), cuts)
     model.compile("adam", task.loss, metrics=task.metrics, steps_per_execution=50)
     model.training_mode = "local"
     model.fit(task.train.batches(64), steps_per_epoch=400, epochs=1, verbose=0)
     train = model.evaluate(task.train.x, task.train.y, verbose=0, return_dict=True)
     assert train["accuracy"] > task.success
-    stands = task.cuts["sum"].stand_in(task.test.labels["sum"])
-    painted = model.rest_model("sum").predict((task.test.x, stands), verbose=0)
+    stands = task.cuts["sum"].ideal_activation(task.test.labels["sum"])
+    painted = model.downstream_model("sum").predict((task.test.x, stands), verbose=0)
     np.testing.assert_array_equal(painted > 0.5, task.test.y["picture"] > 0.5)
 
 

@@ -75,7 +75,7 @@ def test_the_network_is_that_of_the_paper_and_reads_each_image_alike(task):
 
 def test_the_ceiling_is_that_of_parity(task):
     assert task.ceiling(0.1) == tasks.parity_ceiling(0.1, 3)
-    stands = task.cuts["rising"].stand_in(task.train.labels["rising"][:5])
+    stands = task.cuts["rising"].ideal_activation(task.train.labels["rising"][:5])
     assert stands.shape == (5, 3, 1) and stands.dtype == np.float32
 
 

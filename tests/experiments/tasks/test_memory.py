@@ -15,7 +15,9 @@ def task():
 
 @pytest.fixture(scope="module")
 def model(task):
-    objectives = {name: e2e.objectives.Target(c.loss) for name, c in task.cuts.items()}
+    objectives = {
+        name: e2e.objectives.IntermediateTarget(c.loss) for name, c in task.cuts.items()
+    }
     model = e2e.modularize(task.build(0), objectives)
     model.compile("adam", task.loss, metrics=task.metrics, steps_per_execution=10)
     return model
@@ -76,17 +78,17 @@ def test_stand_ins_are_what_the_cut_points_would_put_out_without_error(task):
     plain = task.build(0)
     for name, cut in task.cuts.items():
         labels = task.test.labels[name]
-        right = cut.stand_in(labels)
+        right = cut.ideal_activation(labels)
         assert right.shape[1:] == plain.get_layer(name).output.shape[1:]
         np.testing.assert_array_equal(right.argmax(-1), labels)
         assert right.shape[-1] == cut.classes
 
 
 def test_the_answer_depends_on_nothing_but_the_value_that_gets_the_attention(task, model):
-    rest = model.rest_model("attention")
+    rest = model.downstream_model("attention")
     x = task.test.x[:8]
     slots = task.test.labels["attention"][:8]
-    attention = task.cuts["attention"].stand_in(slots)
+    attention = task.cuts["attention"].ideal_activation(slots)
     before = rest.predict_on_batch([x, attention])
     rows = np.arange(8)
     others = x.copy()

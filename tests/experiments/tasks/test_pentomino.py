@@ -120,7 +120,10 @@ def test_the_same_arguments_give_the_same_task(task):
         task.build(1).get_weights(), again.build(1).get_weights(), strict=True
     ):
         np.testing.assert_array_equal(one, other)
-    assert task.cuts["shapes"].stand_in(task.test.labels["shapes"]).shape[1:] == (64, 11)
+    assert task.cuts["shapes"].ideal_activation(task.test.labels["shapes"]).shape[1:] == (
+        64,
+        11,
+    )
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,9 @@ def task():
 
 @pytest.fixture(scope="module")
 def model(task):
-    objectives = {name: e2e.objectives.Target(c.loss) for name, c in task.cuts.items()}
+    objectives = {
+        name: e2e.objectives.IntermediateTarget(c.loss) for name, c in task.cuts.items()
+    }
     model = e2e.modularize(task.build(0), objectives)
     model.compile("adam", task.loss, metrics=task.metrics, run_eagerly=True)
     return model
@@ -102,29 +104,29 @@ def test_stand_ins_are_what_the_cut_points_would_put_out_without_error(task):
     plain = task.build(0)
     for name, cut in task.cuts.items():
         labels = task.train.labels[name]
-        right = cut.stand_in(labels)
+        right = cut.ideal_activation(labels)
         assert right.shape[1:] == plain.get_layer(name).output.shape[1:]
         named = right[..., 0] if right.shape[-1] == 1 else right.argmax(-1)
         np.testing.assert_array_equal(named, labels)
 
 
 def test_the_reader_sees_no_more_than_the_masks_let_through(task, model):
-    rest = model.rest_model("segmentation")
+    rest = model.downstream_model("segmentation")
     x, masks = task.test.x[:4], task.test.labels["segmentation"][:4]
-    stand_in = task.cuts["segmentation"].stand_in(masks)
-    before = rest.predict_on_batch([x, stand_in])
+    ideal_activation = task.cuts["segmentation"].ideal_activation(masks)
+    before = rest.predict_on_batch([x, ideal_activation])
     ground = np.where(masks[..., None] > 0, x, 0.7)
-    np.testing.assert_array_equal(rest.predict_on_batch([ground, stand_in]), before)
-    assert (rest.predict_on_batch([0.5 * x, stand_in]) != before).any()
+    np.testing.assert_array_equal(rest.predict_on_batch([ground, ideal_activation]), before)
+    assert (rest.predict_on_batch([0.5 * x, ideal_activation]) != before).any()
 
 
 def test_the_reader_reads_the_slots_in_order(task, model):
-    rest = model.rest_model("segmentation")
+    rest = model.downstream_model("segmentation")
     full = np.flatnonzero(task.test.y["reading"][:, 3] != NONE)[:4]
     x, masks = task.test.x[full], task.test.labels["segmentation"][full]
-    stand_in = task.cuts["segmentation"].stand_in
-    before = rest.predict_on_batch([x, stand_in(masks)])
-    without = rest.predict_on_batch([x, stand_in(np.where(masks == 3, 0, masks))])
+    ideal_activation = task.cuts["segmentation"].ideal_activation
+    before = rest.predict_on_batch([x, ideal_activation(masks)])
+    without = rest.predict_on_batch([x, ideal_activation(np.where(masks == 3, 0, masks))])
     changed = (abs(without - before) > 1e-6).any(axis=(0, 2))
     assert changed.tolist() == [False, False, True, True]
 

@@ -71,7 +71,7 @@ def test_losses_and_the_metric_by_hand():
 
 @pytest.mark.parametrize("mode", ["end_to_end", "local"])
 def test_the_hidden_stock_is_found(task, mode):
-    cuts = {n: e2e.objectives.Target(cut.loss) for n, cut in task.cuts.items()}
+    cuts = {n: e2e.objectives.IntermediateTarget(cut.loss) for n, cut in task.cuts.items()}
     model = e2e.modularize(task.build(0), cuts)
     model.compile(
         keras.optimizers.Adam(0.1), task.loss, metrics=task.metrics, steps_per_execution=50

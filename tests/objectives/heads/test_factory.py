@@ -347,7 +347,11 @@ def test_a_layer_of_ones_own_that_does_not_fit_is_refused(layer, said):
 
 def test_check_returns_what_it_checked():
     layer = keras.layers.Dense(3)
-    assert [heads.check(head) for head in (None, *KINDS, layer)] == [None, *KINDS, layer]
+    assert [heads.validate_head(head) for head in (None, *KINDS, layer)] == [
+        None,
+        *KINDS,
+        layer,
+    ]
 
 
 @pytest.mark.parametrize(
@@ -356,7 +360,7 @@ def test_check_returns_what_it_checked():
 )
 def test_check_refuses_what_is_no_head(head, said):
     with pytest.raises(TypeError) as caught:
-        heads.check(head)
+        heads.validate_head(head)
     assert said in str(caught.value)
     assert "'gap_linear'" in str(caught.value)
 
@@ -367,7 +371,7 @@ class Holder(keras.layers.Layer):
 
     def __init__(self, head=None, **kwargs):
         super().__init__(**kwargs)
-        self.head = heads.check(head)
+        self.head = heads.validate_head(head)
         self.network = None
 
     def build(self, shape):

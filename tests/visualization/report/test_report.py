@@ -52,17 +52,17 @@ def usual(**changed):
         },
         tag("parameters", "encoder"): {0: 17226},
         tag("parameters", "head", 1): {0: 5},
-        tag("taught_by", "encoder"): {0: 1, 11: 0},
-        tag("taught_by", "head", 1): {0: 0},
+        tag("trained_by", "encoder"): {0: 1, 11: 0},
+        tag("trained_by", "head", 1): {0: 0},
         tag("gradient_snr", "encoder"): [0.5, 0.25, 0.125],
         tag("gradient_snr", "head", 1): [0.002, 0.001, 0.003],
         low: [0.01] * 3,
         high: [10.0] * 3,
         tag("loss", "head", 1): [0.75, 0.7, 0.6875],
         tag("verdict", "encoder"): {21: states.CODES["healthy"]},
-        tag("sure", "encoder"): {21: 0.9},
+        tag("confidence", "encoder"): {21: 0.9},
         tag("verdict", "head", 1): {21: states.CODES["starved"]},
-        tag("sure", "head", 1): {21: 0.8},
+        tag("confidence", "head", 1): {21: 0.8},
         **changed,
     }
 
@@ -131,7 +131,9 @@ def test_the_chain_says_how_large_each_module_is_and_how_it_is_taught(page):
 
 
 def test_verdicts_stand_in_words_with_alarms_first(page):
-    starved = "Starved (80 % sure): gradient_snr 0.003, loss 0.688 (0.75 at the start)."
+    starved = (
+        "Starved (80 % confidence): gradient_snr 0.003, loss 0.688 (0.75 at the start)."
+    )
     assert starved in page.text
     assert page.text.index("02_head: Starved") < page.text.index("01_encoder: Healthy")
     assert "verdict alarm" in [each.get("class") for each in page.all("span")]
@@ -294,7 +296,7 @@ def test_many_modules_and_switches_have_a_page(tmp_path, make):
 
 
 def test_logs_without_verdicts_show_their_numbers(tmp_path, make):
-    new = ("verdict", "sure", "parameters", "taught_by")
+    new = ("verdict", "confidence", "parameters", "trained_by")
     series = {
         n: v
         for n, v in usual().items()
@@ -308,10 +310,10 @@ def test_logs_without_verdicts_show_their_numbers(tmp_path, make):
 
 
 def test_a_verdict_without_certainty_says_nothing_of_it(tmp_path, make):
-    write(tmp_path / "logs", {n: v for n, v in usual().items() if "sure" not in n})
+    write(tmp_path / "logs", {n: v for n, v in usual().items() if "confidence" not in n})
     page = make()
     assert "02_head: Starved: gradient_snr 0.003" in page.text
-    assert "% sure" not in page.text and "nan" not in page.text
+    assert "% confidence" not in page.text and "nan" not in page.text
 
 
 def test_several_runs_are_compared(tmp_path, make):
@@ -322,7 +324,11 @@ def test_several_runs_are_compared(tmp_path, make):
         r"Last verdict of each module in each run(.*?)gradient_snr", page.text
     )[1]
     a, b = re.search("a/modules(.*)b/modules(.*)", table).groups()
-    assert "healthy 90 % sure" in a and "starved 80 % sure" in a and "no such module" in a
+    assert (
+        "healthy 90 % confidence" in a
+        and "starved 80 % confidence" in a
+        and "no such module" in a
+    )
     assert "converged" in b and "no such module" not in b
     figure = page.figure("gradient_snr", "each run")
     names = [trace["name"] for trace in figure["data"]]

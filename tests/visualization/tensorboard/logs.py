@@ -9,11 +9,11 @@ from keras_e2e.diagnostics import states
 from keras_e2e.modules import training_mode
 from keras_e2e.visualization.tensorboard import tags as layout
 from keras_e2e.visualization.tensorboard.event_writer import Writer
-from keras_e2e.visualization.tensorboard.run_data import TAUGHT_BY
+from keras_e2e.visualization.tensorboard.run_data import TRAINED_BY
 
 QUANTITIES = diagnostics.default_quantities()
 BANDS = {q.name: q.healthy for q in QUANTITIES if q.healthy}
-TASK, OWN = TAUGHT_BY.index("task"), TAUGHT_BY.index("own objective")
+TASK, OWN = TRAINED_BY.index("task"), TRAINED_BY.index("own objective")
 
 
 class Descriptions(dict):
@@ -43,17 +43,17 @@ class Log:
     def mode(self, step, name):
         self.writer.scalars(step, [(layout.MODE, training_mode.NAMES.index(name))])
 
-    def switch(self, step, name, taught_by):
+    def switch(self, step, name, trained_by):
         self.mode(step, name)
-        self.put(step, "taught_by", taught_by)
+        self.put(step, "trained_by", trained_by)
 
     def band(self, step, quantity):
         tags = layout.band_tags(quantity)
         self.writer.scalars(step, zip(tags, BANDS[quantity], strict=True))
 
-    def judge(self, step, names, sure=0.9):
+    def judge(self, step, names, confidence=0.9):
         self.put(step, "verdict", [states.CODES[name] for name in names])
-        self.put(step, "sure", [sure] * len(names))
+        self.put(step, "confidence", [confidence] * len(names))
 
     def close(self):
         self.writer.close()

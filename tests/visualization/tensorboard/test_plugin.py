@@ -108,16 +108,20 @@ def test_lists_the_runs_of_modules_and_no_others(tmp_path):
 
 def test_a_run_has_chain_verdicts_words_curves_bands_and_switches(tmp_path):
     log = parity(tmp_path, MODULES, starved=["encoder"], local_until=61, steps=100)
-    log.judge(100, ["starved", "healthy", "converged"], sure=0.75)
+    log.judge(100, ["starved", "healthy", "converged"], confidence=0.75)
     log.close()
     run = ask(provider_of(tmp_path), "/run", run=".")
     encoder = run["modules"][0]
     assert [m["name"] for m in run["modules"]] == MODULES
     assert (encoder["id"], encoder["number"]) == ("01_encoder", 1)
-    assert (encoder["parameters"], encoder["taught_by"]) == (12416, "task")
+    assert (encoder["parameters"], encoder["trained_by"]) == (12416, "task")
     verdict = encoder["verdict"]
-    assert (verdict["state"], verdict["alarm"], verdict["sure"]) == ("starved", True, 0.75)
-    assert verdict["words"].startswith("Starved (75 % sure): gradient_snr ")
+    assert (verdict["state"], verdict["alarm"], verdict["confidence"]) == (
+        "starved",
+        True,
+        0.75,
+    )
+    assert verdict["words"].startswith("Starved (75 % confidence): gradient_snr ")
     assert [m["verdict"]["alarm"] for m in run["modules"]] == [True, False, False]
     assert run["switches"] == [[1, "local"], [61, "end_to_end"]]
     snr = quantity(run, "gradient_snr")
@@ -140,7 +144,7 @@ def test_nan_and_infinity_come_as_texts(tmp_path):
     for step, value in enumerate([math.nan, math.inf, -math.inf, 0.1]):
         log.put(step, "grad_rms", [value])
     log.put(3, "verdict", [math.inf])
-    log.put(3, "sure", [math.nan])
+    log.put(3, "confidence", [math.nan])
     log.put(3, "parameters", [math.nan])
     log.close()
     run = ask(provider_of(tmp_path), "/run", run=".")
@@ -154,20 +158,20 @@ def test_old_logs_lack_verdicts_sizes_and_teachers(tmp_path):
     log.put(1, "loss", [0.5])
     log.close()
     module = ask(provider_of(tmp_path), "/run", run=".")["modules"][0]
-    assert [module[key] for key in ("parameters", "taught_by", "verdict")] == [None] * 3
+    assert [module[key] for key in ("parameters", "trained_by", "verdict")] == [None] * 3
 
 
 @pytest.mark.parametrize("code", [99, -1, math.nan])
 def test_unknown_codes_are_called_unknown(tmp_path, code):
     log = Log(tmp_path, ["a"])
-    for group in ("verdict", "taught_by"):
+    for group in ("verdict", "trained_by"):
         log.put(1, group, [code])
     log.writer.scalars(1, [("e2e_summary/mode", code)])
     log.put(1, "loss", [0.5])
     log.close()
     run = ask(provider_of(tmp_path), "/run", run=".")
     module = run["modules"][0]
-    assert module["taught_by"] == module["verdict"]["state"] == "unknown"
+    assert module["trained_by"] == module["verdict"]["state"] == "unknown"
     assert f"Unknown verdict (code {code:g})" in module["verdict"]["words"]
     assert run["switches"] == [[1, "unknown"]]
 
@@ -221,7 +225,7 @@ def test_numbers_from_before_a_switch_are_no_evidence(tmp_path):
     log.close()
     run = ask(provider_of(tmp_path), "/run", run=".")
     words = run["modules"][0]["verdict"]["words"]
-    assert words.startswith("Converged (90 % sure): gradient_snr 0.25. ")
+    assert words.startswith("Converged (90 % confidence): gradient_snr 0.25. ")
 
 
 def test_a_truncated_log_gives_what_is_whole(tmp_path):

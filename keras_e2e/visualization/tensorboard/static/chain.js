@@ -33,7 +33,7 @@ export function chain(run) {
       module.parameters === null
         ? 'parameters not logged'
         : `${size(module.parameters, many)} parameters`;
-    const taught = module.taught_by === null ? 'teaching not logged' : `taught by: ${module.taught_by}`;
+    const taught = module.trained_by === null ? 'teaching not logged' : `taught by: ${module.trained_by}`;
     return h(
       'li',
       {'data-state': looks(module.verdict), title: `${module.number} ${module.name}`},

@@ -1,4 +1,4 @@
-"""`Target`: a loss on intermediate labels, some of which may be missing."""
+"""`IntermediateTarget`: a loss on intermediate labels, some of which may be missing."""
 
 import keras
 import numpy as np
@@ -6,7 +6,7 @@ import pytest
 from keras import layers, ops
 
 import keras_e2e as e2e
-from keras_e2e.objectives import Batch, ModelSpec, Target
+from keras_e2e.objectives import Batch, IntermediateTarget, ModelSpec
 
 RNG = np.random.default_rng(0)
 B, C = 6, 4
@@ -50,7 +50,9 @@ def log_loss(p, labels):
 def test_without_a_head_the_activation_is_the_prediction():
     p, labels = probabilities(B, C), classes(B)
     expected = log_loss(p, labels).mean()
-    np.testing.assert_allclose(loss_of(Target(), p, labels), expected, rtol=1e-5)
+    np.testing.assert_allclose(
+        loss_of(IntermediateTarget(), p, labels), expected, rtol=1e-5
+    )
 
 
 @pytest.mark.parametrize("dtype", ["int64", "int32", "uint8", "float32", "float64"])
@@ -58,19 +60,19 @@ def test_labels_may_be_of_any_dtype_and_have_a_last_axis_of_one(dtype):
     p, labels = probabilities(B, C), classes(B)
     expected = log_loss(p, labels).mean()
     for given in (labels, labels[:, None]):
-        value = loss_of(Target(), p, given.astype(dtype))
+        value = loss_of(IntermediateTarget(), p, given.astype(dtype))
         np.testing.assert_allclose(value, expected, rtol=1e-5)
 
 
 def test_the_examples_are_weighed():
     p, labels, weight = probabilities(B, C), classes(B), RNG.uniform(size=B)
     expected = (log_loss(p, labels) * weight).sum() / B
-    value = loss_of(Target(), p, labels, weight)
+    value = loss_of(IntermediateTarget(), p, labels, weight)
     np.testing.assert_allclose(value, expected, rtol=1e-5)
 
 
 def test_a_head_predicts_classes_by_a_softmax():
-    objective = built(Target(head="mlp", units=C), (None, 7))
+    objective = built(IntermediateTarget(head="mlp", units=C), (None, 7))
     h, labels = some(B, 7), classes(B)
     raw = np.exp(np.asarray(objective.network(h)))
     expected = log_loss(raw / raw.sum(-1, keepdims=True), labels).mean()
@@ -78,7 +80,7 @@ def test_a_head_predicts_classes_by_a_softmax():
 
 
 def test_a_head_for_another_loss_ends_in_nothing():
-    objective = built(Target("mse", head="linear", units=2), (None, 7))
+    objective = built(IntermediateTarget("mse", head="linear", units=2), (None, 7))
     h, labels = some(B, 7), some(B, 2)
     expected = ((np.asarray(objective.network(h)) - labels) ** 2).mean()
     np.testing.assert_allclose(loss_of(objective, h, labels), expected, rtol=1e-5)
@@ -86,7 +88,9 @@ def test_a_head_for_another_loss_ends_in_nothing():
 
 def test_a_head_may_end_as_it_is_told():
     objective = built(
-        Target("binary_crossentropy", head="linear", units=1, activation="sigmoid"),
+        IntermediateTarget(
+            "binary_crossentropy", head="linear", units=1, activation="sigmoid"
+        ),
         (None, 7),
     )
     h, labels = some(B, 7), RNG.integers(0, 2, size=B)
@@ -108,7 +112,9 @@ def test_a_head_may_end_as_it_is_told():
 def test_any_keras_loss_will_do(loss):
     h, labels = some(B, C), some(B, C)
     expected = np.abs(h - labels).mean()
-    np.testing.assert_allclose(loss_of(Target(loss), h, labels), expected, rtol=1e-5)
+    np.testing.assert_allclose(
+        loss_of(IntermediateTarget(loss), h, labels), expected, rtol=1e-5
+    )
 
 
 def test_from_logits_is_heeded():
@@ -116,20 +122,24 @@ def test_from_logits_is_heeded():
     h, labels = some(B, C), classes(B)
     p = np.exp(h) / np.exp(h).sum(-1, keepdims=True)
     expected = log_loss(p, labels).mean()
-    np.testing.assert_allclose(loss_of(Target(loss), h, labels), expected, rtol=1e-5)
-    head = built(Target(loss, head="linear", units=C), (None, 7))
+    np.testing.assert_allclose(
+        loss_of(IntermediateTarget(loss), h, labels), expected, rtol=1e-5
+    )
+    head = built(IntermediateTarget(loss, head="linear", units=C), (None, 7))
     assert head.activation is keras.activations.linear
 
 
 def test_labels_by_position_are_averaged_over_positions_and_examples():
     p, labels = probabilities(B, 5, C), classes(B, 5)
     expected = log_loss(p, labels).mean()
-    np.testing.assert_allclose(loss_of(Target(), p, labels), expected, rtol=1e-5)
+    np.testing.assert_allclose(
+        loss_of(IntermediateTarget(), p, labels), expected, rtol=1e-5
+    )
 
 
 @pytest.mark.parametrize("shape", [(None, 5, 7), (None, 4, 3, 7)], ids=str)
 def test_a_head_by_position_predicts_one_label_for_each(shape):
-    objective = built(Target(head="linear", units=C, per_position=True), shape)
+    objective = built(IntermediateTarget(head="linear", units=C, per_position=True), shape)
     assert objective.network.output_shape == (*shape[:-1], C)
     h, labels = some(B, *shape[1:]), classes(B, *shape[1:-1])
     raw = np.exp(np.asarray(objective.network(h)))
@@ -138,7 +148,7 @@ def test_a_head_by_position_predicts_one_label_for_each(shape):
 
 
 def test_a_head_for_the_whole_predicts_one_label():
-    objective = built(Target(head="gap_linear", units=C), (None, 5, 7))
+    objective = built(IntermediateTarget(head="gap_linear", units=C), (None, 5, 7))
     assert objective.network.output_shape == (None, C)
     assert np.isfinite(loss_of(objective, some(B, 5, 7), classes(B)))
 
@@ -146,7 +156,9 @@ def test_a_head_for_the_whole_predicts_one_label():
 def test_a_single_value_is_predicted_by_an_axis_of_one():
     h, labels = some(B, 1), some(B)
     expected = ((h[:, 0] - labels) ** 2).mean()
-    np.testing.assert_allclose(loss_of(Target("mse"), h, labels), expected, rtol=1e-5)
+    np.testing.assert_allclose(
+        loss_of(IntermediateTarget("mse"), h, labels), expected, rtol=1e-5
+    )
 
 
 # Missing labels
@@ -187,12 +199,14 @@ def with_gaps(kind):
 def test_a_missing_label_counts_as_one_of_weight_zero(kind):
     loss, h, labels, missing = with_gaps(kind)
     weight = np.where(GAPS, 0.0, 1.0)
-    expected = loss_of(Target(loss), h, labels, weight)
+    expected = loss_of(IntermediateTarget(loss), h, labels, weight)
     assert expected > 0
-    np.testing.assert_allclose(loss_of(Target(loss), h, missing), expected, rtol=1e-6)
+    np.testing.assert_allclose(
+        loss_of(IntermediateTarget(loss), h, missing), expected, rtol=1e-6
+    )
     other = RNG.uniform(size=B)
-    expected = loss_of(Target(loss), h, labels, weight * other)
-    value = loss_of(Target(loss), h, missing, other)
+    expected = loss_of(IntermediateTarget(loss), h, labels, weight * other)
+    value = loss_of(IntermediateTarget(loss), h, missing, other)
     np.testing.assert_allclose(value, expected, rtol=1e-6)
 
 
@@ -204,8 +218,8 @@ def test_a_missing_label_leaves_exactly_no_gradient(kind):
     h, complete = tf.constant(h), tf.constant(h)
     with tf.GradientTape(persistent=True) as tape:
         tape.watch([h, complete])
-        some_labels = Target(loss).compute_loss(h, batch(missing))
-        all_labels = Target(loss).compute_loss(complete, batch(labels))
+        some_labels = IntermediateTarget(loss).compute_loss(h, batch(missing))
+        all_labels = IntermediateTarget(loss).compute_loss(complete, batch(labels))
     gradient = tape.gradient(some_labels, h).numpy()
     assert np.isfinite(gradient).all()
     assert not gradient[GAPS].any()
@@ -217,7 +231,7 @@ def test_a_missing_label_leaves_exactly_no_gradient(kind):
 
 @pytest.mark.parametrize("labels", [np.full(B, -1), np.full(B, np.nan)], ids=str)
 def test_a_batch_without_a_label_has_no_loss(labels):
-    value = loss_of(Target(), probabilities(B, C), labels)
+    value = loss_of(IntermediateTarget(), probabilities(B, C), labels)
     assert value == 0.0
 
 
@@ -225,7 +239,7 @@ def test_positions_may_be_missing_one_by_one():
     p, labels = probabilities(B, 5, C), classes(B, 5)
     gaps = RNG.uniform(size=(B, 5)) < 0.5
     expected = np.where(gaps, 0, log_loss(p, labels)).mean()
-    value = loss_of(Target(), p, np.where(gaps, -1, labels))
+    value = loss_of(IntermediateTarget(), p, np.where(gaps, -1, labels))
     np.testing.assert_allclose(value, expected, rtol=1e-5)
 
 
@@ -239,7 +253,7 @@ def test_a_prediction_that_is_infinite_where_a_label_is_missing_does_no_harm():
     h = tf.constant(h)
     with tf.GradientTape() as tape:
         tape.watch(h)
-        value = Target("mean_squared_error").compute_loss(h, batch(labels))
+        value = IntermediateTarget("mean_squared_error").compute_loss(h, batch(labels))
     assert np.isfinite(value)
     assert np.isfinite(tape.gradient(value, h)).all()
 
@@ -252,7 +266,7 @@ def test_a_module_learns_its_labels():
     inputs = keras.Input((5,))
     code = layers.Dense(C, activation="softmax", name="code")(inputs)
     base = keras.Model(inputs, layers.Dense(1, name="out")(code))
-    model = e2e.modularize(base, {"code": Target()}, training_mode="local")
+    model = e2e.modularize(base, {"code": IntermediateTarget()}, training_mode="local")
     model.compile(keras.optimizers.Adam(0.1), "mse")
     model.fit(x, {"out": x[:, :1], "code": symbols}, epochs=15, verbose=0)
     known = symbols >= 0
@@ -276,7 +290,7 @@ def test_a_module_learns_its_labels():
 )
 def test_a_target_that_makes_no_sense_is_refused(arguments, said):
     with pytest.raises(ValueError) as caught:
-        Target(**arguments)
+        IntermediateTarget(**arguments)
     for phrase in said:
         assert phrase in str(caught.value)
 
@@ -293,7 +307,7 @@ def test_a_target_that_makes_no_sense_is_refused(arguments, said):
     ids=str,
 )
 def test_labels_of_another_shape_are_refused(loss, h, labels, said):
-    objective = Target() if loss is None else Target(loss)
+    objective = IntermediateTarget() if loss is None else IntermediateTarget(loss)
     with pytest.raises(ValueError) as caught:
         loss_of(objective, some(*h), np.zeros(labels))
     for phrase in [*said, "Reshape the labels"]:

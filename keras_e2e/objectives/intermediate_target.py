@@ -15,7 +15,7 @@ from keras_e2e.objectives.prediction import (
 
 
 @keras.saving.register_keras_serializable("keras_e2e")
-class Target(LocalObjective):
+class IntermediateTarget(LocalObjective):
     """Trains a module on intermediate labels of its own.
 
     The labels come in `y` under the boundary's name:
@@ -47,11 +47,11 @@ class Target(LocalObjective):
     Example:
 
     >>> import keras_e2e as e2e
-    >>> e2e.objectives.Target().needs, e2e.objectives.Target(head="mlp", units=5).units
-    ('labels', 5)
+    >>> e2e.objectives.IntermediateTarget(head="mlp", units=5).requires_labels
+    True
     """
 
-    needs = "labels"
+    requires_labels = True
 
     def __init__(
         self,
@@ -66,17 +66,17 @@ class Target(LocalObjective):
         super().__init__(**kwargs)
         if (head is None) != (units is None):
             raise ValueError(
-                f"Target(head={head!r}, units={units!r}): a head needs `units`, and "
+                f"IntermediateTarget(head={head!r}, units={units!r}): a head needs `units`, and "
                 "without a head the activation itself is the prediction. Give both or "
                 "neither."
             )
         if head is None and (activation is not None or per_position):
             raise ValueError(
-                "Target(activation=..., per_position=...) say how a head works; give "
+                "IntermediateTarget(activation=..., per_position=...) say how a head works; give "
                 "`head` and `units` too."
             )
         self.loss_spec = loss
-        self.head = heads.check(head)
+        self.head = heads.validate_head(head)
         self.units = units
         self.per_position = per_position
         if head is not None and activation is None:
