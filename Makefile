@@ -28,6 +28,7 @@ lint: setup
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-logo
+	$(BIN)/python .ci/structure.py
 
 # Each benchmark writes its JSON to benchmarks/results/ by default.
 bench: setup
