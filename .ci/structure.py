@@ -132,14 +132,14 @@ def function_lines(function: ast.FunctionDef | ast.AsyncFunctionDef) -> int:
     return lines
 
 
-def asserts_not_none(node: ast.AST) -> bool:
-    """Whether this is an `assert` that a value is not None."""
-    return isinstance(node, ast.Assert) and any(
+def asserts_not_none(statement: ast.Assert) -> bool:
+    """Whether an `assert` says that a value is not None."""
+    return any(
         isinstance(part, ast.Compare)
         and isinstance(part.ops[-1], ast.IsNot)
         and isinstance(part.comparators[-1], ast.Constant)
         and part.comparators[-1].value is None
-        for part in ast.walk(node.test)
+        for part in ast.walk(statement.test)
     )
 
 
@@ -155,7 +155,7 @@ def faults_of_file(path: Path, name: str) -> Iterator[str]:
                     f"{name}:{node.lineno}: {node.name} has {lines} lines without its "
                     f"docstring, at most {MOST_LINES_OF_A_FUNCTION}"
                 )
-        elif asserts_not_none(node):
+        elif isinstance(node, ast.Assert) and asserts_not_none(node):
             yield (
                 f"{name}:{node.lineno}: `assert ... is not None`; give the value a type "
                 f"that is never None"
