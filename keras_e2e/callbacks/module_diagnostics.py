@@ -22,7 +22,7 @@ class ModuleDiagnostics(keras.callbacks.Callback):
     """Keeps the diagnostics of each module while `fit` runs.
 
     Every `every` steps one step also computes the quantities; every `periodic_every`
-    steps those that are dear, too (`Quantity.periodic`). With `steps_per_execution=N`
+    steps those that are dear, too (`Quantity.schedule`). With `steps_per_execution=N`
     whole executions are instrumented, those in which a multiple falls, and the last of
     their N steps is read.
 

@@ -24,7 +24,8 @@ class DormantFraction(Quantity):
     unit = "fraction"
     healthy = (0.0, 0.5)
 
-    def __init__(self, threshold: float = 0.025):
+    def __init__(self, threshold: float = 0.025, **kwargs: Any):
+        super().__init__(**kwargs)
         self.threshold = threshold
 
     def compute(self, module: ModuleView, state: list) -> tuple[Any, list]:

@@ -5,7 +5,13 @@ from typing import Any
 
 from keras import ops
 
-from keras_e2e.diagnostics.quantity import ModuleView, Quantity, dot, sum_of_squares
+from keras_e2e.diagnostics.quantity import (
+    EXPENSIVE,
+    ModuleView,
+    Quantity,
+    dot,
+    sum_of_squares,
+)
 
 # A gradient whose root mean square is below this is rounding error: no direction.
 FLOOR = 1e-12
@@ -23,7 +29,7 @@ class Reliability(Quantity):
     interpretation = "the ceiling of local_alignment; 0 +- 1/sqrt(P) is noise"
     source = "split-half reliability, Spearman 1910"
     healthy = (0.05, 1.0)
-    periodic = True
+    schedule = EXPENSIVE
     extra_passes = ("halves",)
 
     def compute(self, module: ModuleView, state: list) -> tuple[Any, list]:
@@ -44,7 +50,7 @@ class LocalAlignment(Quantity):
     interpretation = "above 0 the objective helps the task, below 0 they are in conflict"
     source = "Yu et al. 2020 (arXiv 2001.06782), between tasks there"
     healthy = (0.0, 1.0)
-    periodic = True
+    schedule = EXPENSIVE
     extra_passes = ("halves", "local")
 
     def compute(self, module: ModuleView, state: list) -> tuple[Any, list]:
@@ -70,10 +76,11 @@ class NoiseScale(Quantity):
     interpretation = "far above the batch size: the gradient is mostly noise"
     source = "McCandlish et al. 2018 (arXiv 1812.06162)"
     unit = "examples"
-    periodic = True
+    schedule = EXPENSIVE
     extra_passes = ("halves",)
 
-    def __init__(self, decay: float = 0.9):
+    def __init__(self, decay: float = 0.9, **kwargs: Any):
+        super().__init__(**kwargs)
         if not 0.0 < decay < 1.0:
             raise ValueError(f"NoiseScale(decay={decay}): expected 0 < decay < 1.")
         self.decay = decay

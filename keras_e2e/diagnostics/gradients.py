@@ -87,7 +87,8 @@ class GradientSNR(Quantity):
     healthy = (0.01, 10.0)
     extra_outputs = ("gradient_snr_error",)
 
-    def __init__(self, decay: float = 0.9, entries: int = 65536):
+    def __init__(self, decay: float = 0.9, entries: int = 65536, **kwargs: Any):
+        super().__init__(**kwargs)
         if not 0.0 < decay < 1.0:
             raise ValueError(f"GradientSNR(decay={decay}): expected 0 < decay < 1.")
         if isinstance(entries, bool) or not isinstance(entries, int) or entries < 1:

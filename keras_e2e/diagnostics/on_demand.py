@@ -20,6 +20,7 @@ class OnDemand(Described):
 
     Attributes:
         requires_targets: whether it takes `y` and a compiled loss.
+        schedule: `"on demand"`: no callback measures it.
 
     Example: the mean absolute weight.
 
@@ -37,9 +38,7 @@ class OnDemand(Described):
     {'mean_weight': {'code': 0.5, 'y': 0.5}}
     """
 
-    @property
-    def due(self) -> str:
-        return "on demand"
+    schedule: str = "on demand"
 
     def measure(
         self, model: Any, x: Any, y: Any = None, sample_weight: Any = None

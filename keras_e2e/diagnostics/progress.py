@@ -6,6 +6,7 @@ from typing import Any
 from keras import ops
 
 from keras_e2e.diagnostics.quantity import (
+    EXPENSIVE,
     ModuleView,
     Quantity,
     dot,
@@ -27,7 +28,7 @@ class LossCredit(Quantity):
     formula = "sum of .5 (g_t + g_{t+1}) . dtheta_t on the same batch"
     interpretation = "below 0 the step lowered the loss"
     source = "Lan et al. 2019 (arXiv 1909.01440)"
-    periodic = True
+    schedule = EXPENSIVE
     extra_passes = ("later",)
 
     def compute(self, module: ModuleView, state: list) -> tuple[Any, list]:
@@ -54,10 +55,11 @@ class Rotation(Quantity):
     formula = "1 - cos(theta, theta at the first reading)"
     interpretation = "0: never left its initialisation"
     source = "Carbonnelle & De Vleeschouwer 2018 (arXiv 1806.01603)"
-    periodic = True
+    schedule = EXPENSIVE
     keep_across_modes = True
 
-    def __init__(self, entries: int = 65536):
+    def __init__(self, entries: int = 65536, **kwargs: Any):
+        super().__init__(**kwargs)
         if isinstance(entries, bool) or not isinstance(entries, int) or entries < 1:
             raise ValueError(
                 f"Rotation(entries={entries!r}): expected a whole number, 1 or larger."

@@ -7,6 +7,12 @@ from typing import Any
 
 from keras import ops
 
+from keras_e2e.utils.validation import check_integer
+
+# Steps from one measurement of an expensive quantity to the next, unless the user says
+# otherwise.
+EXPENSIVE = 200
+
 
 @dataclass(frozen=True)
 class ModuleView:
@@ -74,6 +80,7 @@ class Described:
         source: where it comes from: a paper, in a few words.
         requires_targets: whether it looks at the targets.
         extra_outputs: names of numbers that come along; `compute` then returns a tuple.
+        schedule: when it is measured; `Quantity` and `OnDemand` say what it may be.
     """
 
     name: str
@@ -84,16 +91,12 @@ class Described:
     source: str = ""
     requires_targets: bool = False
     extra_outputs: tuple[str, ...] = ()
+    schedule: int | str | None
 
     @property
     def columns(self) -> tuple[str, ...]:
         """The names of its numbers."""
         return (self.name, *self.extra_outputs)
-
-    @property
-    def due(self) -> str:
-        """When it is computed: at each `"reading"`, `"periodic"`, or `"on demand"`."""
-        raise NotImplementedError(f"{type(self).__name__} must say when it is due.")
 
 
 class Quantity(Described):
@@ -104,9 +107,16 @@ class Quantity(Described):
     values. State is set back to zero when the training mode changes, unless it is
     `keep_across_modes`.
 
+    Args:
+        schedule: Integer or `None`: when this object is measured, in place of the
+            schedule of its class (see below). A subclass with a constructor of its own
+            passes it on: `super().__init__(**kwargs)`. Defaults to `"default"`, the
+            schedule of the class.
+
     Attributes:
-        periodic: whether it is due now and then only (`periodic_every` of
-            `ModuleTensorBoard`), because it is dear.
+        schedule: `None` for a quantity that is measured whenever the callback measures
+            (`update_freq` of `ModuleDiagnostics`), or an integer `n` for one that is
+            measured every `n` steps, because it is expensive.
         extra_passes: further passes over the batch that the step makes for it: some of
             `"halves"`, `"local"` and `"later"` (see `ModuleView`). Each is made once for
             all quantities and has no side effects.
@@ -123,24 +133,30 @@ class Quantity(Described):
     ...             return None, state
     ...         sizes = [ops.max(ops.abs(g)) for g in module.gradients if g is not None]
     ...         return ops.max(ops.stack(sizes)), state
-    >>> LargestGradient().due
-    'reading'
+    >>> LargestGradient().schedule, LargestGradient(schedule=100).schedule
+    (None, 100)
     """
 
-    periodic: bool = False
+    schedule: int | None = None
     extra_passes: tuple[str, ...] = ()
     keep_across_modes: bool = False
 
-    @property
-    def due(self) -> str:
-        return "periodic" if self.periodic else "reading"
+    def __init__(self, *, schedule: int | str | None = "default"):
+        if schedule == "default":
+            return
+        if schedule is not None:
+            check_integer(f"{type(self).__name__}: schedule", schedule, 1)
+        self.schedule = None if schedule is None else int(schedule)
 
     def __eq__(self, other: object) -> bool:
-        """Whether the other computes the same: a step traced for one serves both."""
+        """Whether the other computes the same: a step traced for one serves both.
+
+        When each is measured makes no difference.
+        """
         if type(self) is not type(other):
             return False
         try:
-            return bool(vars(self) == vars(other))
+            return bool(_computed_by(self) == _computed_by(other))
         except (TypeError, ValueError):  # attributes, such as arrays, without one answer
             return self is other
 
@@ -169,6 +185,11 @@ class Quantity(Described):
         raise NotImplementedError(
             f"{type(self).__name__} must implement compute(module, state)."
         )
+
+
+def _computed_by(quantity: Quantity) -> dict[str, Any]:
+    """The attributes of a quantity that its numbers depend on."""
+    return {name: value for name, value in vars(quantity).items() if name != "schedule"}
 
 
 def unpadded(activation: Any, mask: Any) -> Any:

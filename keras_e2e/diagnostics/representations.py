@@ -4,7 +4,7 @@ from typing import Any
 
 from keras import ops
 
-from keras_e2e.diagnostics.quantity import ModuleView, Quantity, unpadded
+from keras_e2e.diagnostics.quantity import EXPENSIVE, ModuleView, Quantity, unpadded
 
 
 class ProbeAccuracy(Quantity):
@@ -26,10 +26,13 @@ class ProbeAccuracy(Quantity):
     interpretation = "should rise with depth"
     source = "Alain & Bengio 2016 (arXiv 1610.01644)"
     unit = "fraction"
-    periodic = True
+    schedule = EXPENSIVE
     requires_targets = True
 
-    def __init__(self, units: int = 128, ridge: float = 0.01, decay: float = 0.9):
+    def __init__(
+        self, units: int = 128, ridge: float = 0.01, decay: float = 0.9, **kwargs: Any
+    ):
+        super().__init__(**kwargs)
         if isinstance(units, bool) or not isinstance(units, int) or units < 1:
             raise ValueError(f"ProbeAccuracy(units={units!r}): expected an int, 1 or more.")
         if not ridge > 0 or not 0.0 < decay <= 1.0:
@@ -91,9 +94,10 @@ class EffectiveRank(Quantity):
     interpretation = "must not collapse"
     source = "Roy & Vetterli 2007"
     unit = "directions"
-    periodic = True
+    schedule = EXPENSIVE
 
-    def __init__(self, units: int = 128):
+    def __init__(self, units: int = 128, **kwargs: Any):
+        super().__init__(**kwargs)
         if isinstance(units, bool) or not isinstance(units, int) or units < 1:
             raise ValueError(f"EffectiveRank(units={units!r}): expected an int, 1 or more.")
         self.units = units

@@ -33,7 +33,7 @@ class TrainFunctions:
         """Makes the next execution of `fit` compute the instrumented quantities.
 
         Args:
-            periodic: also those that are due now and then only (`Quantity.periodic`).
+            periodic: also those that are due now and then only (`Quantity.schedule`).
         """
         state = self._modular
         if state.recorder is None:
@@ -41,7 +41,7 @@ class TrainFunctions:
                 f"{self.name}: call instrument(quantities) first, then "
                 "request_diagnostics()."
             )
-        dear = periodic and any(q.periodic for q in state.recorder.quantities)
+        dear = periodic and any(q.schedule is not None for q in state.recorder.quantities)
         state.due = max(state.due, 2 if dear else 1)
 
     def make_train_function(self, force=False):

@@ -380,12 +380,12 @@ each_module = pytest.mark.parametrize("module", models.CUTS)
 
 
 def quantities() -> list:
-    """A fresh instance of every quantity that is due at each reading."""
-    return [make() for make in QUANTITIES.values() if not make.periodic]
+    """A fresh instance of every quantity that is measured whenever the callback does."""
+    return [make() for make in QUANTITIES.values() if make.schedule is None]
 
 
 def enough_for(case) -> list:
-    """Those due at each reading; GradientSNR on one objective only.
+    """Those that are not expensive; GradientSNR on one objective only.
 
     It computes with what GradRMS reads, so other objectives show nothing more, and its
     graph is larger than that of the rest of the step.

@@ -58,10 +58,6 @@ def test_every_quantity_says_what_it_is():
     made |= {name: make([]) for name, make in cases.ON_DEMAND.items()}
     for name, quantity in made.items():
         assert quantity.name == name
-        for said in ("formula", "interpretation", "source", "due"):
+        for said in ("formula", "interpretation", "source"):
             assert getattr(quantity, said), f"{name} has no {said}"
-    assert {quantity.due for quantity in made.values()} == {
-        "reading",
-        "periodic",
-        "on demand",
-    }
+    assert {quantity.schedule for quantity in made.values()} == {None, 200, "on demand"}

@@ -251,13 +251,13 @@ def test_a_collapsed_activation_has_rank_one_and_a_dead_one_none():
     assert recorder.read()["effective_rank"]["a"] == 0
 
 
-def test_what_is_periodic_is_computed_when_it_is_asked_for():
+def test_expensive_quantities_are_measured_when_it_is_asked_for():
     model, recorder = modular(diagnostics.full_quantities())
     step(model, periodic=False)
     read = recorder.read()
     assert set(read) >= {"grad_rms", "rotation"}
     assert all(read["grad_rms"])
-    assert not any(read[q.name] for q in recorder.quantities if q.periodic)
+    assert not any(read[q.name] for q in recorder.quantities if q.schedule is not None)
     step(model)
     assert all(recorder.read()[q.name] for q in recorder.quantities)
     assert model.trace_counts == {("end_to_end", 1): 1, ("end_to_end", 2): 1}
@@ -296,7 +296,7 @@ def test_a_pass_without_its_labels_or_targets_is_left_out():
 class Own(e2e.diagnostics.Quantity):
     """A user's, in ten lines: the largest weight."""
 
-    name, formula, periodic = "largest", "max abs(theta)", True
+    name, formula, schedule = "largest", "max abs(theta)", 50
 
     def compute(self, module, state):
         if not module.variables:
@@ -304,7 +304,7 @@ class Own(e2e.diagnostics.Quantity):
         return tf.reduce_max([tf.reduce_max(abs(v)) for v in module.variables]), state
 
 
-def test_a_quantity_of_one_s_own_may_be_periodic():
+def test_a_quantity_of_one_s_own_may_have_a_schedule():
     model, recorder = modular([Own()])
     expected = max(np.abs(w).max() for w in model.get_layer("a").get_weights())
     step(model)

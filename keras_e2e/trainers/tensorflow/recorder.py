@@ -45,7 +45,7 @@ class Recorder:
 
     def needs(self, level: int) -> set[str]:
         """What the quantities that are due take besides the step: passes, and targets."""
-        due = [q for q in self.quantities if level >= PERIODIC or not q.periodic]
+        due = [q for q in self.quantities if level >= PERIODIC or q.schedule is None]
         passes = {name for quantity in due for name in quantity.extra_passes}
         return passes | {"classes" for quantity in due if quantity.requires_targets}
 
@@ -89,7 +89,7 @@ class Recorder:
         for row, view in enumerate(views):
             numbers: list = []
             for column, quantity in enumerate(self.quantities):
-                if quantity.periodic and level < PERIODIC:
+                if quantity.schedule is not None and level < PERIODIC:
                     numbers += [None] * len(quantity.columns)
                     continue
                 kept = self.kept[row][column]
