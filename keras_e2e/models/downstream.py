@@ -1,7 +1,5 @@
-"""The rest of a model: what lies behind a boundary, as a stock model."""
+"""The downstream model: what lies behind a boundary, as a stock model."""
 
-import contextlib
-import difflib
 from typing import Any
 
 import keras
@@ -9,6 +7,8 @@ from keras import tree
 
 from keras_e2e.modules.boundary import ModuleBoundary
 from keras_e2e.utils import compat
+from keras_e2e.utils.graphs import input_like, stock_model, strategy_scope
+from keras_e2e.utils.validation import did_you_mean
 
 
 def downstream_model(model: Any, name: str) -> keras.Model:
@@ -18,15 +18,14 @@ def downstream_model(model: Any, name: str) -> keras.Model:
     """
     if not compat.is_functional(model):
         raise ValueError(
-            f"downstream_model: {model.name!r} wraps a subclassed model, which shows no graph to "
-            "cut. Build the model from layers (keras.Input ... keras.Model)."
+            f"downstream_model: {model.name!r} wraps a subclassed model, which has no graph "
+            "of layers to cut. Build the model from layers (keras.Input ... keras.Model)."
         )
     names = [m.name for m in model._modular.modules if m.boundary is not None]
     if name not in names:
-        near = difflib.get_close_matches(str(name), names, n=1, cutoff=0.4)
-        meant = f" Did you mean {near[0]!r}?" if near else ""
         raise ValueError(
-            f"downstream_model: no boundary is named {name!r}.{meant} The boundaries: {names}."
+            f"downstream_model: no boundary is named {name!r}."
+            f"{did_you_mean(name, names)} The boundaries: {names}."
         )
     entering: list = []
 
@@ -35,21 +34,16 @@ def downstream_model(model: Any, name: str) -> keras.Model:
             return layer(*args, **kwargs)
         if layer.module != name:
             return args[0]
-        shape, dtype = args[0].shape, args[0].dtype
-        entering.append(keras.Input(batch_shape=shape, dtype=dtype, name=name))
+        entering.append(input_like(args[0], name))
         return entering[-1]
 
-    scope = getattr(model, "distribute_strategy", None)
-    with contextlib.nullcontext() if scope is None else scope.scope():
-        inputs = [
-            keras.Input(batch_shape=t.shape, dtype=t.dtype, name=t.name)
-            for t in model.inputs
-        ]
+    with strategy_scope(model):
+        inputs = [input_like(tensor) for tensor in model.inputs]
         outputs = compat.run_graph(model, inputs, call)
         if len(entering) != 1:
             raise ValueError(
-                f"downstream_model: boundary {name!r} is crossed {len(entering)} times. Apply "
-                "the module once, to the stacked inputs."
+                f"downstream_model: boundary {name!r} is crossed {len(entering)} times. "
+                "Apply the module once, to the stacked inputs."
             )
         outputs = tree.pack_sequence_as(model.output, tree.flatten(outputs))
-        return keras.Model([*inputs, *entering], outputs, name=f"{model.name}_rest")
+        return stock_model([*inputs, *entering], outputs, model, f"{model.name}_downstream")

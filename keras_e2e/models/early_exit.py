@@ -1,7 +1,5 @@
 """Early exit: a stock model that ends in the head of a module."""
 
-import contextlib
-import difflib
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -14,6 +12,8 @@ from keras_e2e.objectives.base import Exit, LocalObjective, Output
 from keras_e2e.objectives.heads.model_based import AugLocal
 from keras_e2e.trainers.local_losses import build_outputs
 from keras_e2e.utils import compat
+from keras_e2e.utils.graphs import input_like, inputs_like, stock_model, strategy_scope
+from keras_e2e.utils.validation import did_you_mean
 
 
 def exits_of(objective: LocalObjective, outputs: tuple[Output, ...]) -> dict[str, Exit]:
@@ -36,9 +36,9 @@ def early_exit_model(model: Any, name: str) -> keras.Model:
     state = model._modular
     if not compat.is_functional(model):
         raise ValueError(
-            f"early_exit_model: {model.name!r} wraps a subclassed model, which shows no graph to "
-            "cut. Build the model from layers (keras.Input ... keras.Model), or look at "
-            "its heads with evaluate_modules."
+            f"early_exit_model: {model.name!r} wraps a subclassed model, which has no graph "
+            "of layers to cut. Build the model from layers (keras.Input ... keras.Model), "
+            "or look at its heads with evaluate_modules."
         )
     module = _find(name, state.modules)
     places: list = []
@@ -54,12 +54,8 @@ def early_exit_model(model: Any, name: str) -> keras.Model:
 
     ways = _ways(model, module)
     stacks = [_stock_layers(way, name) for way in ways]
-    scope = getattr(model, "distribute_strategy", None)
-    with contextlib.nullcontext() if scope is None else scope.scope():
-        inputs = tree.map_structure(
-            lambda t: keras.Input(batch_shape=t.shape, dtype=t.dtype, name=t.name),
-            model.input,
-        )
+    with strategy_scope(model):
+        inputs = inputs_like(model.input)
         compat.run_graph(model, tree.flatten(inputs), call)
         if len(places) != 1:
             raise ValueError(
@@ -74,7 +70,7 @@ def early_exit_model(model: Any, name: str) -> keras.Model:
         whole: Any = outputs[0] if len(outputs) == 1 else outputs
         if len(ways) > 1 and isinstance(model.output, dict):
             whole = dict(zip([way.output for way in ways], outputs, strict=True))
-        return keras.Model(inputs, whole, name=f"{model.name}_{name}")
+        return stock_model(inputs, whole, model, f"{model.name}_{name}")
 
 
 def _find(name: str, modules: Iterable[Module]) -> Module:
@@ -88,10 +84,9 @@ def _find(name: str, modules: Iterable[Module]) -> Module:
             "outputs. Use keras_e2e.strip(model)."
         )
     if name not in names:
-        near = difflib.get_close_matches(str(name), names, n=1, cutoff=0.4)
-        meant = f" Did you mean {near[0]!r}?" if near else ""
         raise ValueError(
-            f"early_exit_model: no boundary is named {name!r}.{meant} The boundaries: {names}."
+            f"early_exit_model: no boundary is named {name!r}."
+            f"{did_you_mean(name, names)} The boundaries: {names}."
         )
     return modules[[m.name for m in modules].index(name)]
 
@@ -120,7 +115,7 @@ def _ways(model: Any, module: Module) -> list[Exit]:
 
 
 def _stock_layers(way: Exit, boundary: str) -> list:
-    """The layers of a head, one by one, none of them a class of ours."""
+    """The layers of a head, one by one, none of them of a class of keras_e2e."""
     network = way.network
     if network is None:
         return []
@@ -157,8 +152,7 @@ def _leave(activation: Any, layers: list, way: Exit, name: str, taken: set[str])
     nested = bool(taken & {layer.name for layer in layers})
     inputs = tensor = activation
     if nested:
-        inputs = keras.Input(batch_shape=activation.shape, dtype=activation.dtype)
-        tensor = inputs
+        inputs = tensor = input_like(activation, f"{name}_input")
     for layer in layers:
         tensor = layer(tensor)
     if way.ending is not None:

@@ -98,3 +98,19 @@ class ModularModel(ModularTraining, keras.Model):
         config = super().get_config()
         config["training_mode"] = self.training_mode.get_config()
         return config
+
+    def get_compile_config(self):
+        """As Keras's; with the training mode, for `keras.models.clone_model`.
+
+        That one calls the constructor with inputs and outputs alone, and then compiles
+        the clone as this model is compiled.
+        """
+        config = super().get_compile_config()
+        return config and {**config, "training_mode": self.training_mode.get_config()}
+
+    def compile_from_config(self, config):
+        config = dict(config)
+        mode = config.pop("training_mode", None)
+        super().compile_from_config(config)
+        if mode is not None:
+            self.training_mode = TrainingMode.get(mode)

@@ -41,6 +41,8 @@ class ModularWrapper(ModularTraining, keras.Model):
 
     def __init__(self, base, boundaries=None, *, training_mode="end_to_end", **kwargs):
         kwargs.setdefault("name", base.name)
+        if base.dtype_policy.quantization_mode is None:
+            kwargs.setdefault("dtype", base.dtype_policy)
         super().__init__(**kwargs)
         self.base = base
         self._modular = ModularState(TrainingMode.get(training_mode))

@@ -1,6 +1,5 @@
 """The pair: `modularize` puts boundaries into a model, `strip` takes them out."""
 
-import inspect
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -15,7 +14,13 @@ from keras_e2e.modules.graph import LOOPS, Graph, in_loop
 from keras_e2e.objectives.base import LocalObjective
 from keras_e2e.trainers.modular_trainer import ModularTraining
 from keras_e2e.utils import compat
-from keras_e2e.utils.graphs import strategy_scope
+from keras_e2e.utils.graphs import (
+    inputs_like,
+    share_dtype_policy,
+    stock_model,
+    strategy_scope,
+    takes_training,
+)
 
 Boundaries = Iterable[str] | Mapping[str, Any] | int
 
@@ -106,7 +111,9 @@ def modularize(
                 objectives[name], name=f"{layer.name}_boundary", module=layer.name
             )
         inputs, outputs = _rewire(model, inserted, keep=True)
-        return ModularModel(inputs, outputs, name=model.name, training_mode=training_mode)
+        made = ModularModel(inputs, outputs, name=model.name, training_mode=training_mode)
+        share_dtype_policy(model, made)
+        return made
 
 
 def strip(model: keras.Model) -> keras.Model:
@@ -141,7 +148,7 @@ def strip(model: keras.Model) -> keras.Model:
         )
     with strategy_scope(model):
         inputs, outputs = _rewire(model, {}, keep=False)
-        return keras.Model(inputs, outputs, name=model.name)
+        return stock_model(inputs, outputs, model, model.name)
 
 
 def _rewire(
@@ -186,7 +193,7 @@ def _rewire(
     def inline(nested, inputs, training=None, mask=None):
         def call_inner(layer, *args, **kwargs):
             # A nested model called with training=False keeps its layers so.
-            if training is not None and _takes_training(layer):
+            if training is not None and takes_training(layer):
                 kwargs["training"] = training
             return call(layer, *args, **kwargs)
 
@@ -194,10 +201,7 @@ def _rewire(
         flat = tree.flatten(outputs)
         return flat[0] if isinstance(outputs, list) and len(flat) == 1 else outputs
 
-    inputs = tree.map_structure(
-        lambda t: keras.Input(batch_shape=t.shape, dtype=t.dtype, name=t.name),
-        functional.input,
-    )
+    inputs = inputs_like(functional.input)
     return inputs, compat.run_graph(functional, tree.flatten(inputs), call)
 
 
@@ -205,10 +209,6 @@ def _holds(layer: Any, inserted: dict[int, ModuleBoundary]) -> bool:
     """Whether a nested graph holds a boundary, or a place for one."""
     inner = [x for _, x in _paths(layer)]
     return any(id(x) in inserted or isinstance(x, ModuleBoundary) for x in inner)
-
-
-def _takes_training(layer: Any) -> bool:
-    return "training" in inspect.signature(layer.call).parameters
 
 
 def _copy(objective: Any) -> Any:

@@ -8,6 +8,7 @@ from keras import tree
 from keras_e2e.modules.boundary import ModuleBoundary
 from keras_e2e.modules.graph import Module
 from keras_e2e.utils import compat
+from keras_e2e.utils.graphs import input_like
 
 
 class Stages:
@@ -39,7 +40,10 @@ class Stages:
             boundary's own activation reaches the open collector.
         """
         before, active = self._models(name)
-        flat = [keras.ops.convert_to_tensor(t) for t in self.flat_inputs(inputs)]
+        flat = [
+            None if t is None else keras.ops.convert_to_tensor(t)
+            for t in self.flat_inputs(inputs)
+        ]
         entering = [] if before is None else tree.flatten(before(flat, training=False))
         outputs = active([*flat, *entering], training=True)
         if self.modules[name].boundary is not None:
@@ -63,7 +67,7 @@ class Stages:
 
     def _model_before(self, upstream: set[str]) -> keras.Model:
         """From the model's inputs to what comes out of the boundaries before a module."""
-        inputs, leaving = self._fresh_inputs(), []
+        inputs, leaving = self._inputs(), []
 
         def call(layer, *args, **kwargs):
             outputs = layer(*args, **kwargs)
@@ -76,13 +80,13 @@ class Stages:
 
     def _model_of(self, module: Module, upstream: set[str]) -> keras.Model:
         """From the model's inputs and what enters a module to the module's end."""
-        inputs = self._fresh_inputs()
+        inputs = self._inputs()
         entering: list = []
         ends: list = []
 
         def call(layer, *args, **kwargs):
             if isinstance(layer, ModuleBoundary) and layer.module in upstream:
-                entering.append(keras.Input(batch_shape=args[0].shape, dtype=args[0].dtype))
+                entering.append(input_like(args[0], f"entering_{len(entering)}"))
                 return entering[-1]
             outputs = layer(*args, **kwargs)
             if layer is module.boundary:
@@ -93,11 +97,8 @@ class Stages:
         outputs = ends or tree.flatten(outputs)
         return _Stage([*inputs, *entering], outputs, name="stage")
 
-    def _fresh_inputs(self) -> list:
-        return [
-            keras.Input(batch_shape=t.shape, dtype=t.dtype, name=t.name)
-            for t in self.model.inputs
-        ]
+    def _inputs(self) -> list:
+        return [input_like(tensor) for tensor in self.model.inputs]
 
 
 class _Stage(keras.Model):

@@ -6,6 +6,8 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from keras_e2e.utils.graphs import count_parameters
+
 
 def print_modules(model: Any, print_fn: Any = None) -> None:
     """Prints one line for each module of a modular model.
@@ -26,7 +28,7 @@ def print_modules(model: Any, print_fn: Any = None) -> None:
         shown = ", ".join(layers)
         if len(layers) > 3:
             shown = f"{layers[0]} and {len(layers) - 1} more"
-        head = sum(_count(v) for v in module.head_variables)
+        head = count_parameters(module.head_variables)
         if module.boundary is None:
             objective = "task loss"
         elif module.objective is None:
@@ -47,10 +49,3 @@ def print_modules(model: Any, print_fn: Any = None) -> None:
     text = io.StringIO()
     Console(file=text, width=100).print(table)
     print_fn(text.getvalue().rstrip())
-
-
-def _count(variable: Any) -> int:
-    count = 1
-    for axis in variable.shape:
-        count *= axis
-    return count

@@ -9,6 +9,8 @@ from typing import Any
 import keras
 from keras import tree
 
+from keras_e2e.utils import compat
+
 
 def strategy_scope(model: keras.Model) -> Any:
     """The scope of the strategy that a model was made under, for new variables."""
@@ -16,14 +18,46 @@ def strategy_scope(model: keras.Model) -> Any:
     return contextlib.nullcontext() if strategy is None else strategy.scope()
 
 
-def input_like(tensor: keras.KerasTensor) -> keras.KerasTensor:
-    """A new symbolic input that takes what `tensor` takes."""
-    return keras.Input(batch_shape=tensor.shape, dtype=tensor.dtype, name=tensor.name)
+def input_like(tensor: keras.KerasTensor, name: str | None = None) -> keras.KerasTensor:
+    """A new symbolic input that takes what `tensor` takes.
+
+    Of a model's input also whether it may be left out (`optional=True`), and whether it
+    takes sparse or ragged tensors.
+
+    Args:
+        tensor: a symbolic tensor, an input or not.
+        name: name of the input; that of `tensor` if it is not given.
+    """
+    flags = {key: True for key in ("sparse", "ragged") if getattr(tensor, key, False)}
+    layer = compat.producing_call(tensor).operation
+    if isinstance(layer, keras.layers.InputLayer) and layer.optional:
+        flags["optional"] = True
+    return keras.Input(
+        batch_shape=tensor.shape, dtype=tensor.dtype, name=name or tensor.name, **flags
+    )
 
 
 def inputs_like(structure: Any) -> Any:
     """New symbolic inputs in the structure of those given."""
     return tree.map_structure(input_like, structure)
+
+
+def share_dtype_policy(source: keras.Model, target: keras.Model) -> None:
+    """Gives a model the dtype policy of another one, whose layers it shares.
+
+    Keras gives a Functional model the global policy of the moment. `compile` goes by it:
+    under `mixed_float16` the optimizer scales the loss.
+    """
+    # A policy for quantization would quantize layers; those that are shared are.
+    if source.dtype_policy.quantization_mode is None:
+        target.dtype_policy = source.dtype_policy
+
+
+def stock_model(inputs: Any, outputs: Any, like: keras.Model, name: str) -> keras.Model:
+    """A stock Functional model, with the dtype policy of the model that it is made of."""
+    model = keras.Model(inputs, outputs, name=name)
+    share_dtype_policy(like, model)
+    return model
 
 
 def takes_training(layer: Any) -> bool:

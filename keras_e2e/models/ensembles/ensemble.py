@@ -16,7 +16,7 @@ from keras_e2e.modules.boundary import ModuleBoundary
 from keras_e2e.objectives import Prediction
 from keras_e2e.trainers.modular_trainer import ModularTraining
 from keras_e2e.utils import compat
-from keras_e2e.utils.graphs import strategy_scope
+from keras_e2e.utils.graphs import inputs_like, share_dtype_policy, strategy_scope
 from keras_e2e.utils.validation import check_integer
 
 VOTES = ("mean", "majority")
@@ -102,10 +102,7 @@ def ensemble(
     _refuse_different(members, graphs)
     _refuse_shared(members)
     with strategy_scope(members[0]):
-        inputs = tree.map_structure(
-            lambda t: keras.Input(batch_shape=t.shape, dtype=t.dtype, name=t.name),
-            _inputs(graphs[0]),
-        )
+        inputs = inputs_like(_inputs(graphs[0]))
         names = _names(members, taken={"vote", *(t.name for t in tree.flatten(inputs))})
         predictions = []
         for graph, own in zip(graphs, names, strict=True):
@@ -121,9 +118,11 @@ def ensemble(
             layer = keras.layers.Average(dtype=dtype, name="vote")
         else:
             layer = MajorityVote(dtype=dtype, name="vote")
-        return ModularModel(
+        model = ModularModel(
             inputs, layer(predictions), name=name, training_mode=training_mode
         )
+        share_dtype_policy(members[0], model)
+        return model
 
 
 def bootstrap_indices(n: int, members: int, seed: int = 0) -> list[np.ndarray]:
