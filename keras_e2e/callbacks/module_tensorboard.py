@@ -5,14 +5,12 @@ from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
-from tensorboard.plugins.custom_scalar import summary as custom_scalar
 
 from keras_e2e.callbacks.module_diagnostics import ModuleDiagnostics
 from keras_e2e.diagnostics import Quantity, states
 from keras_e2e.modules import training_mode
 from keras_e2e.modules.training_mode import TrainingMode
 from keras_e2e.visualization.tensorboard import tags as charts
-from keras_e2e.visualization.tensorboard.event_writer import Writer
 from keras_e2e.visualization.tensorboard.run_data import TRAINED_BY
 
 # Readings from one verdict to the next; there is one at the end of an epoch, too.
@@ -78,6 +76,10 @@ class ModuleTensorBoard(ModuleDiagnostics):
         self._judged = 0
 
     def on_train_begin(self, logs=None):
+        # Here, so that `import keras_e2e` does not load TensorBoard.
+        from keras_e2e.visualization.tensorboard import custom_scalars
+        from keras_e2e.visualization.tensorboard.event_writer import Writer
+
         super().on_train_begin(logs)
         names = self.recorder.module_names
         descriptions = charts.descriptions(names, self.quantities)
@@ -85,7 +87,7 @@ class ModuleTensorBoard(ModuleDiagnostics):
         self._close()  # after a fit that was interrupted
         self._writer, self._mode, self._judged = writer, None, 0
         step = self._iterations()
-        writer.write(step, custom_scalar.pb(charts.layout(names, self.quantities)))
+        writer.write(step, custom_scalars.summary(names, self.quantities))
         sizes = [float(module.parameters) for module in self.model.modules]
         writer.scalars(step, self._by_module("parameters", sizes))
 

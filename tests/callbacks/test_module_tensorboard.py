@@ -14,7 +14,7 @@ import keras_e2e as e2e
 from keras_e2e import diagnostics
 from keras_e2e.callbacks import ModuleTensorBoard, TrainingModeScheduler
 from keras_e2e.modules.training_mode import NAMES
-from keras_e2e.visualization.tensorboard.tags import layout
+from keras_e2e.visualization.tensorboard.custom_scalars import layout
 
 MODULES = ["first", "second", "out"]
 EXAMPLES = np.random.RandomState(0).randn(24, 4).astype("float32")

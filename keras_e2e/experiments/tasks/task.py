@@ -1,14 +1,16 @@
 """What every task offers: examples, labels of its modules, a model to be cut."""
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import keras
 import numpy as np
-import tensorflow as tf
 from keras import tree
 
 from keras_e2e.utils.data import endless
+
+if TYPE_CHECKING:
+    import tensorflow as tf
 
 
 class Split(NamedTuple):
@@ -45,7 +47,7 @@ class Split(NamedTuple):
         """The examples at these places: a slice or an array of indices."""
         return tree.map_structure(lambda array: array[rows], self)
 
-    def batches(self, size: int, seed: int = 0, labels: bool = True) -> tf.data.Dataset:
+    def batches(self, size: int, seed: int = 0, labels: bool = True) -> "tf.data.Dataset":
         """Shuffled batches without an end, all of one size.
 
         Args:

@@ -4,7 +4,8 @@ import re
 
 from keras_e2e import diagnostics
 from keras_e2e.modules.training_mode import NAMES
-from keras_e2e.visualization.tensorboard.tags import MODE, band_tags, layout, module_tag
+from keras_e2e.visualization.tensorboard.custom_scalars import layout
+from keras_e2e.visualization.tensorboard.tags import MODE, band_tags, module_tag
 
 # Names that are awkward in a pattern, and names that begin another.
 MODULES = ["block", "block2", "a.b+c*[0]", "$end^", "nested/name", "call(1)"]
