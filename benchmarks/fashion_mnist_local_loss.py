@@ -56,7 +56,7 @@ class Method(NamedTuple):
 
     labels: str
     mode: str | None
-    objective: Any = False
+    objective: Any = None
     leaky: bool = False
     zero: bool = False
 

@@ -96,7 +96,7 @@ def _ways(model: Any, module: Module) -> list[Exit]:
     objective, keys = module.objective, model._modular.keys()
     if objective is None:
         raise ValueError(
-            f"early_exit_model: boundary {module.name!r} has no objective (objective=False), so "
+            f"early_exit_model: boundary {module.name!r} has no objective (objective=None), so "
             "there is no head to end in. Give it one such as Prediction()."
         )
     outputs = tuple(Output(key, None, None, None) for key in keys)

@@ -31,8 +31,7 @@ class ModularWrapper(ModularTraining, keras.Model):
 
     Args:
         base: the subclassed model. Its layers and weights are used, not copied.
-        boundaries: dict from sublayer name to objective (None for the default, False
-            for none).
+        boundaries: dict from sublayer name to objective (None only marks the place).
         training_mode: the mode to start in.
 
     Raises:
@@ -157,7 +156,7 @@ class ModularWrapper(ModularTraining, keras.Model):
         config = {"name": self.name, "trainable": self.trainable}
         config["base"] = keras.saving.serialize_keras_object(self.base)
         config["boundaries"] = {
-            b.module: False
+            b.module: None
             if b.objective is None
             else keras.saving.serialize_keras_object(b.objective)
             for b in self.inserted

@@ -29,7 +29,7 @@ def modularize(
     model: keras.Model,
     boundaries: Boundaries = (),
     *,
-    objective: Any = None,
+    objective: Any = "prediction",
     training_mode: Any = "end_to_end",
 ) -> ModularModel | ModularWrapper:
     """Splits an existing model into modules. Layers and weights are shared with it.
@@ -44,10 +44,9 @@ def modularize(
             applies need not be named). It need not be compiled; compile the result.
         boundaries: names of layers, in any order (`"nested/layer"` where a name alone
             is ambiguous); or a dict from name to objective (a `LocalObjective`, an alias
-            such as `"predsim"`, None for the default `Prediction()`, False to only mark
-            the place); or how many boundaries to set at balanced cut points of the graph.
+            such as `"predsim"`, None to only mark the place); or how many boundaries to set at balanced cut points of the graph.
         objective: the objective of boundaries that are listed or counted, each a copy of
-            its own. Default: `Prediction()`.
+            its own. None only marks the places. Defaults to `"prediction"`.
         training_mode: the mode to start in.
 
     Returns:
@@ -74,7 +73,7 @@ def modularize(
             "modularize(strip(model), boundaries)."
         )
     _refuse_custom_training(model)
-    if isinstance(boundaries, Mapping) and objective is not None:
+    if isinstance(boundaries, Mapping) and objective != "prediction":
         raise ValueError(
             f"modularize: the dict of boundaries names objectives already; "
             f"objective={objective!r} is for boundaries in a list or counted."

@@ -187,10 +187,11 @@ class ModuleBoundary(keras.layers.Layer):
 
     Args:
         objective: the `LocalObjective` that trains the module which ends here, or its
-            alias (`"predsim"`). None stands for `objectives.Prediction()`: predict the
-            model's own target from this activation. False marks the place only: no
-            head, no weights, diagnostics as everywhere, but `"local"` mode, which
-            would leave the module without a loss, is refused.
+            alias (`"predsim"`). None only marks the place: no head, no weights,
+            diagnostics as everywhere, but `"local"` mode, which would leave the module
+            without a loss, is refused. Defaults to `"prediction"`
+            (`objectives.Prediction()`): predict the model's own target from this
+            activation.
         name: the layer's name.
         module: name of the module that ends here: the key of its labels in `y`, and
             its name in errors, summaries and TensorBoard. By default the layer's name;
@@ -226,7 +227,7 @@ class ModuleBoundary(keras.layers.Layer):
 
     def __init__(
         self,
-        objective: LocalObjective | str | bool | None = None,
+        objective: LocalObjective | str | Mapping[Any, Any] | None = "prediction",
         *,
         name: str | None = None,
         module: str | None = None,
@@ -278,7 +279,7 @@ class ModuleBoundary(keras.layers.Layer):
         if self.noise:
             config.update(noise=self.noise, seed=self.seed)
         config["objective"] = (
-            False if objective is None else keras.saving.serialize_keras_object(objective)
+            None if objective is None else keras.saving.serialize_keras_object(objective)
         )
         return config
 

@@ -42,15 +42,14 @@ def get(objective: Any) -> LocalObjective | None:
 
     Args:
         objective: a `LocalObjective`, an alias (`"predsim"`), a dict from objective or
-            alias to factor (a `Mixture`), None for the default `Prediction()`, or False
-            for none at all.
+            alias to factor (a `Mixture`), or None for no objective.
 
     Returns:
-        The objective, or None for False.
+        The objective, or None for None.
 
     Raises:
         ValueError: an unknown alias; says the nearest ones.
-        TypeError: none of the above.
+        TypeError: anything else, False included.
 
     Example:
 
@@ -59,8 +58,6 @@ def get(objective: Any) -> LocalObjective | None:
     'PredSim'
     """
     if objective is None:
-        return Prediction()
-    if objective is False:
         return None
     if isinstance(objective, LocalObjective):
         return objective
@@ -76,6 +73,5 @@ def get(objective: Any) -> LocalObjective | None:
         return Mixture(objective)
     raise TypeError(
         "objective must be a LocalObjective, an alias such as 'predsim', a dict from "
-        "objective to factor, None for the default Prediction(), or False for none at all. "
-        f"Found: {objective!r}."
+        f"objective to factor, or None for no objective. Found: {objective!r}."
     )

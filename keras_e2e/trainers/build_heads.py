@@ -59,7 +59,7 @@ def build_objectives(
         except ValueError as error:
             raise ValueError(
                 f"The objective of boundary {module.name!r} cannot be built: "
-                f"{error} (objective=False only marks the place.)"
+                f"{error} (objective=None only marks the place.)"
             ) from error
     heads = [(m.name, id(v)) for m in modules for v in m.head_variables]
     _refuse_shared(heads, "head")

@@ -108,7 +108,7 @@ def test_after_a_switch_it_waits():
 
 
 def test_a_stalled_module_with_labels_of_its_own_is_switched_once():
-    model = model_of_three({"a": IntermediateTarget(), "b": None})
+    model = model_of_three({"a": IntermediateTarget(), "b": "pred"})
     at = {12: "b", 14: "a", 25: "a", 32: "a"}
     auto = Told((), {20}, at, warmup=3)
     model.fit(X, {"out": Y, "a": Y}, 32, epochs=4, verbose=0, callbacks=[auto])
@@ -133,7 +133,7 @@ def test_dormant_units_of_a_module_that_is_stuck_are_a_reason_and_frozen_weights
 
 
 def test_a_module_without_an_objective_is_left_alone():
-    model = model_of_three({"a": False, "b": None})
+    model = model_of_three({"a": None, "b": "pred"})
     auto = AutoMode(every=1, warmup=1)
     fit(model, [auto])
     flat = {"loss": [0.7] * 20, "gradient_snr": [0.0] * 20}
@@ -143,7 +143,7 @@ def test_a_module_without_an_objective_is_left_alone():
 
 
 def test_a_module_whose_labels_are_missing_is_left_alone_with_a_warning(caplog):
-    model = model_of_three({"a": IntermediateTarget(), "b": None})
+    model = model_of_three({"a": IntermediateTarget(), "b": "pred"})
     auto = AutoMode(every=1)
     fit(model, [auto])
     assert auto._able == {"b"}
@@ -153,7 +153,7 @@ def test_a_module_whose_labels_are_missing_is_left_alone_with_a_warning(caplog):
 
 
 def test_without_any_of_the_labels_it_says_so_at_the_first_reading():
-    model = model_of_three({"a": IntermediateTarget(), "b": False})
+    model = model_of_three({"a": IntermediateTarget(), "b": None})
     with pytest.raises(ValueError, match=r"objectives of \['a'\] need labels.*NAME"):
         fit(model, [AutoMode(every=1)])
 
@@ -248,6 +248,6 @@ def test_arguments_out_of_range_are_refused(arguments, message):
 
 
 def test_a_model_without_objectives_is_refused():
-    model = model_of_three({"a": False, "b": False})
+    model = model_of_three({"a": None, "b": None})
     with pytest.raises(ValueError, match="is nothing to switch to"):
         fit(model, [AutoMode()])

@@ -233,17 +233,17 @@ def test_mixed_mode_isolates_where_it_says_and_nowhere_else(stop, extra):
 
 def _normalised():
     """BatchNorm and Dropout in each module, as a graph."""
-    return models.build("rich"), {"first": None, "second": Reconstruction()}
+    return models.build("rich"), {"first": "pred", "second": Reconstruction()}
 
 
 def _subclassed():
-    return models.build("subclassed"), {"first": None, "second": Prediction("mlp")}
+    return models.build("subclassed"), {"first": "pred", "second": Prediction("mlp")}
 
 
 def _labelled():
     return models.build("dense", hidden="softmax"), {
         "first": IntermediateTarget(),
-        "second": None,
+        "second": "pred",
     }
 
 
@@ -391,7 +391,7 @@ def _target_model(kind, head):
     options = {"head": "mlp", "units": 5} if head else {}
     base = models.build("dense", hidden="softmax" if kind == "classes" else "tanh")
     model = e2e.modularize(
-        base, {"first": IntermediateTarget(loss, **options), "second": False}
+        base, {"first": IntermediateTarget(loss, **options), "second": None}
     )
     model.compile(keras.optimizers.SGD(1.0), **models.losses("dense"))
     return model

@@ -128,7 +128,7 @@ def subclassed(run=plain, built=True, x=X, **parts):
     [
         (["zz"], ["'net'", "'zz'", "'a'", "'b'", "'out'"]),
         (["a", "zz"], ["'net'", "'zz'", "'a'", "'b'", "'out'"]),
-        ({"zz": None}, ["'net'", "'zz'", "'a'", "'b'", "'out'"]),
+        ({"zz": "pred"}, ["'net'", "'zz'", "'a'", "'b'", "'out'"]),
         (["a", "a"], ["'a'", "2 times"]),
         (["a", 3], ["3", "layer names"]),
         ("a", ["'a'", "list of layer names", "dict", "number"]),
@@ -143,7 +143,7 @@ def test_unknown_and_repeated_names_are_refused(boundaries, said):
         e2e.modularize(model, boundaries)
 
 
-@pytest.mark.parametrize("boundaries", [["zz"], {"zz": None}, ["a", "a"]], ids=str)
+@pytest.mark.parametrize("boundaries", [["zz"], {"zz": "pred"}, ["a", "a"]], ids=str)
 @pytest.mark.parametrize("built", [True, False])
 def test_unknown_and_repeated_names_are_refused_in_a_subclassed_model(boundaries, built):
     model = subclassed(built=built)
@@ -186,10 +186,10 @@ def test_a_boundary_after_a_boundary_is_refused():
         e2e.modularize(model, ["a"])
 
 
-@pytest.mark.parametrize("objective", [True, Prediction, 3], ids=str)
+@pytest.mark.parametrize("objective", [True, False, Prediction, 3], ids=str)
 def test_what_is_no_objective_is_refused(objective):
     model = stock()
-    said = ["'a", "LocalObjective", "None", "False", repr(objective)]
+    said = ["'a", "LocalObjective", "None", repr(objective)]
     with refused_for(model, TypeError, *said):
         e2e.modularize(model, {"a": objective})
 
@@ -211,7 +211,7 @@ def test_one_objective_for_two_boundaries_is_refused():
 )
 def test_an_objective_that_does_not_fit_is_refused(objective, said):
     model = stock()
-    with refused_for(model, ValueError, "'a'", "objective=False", *said):
+    with refused_for(model, ValueError, "'a'", "objective=None", *said):
         e2e.modularize(model, {"a": objective})
 
 
@@ -830,12 +830,12 @@ def test_an_unknown_module_is_refused_once_a_subclassed_model_is_examined():
     ids=str,
 )
 def test_a_module_without_a_loss_is_refused(mode):
-    model = labelled("end_to_end", run_eagerly=True, a=False, b=None)
+    model = labelled("end_to_end", run_eagerly=True, a=None, b="pred")
     said = ["'a'", "no objective", "Give the boundary an objective"]
     with refused_to_fit(model, *said, good=(X, Y)):
         model.training_mode = mode
     with refused_for(stock(), ValueError, *said):
-        e2e.modularize(stock(), {"a": False, "b": None}, training_mode=mode)
+        e2e.modularize(stock(), {"a": None, "b": "pred"}, training_mode=mode)
     # The way out that the error names.
     for allowed in (TrainingMode("mixed", stop=["b"]), "deep_supervision"):
         model.training_mode = allowed
@@ -884,7 +884,7 @@ def test_a_schedule_in_an_unknown_unit_is_refused(unit):
 )
 @pytest.mark.parametrize("unit", ["epoch", "step"])
 def test_a_schedule_that_does_not_fit_is_refused_before_any_step(schedule, said, unit):
-    objectives = {"a": None, "b": False if "no objective" in said else None}
+    objectives = {"a": "pred", "b": None if "no objective" in said else "pred"}
     model = labelled("deep_supervision", run_eagerly=True, **objectives)
     with refused_to_fit(model, *said, good=(X, Y)):
         model.fit(
@@ -1012,7 +1012,7 @@ def test_a_multi_input_module_cannot_reconstruct_its_input():
     model = keras.Model([one, other], layers.Dense(3, name="out")(joined))
     said = ["'c'", "2 inputs", "of='model_input'"]
     for boundaries in (
-        {"a": None, "b": None, "c": Reconstruction()},
+        {"a": "pred", "b": "pred", "c": Reconstruction()},
         {"c": Reconstruction()},
     ):
         with refused_for(model, ValueError, *said, x=[X, X]):

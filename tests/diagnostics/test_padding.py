@@ -28,7 +28,7 @@ def readings(padding):
             layers.Dense(3, activation="softmax", name="out"),
         ]
     )
-    model = e2e.modularize(base, {"words": False})
+    model = e2e.modularize(base, {"words": None})
     model.compile(keras.optimizers.SGD(0.1), "sparse_categorical_crossentropy")
     recorder = model.instrument(QUANTITIES)
     found = []

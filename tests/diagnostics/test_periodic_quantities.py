@@ -111,7 +111,7 @@ def test_an_objective_that_opposes_the_task_is_told_by_its_sign():
             return -keras.losses.sparse_categorical_crossentropy(y, p)
 
     model, recorder = modular(
-        [LocalAlignment()], objectives={"a": False, "b": Prediction("mlp", loss=Opposed())}
+        [LocalAlignment()], objectives={"a": None, "b": Prediction("mlp", loss=Opposed())}
     )
     step(model)
     assert recorder.read()["local_alignment"] == {}, "one boundary has no objective"

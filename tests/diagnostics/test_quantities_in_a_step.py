@@ -241,7 +241,7 @@ def test_a_wrapped_subclassed_model_reads_the_same_numbers():
             subclassed = Net(base)
             subclassed(X)
             base = subclassed
-        model = e2e.modularize(base, {"a": False, "b": False})
+        model = e2e.modularize(base, {"a": None, "b": None})
         model.compile("sgd", LOSS)
         recorder = model.instrument(diagnostics.default_quantities())
         step(model)
@@ -259,7 +259,7 @@ class InCall(keras.Model):
     def __init__(self):
         super().__init__()
         self.a = layers.Dense(4, name="a")
-        self.mark = ModuleBoundary(False, name="mark")
+        self.mark = ModuleBoundary(None, name="mark")
         self.out = layers.Dense(1, name="out")
 
     def call(self, x):

@@ -75,7 +75,7 @@ CASES = {
 
 
 def modular(kind, objective, mode="local"):
-    objectives = {"first": None, "second": objective}
+    objectives = {"first": "pred", "second": objective}
     if isinstance(objective, IntermediateTarget):
         mode = "end_to_end"
     model = e2e.modularize(models.build(kind), objectives, training_mode=mode)
@@ -134,7 +134,7 @@ def test_it_predicts_the_same_where_keras_e2e_is_not_installed(saved):
 def test_it_ends_as_the_model_ends_and_in_its_structure(saved):
     _, predicted = saved
     np.testing.assert_allclose(predicted["dense-mlp"][0].sum(axis=1), 1.0, rtol=1e-5)
-    early = modular("two_outputs", None).early_exit_model("second")
+    early = modular("two_outputs", "pred").early_exit_model("second")
     assert {k: t.shape for k, t in early.output.items()} == {
         "kind": (None, models.CLASSES),
         "size": (None, 1),
@@ -160,7 +160,7 @@ def test_it_shares_the_weights_and_leaves_the_model_usable(tmp_path):
 
 
 def test_it_trains_as_a_stock_model():
-    early = modular("dense", None).early_exit_model("first")
+    early = modular("dense", "pred").early_exit_model("first")
     stock = keras.models.clone_model(early)
     stock.set_weights(early.get_weights())
     before, histories = early.get_weights(), []
@@ -251,9 +251,9 @@ def test_a_users_objective_joins_by_exits():
 @pytest.mark.parametrize(
     ("objective", "name", "message"),
     [
-        (None, "secnd", "no boundary is named 'secnd'. Did you mean 'second'"),
-        (None, "out", "the last module.*strip"),
-        (False, "second", "has no objective"),
+        ("pred", "secnd", "no boundary is named 'secnd'. Did you mean 'second'"),
+        ("pred", "out", "the last module.*strip"),
+        (None, "second", "has no objective"),
         (Reconstruction(), "second", "Reconstruction of boundary 'second' has no head"),
         (SimilarityMatching(), "second", "SimilarityMatching of boundary 'second'"),
         (SyntheticGradient(), "second", "SyntheticGradient of boundary 'second'"),

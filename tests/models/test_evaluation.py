@@ -58,7 +58,7 @@ def test_each_head_gets_its_loss_and_metrics_in_every_mode(mode):
 
 def test_weights_of_examples_weigh_losses_and_weighted_metrics():
     model = modular(
-        "dense", {"first": Prediction(), "second": None}, weighted_metrics=["acc"]
+        "dense", {"first": Prediction(), "second": "pred"}, weighted_metrics=["acc"]
     )
     x, y = data("dense")
     weight = np.linspace(0, 2, len(y)).astype("float32")
@@ -149,7 +149,7 @@ def test_a_loss_without_its_labels_is_left_out():
     found = model.evaluate_modules(x, {"out": y, "first": labels})
     told = model.early_exit_model("first").predict(x, verbose=0)
     assert found["first"] == pytest.approx({"loss": crossentropy(told, labels).mean()})
-    model = modular("dense", {"first": False, "second": Reconstruction()})
+    model = modular("dense", {"first": None, "second": Reconstruction()})
     found = model.evaluate_modules(x)
     assert found["first"] == found["out"] == {} and list(found["second"]) == ["loss"]
 
@@ -157,7 +157,7 @@ def test_a_loss_without_its_labels_is_left_out():
 def test_several_outputs_are_told_apart_by_name():
     model = modular(
         "two_outputs",
-        {"first": None, "second": Prediction(target="kind")},
+        {"first": "pred", "second": Prediction(target="kind")},
         metrics=(),
     )
     model.compile(
@@ -196,7 +196,7 @@ def test_a_probe_reads_off_what_is_there_and_the_same_each_time():
 
 
 def test_a_subclassed_model_is_evaluated():
-    model = modular("subclassed", {"first": None, "second": Reconstruction()})
+    model = modular("subclassed", {"first": "pred", "second": Reconstruction()})
     x, y = data("subclassed")
     found = model.evaluate_modules(x, y, probe=(x, y), probe_epochs=1)
     assert set(found["first"]) == {"loss", "accuracy", "probe_loss", "probe_accuracy"}
@@ -215,7 +215,7 @@ def test_a_subclassed_model_is_evaluated():
     ],
 )
 def test_bad_arguments_are_refused(arguments, message):
-    model = modular("dense", {"first": None})
+    model = modular("dense", {"first": "pred"})
     x, y = data("dense")
     with pytest.raises(ValueError, match=message):
         model.evaluate_modules(**{"x": x, "y": y, **arguments})
@@ -225,7 +225,7 @@ def test_what_cannot_be_evaluated_is_refused():
     x, y = data("dense")
     with pytest.raises(ValueError, match="not compiled"):
         e2e.modularize(models.build("dense"), ["first"]).evaluate_modules(x, y)
-    model = modular("dense", {"first": None})
+    model = modular("dense", {"first": "pred"})
     with pytest.raises(ValueError, match="a probe needs targets of the output 'out'"):
         model.evaluate_modules(x, probe=(x, y))
     wrapped = e2e.modularize(models.Chain(name="c"), {})

@@ -187,7 +187,7 @@ def test_boundaries_in_call_need_no_names():
 
 
 def test_boundaries_in_call_and_by_name_go_together():
-    model = e2e.modularize(built(Marked), {"a": False})
+    model = e2e.modularize(built(Marked), {"a": None})
     assert list(model.boundaries) == ["a", "code", "mix"]
 
 
@@ -305,7 +305,7 @@ def test_in_sequential_mode_statistics_of_frozen_modules_stand_still():
 
 def test_labels_come_under_the_names_of_sublayers():
     model = compiled(
-        wrapped({"norm": None, "b": IntermediateTarget()}, training_mode="local")
+        wrapped({"norm": "pred", "b": IntermediateTarget()}, training_mode="local")
     )
     symbols = RNG.integers(0, 4, size=8)
     before = values(model.trainable_variables)
@@ -345,7 +345,7 @@ def test_dicts_go_in_and_out():
     x = {"one": X, "two": X[:, :4]}
     y = {"p": Y, "q": np.ones((8, 2), "float32")}
     base = built(Named, x)
-    model = e2e.modularize(base, {"mix": None}, training_mode="local")
+    model = e2e.modularize(base, {"mix": "pred"}, training_mode="local")
     model.compile("adam", {"p": LOSS, "q": "mse"}, metrics={"p": ["accuracy"]})
     history = model.fit(x, y, verbose=0).history
     assert members(model) == {"mix": ["left", "right", "mix"], "outputs": ["p", "q"]}
@@ -466,7 +466,7 @@ def test_taps_are_quiet_outside_of_a_training_step_of_their_own_model():
 
 @pytest.mark.parametrize("make", [Net, Marked])
 def test_a_wrapper_is_saved_and_loaded(make, tmp_path):
-    boundaries = {} if make is Marked else {"norm": Prediction("mlp"), "b": False}
+    boundaries = {} if make is Marked else {"norm": Prediction("mlp"), "b": None}
     mode = TrainingMode("mixed", stop=["code" if make is Marked else "norm"])
     model = compiled(e2e.modularize(built(make), boundaries, training_mode=mode))
     model.fit(X, Y, verbose=0)
@@ -494,7 +494,7 @@ def test_a_wrapper_of_dicts_is_saved_and_loaded(tmp_path):
 
 
 def test_a_wrapper_that_has_seen_no_data_is_copied_by_its_config():
-    model = wrapped({"norm": Reconstruction(), "b": None}, Net(), training_mode="local")
+    model = wrapped({"norm": Reconstruction(), "b": "pred"}, Net(), training_mode="local")
     again = ModularWrapper.from_config(model.get_config())
     assert again.training_mode == TrainingMode("local")
     compiled(again).fit(X, Y, verbose=0)

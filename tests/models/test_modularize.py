@@ -345,7 +345,7 @@ def test_a_boundary_goes_by_the_layer_it_follows():
 
 def test_a_dict_gives_each_boundary_its_objective():
     objective = IntermediateTarget()
-    model = e2e.modularize(dense_chain(), {"a": None, "norm": False, "b": objective})
+    model = e2e.modularize(dense_chain(), {"a": "pred", "norm": None, "b": objective})
     kinds = [type(module.objective) for module in model.modules]
     assert kinds == [Prediction, type(None), IntermediateTarget, type(None)]
     assert model.boundaries["b"].objective is objective
@@ -424,7 +424,7 @@ def test_a_modular_model_is_saved_and_loaded_with_its_heads_and_mode(tmp_path):
     objectives = {
         "a": Prediction("mlp", loss="mse"),
         "d0": Reconstruction("model_input"),
-        "middle": False,
+        "middle": None,
     }
     model = e2e.modularize(base, objectives, training_mode=mode)
     model.compile("adam", "mse")

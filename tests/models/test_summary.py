@@ -13,7 +13,7 @@ def model_of(depth=2):
         x = layers.Dense(10, name=f"d{number}")(x)
     x = layers.Dense(3, name="plain")(x)
     base = keras.Model(inputs, layers.Dense(2, name="out")(x), name="net")
-    objectives = {f"d{depth - 1}": Reconstruction(), "plain": False}
+    objectives = {f"d{depth - 1}": Reconstruction(), "plain": None}
     return e2e.modularize(base, objectives)
 
 

@@ -31,7 +31,7 @@ from keras_e2e.objectives import (
 KINDS = {
     "pred": Prediction,
     "prediction": Prediction,
-    "target": IntermediateTarget,
+    "intermediate_target": IntermediateTarget,
     "sim": SimilarityMatching,
     "predsim": PredSim,
     "supcon": SupervisedContrastive,
@@ -88,15 +88,14 @@ def test_every_objective_has_an_alias():
 
 
 def test_other_spellings():
-    assert type(objectives.get(None)) is Prediction
-    assert objectives.get(False) is None
+    assert objectives.get(None) is None
     own = Reconstruction()
     assert objectives.get(own) is own
     mixture = objectives.get({"sim": 0.99, "pred": 0.01})
     assert type(mixture) is Mixture
     assert [type(part) for part in mixture.parts] == [SimilarityMatching, Prediction]
     assert mixture.factors == (0.99, 0.01)
-    model = e2e.modularize(base(), {"a": {"sim": 1, "reconstruction": 0.5}, "b": None})
+    model = e2e.modularize(base(), {"a": {"sim": 1, "reconstruction": 0.5}, "b": "pred"})
     kinds = [type(b.objective) for b in model.boundaries.values()]
     assert kinds == [Mixture, Prediction]
 
@@ -127,11 +126,11 @@ def test_an_unknown_alias_is_refused_and_the_nearest_named(use, alias, near):
         assert "'bound'" in message
 
 
-@pytest.mark.parametrize("given", [3, ["sim"], True, Prediction, print], ids=str)
+@pytest.mark.parametrize("given", [3, ["sim"], True, False, Prediction, print], ids=str)
 def test_anything_else_is_refused(given):
     with pytest.raises(TypeError) as caught:
         e2e.ModuleBoundary(given, name="bound")
-    for phrase in ["'bound'", "LocalObjective", "'predsim'", "None", "False"]:
+    for phrase in ["'bound'", "LocalObjective", "'predsim'", "None for", repr(given)]:
         assert phrase in str(caught.value)
 
 

@@ -15,7 +15,7 @@ VALUES = RNG.normal(size=(10, 2)).astype("float32")
 WEIGHT = RNG.uniform(size=10).astype("float32")
 
 
-def model_of(objective=None, outputs=("softmax",), names=("p", "q"), **compiled):
+def model_of(objective="prediction", outputs=("softmax",), names=("p", "q"), **compiled):
     inputs = keras.Input((5,))
     code = layers.Dense(4, name="code")(inputs)
     ends = {"softmax": (3, "softmax"), "linear": (2, None), "sigmoid": (1, "sigmoid")}

@@ -346,7 +346,7 @@ def full_precision(model):
 def test_a_reach_over_more_modules_than_there_are_is_refused(own, mode, said):
     with pytest.raises(ValueError) as caught:
         e2e.modularize(
-            stock(), {"c": Prediction(reach=own), "a": None, "b": None}
+            stock(), {"c": Prediction(reach=own), "a": "pred", "b": "pred"}
         ).compile()
         modular(mode)
     for phrase in said:

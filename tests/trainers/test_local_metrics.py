@@ -17,7 +17,7 @@ X, Y = models.inputs("dense", 24), models.targets("dense", 24)
 
 
 def modular(mode="local", metrics=("accuracy",), **compiled):
-    objectives = {"first": Prediction("mlp", metrics=list(metrics)), "second": None}
+    objectives = {"first": Prediction("mlp", metrics=list(metrics)), "second": "pred"}
     model = e2e.modularize(models.build("dense"), objectives, training_mode=mode)
     model.compile(
         keras.optimizers.SGD(0.1),
@@ -65,7 +65,7 @@ def test_they_are_measured_in_every_mode_that_crosses_the_boundary(mode):
 
 
 def test_a_module_that_is_not_computed_shows_no_stale_number():
-    objectives = {"first": None, "second": Prediction("mlp", metrics=["accuracy"])}
+    objectives = {"first": "pred", "second": Prediction("mlp", metrics=["accuracy"])}
     model = e2e.modularize(models.build("dense"), objectives)
     model.compile("sgd", **models.losses("dense"))
     assert "second_accuracy" in model.fit(X, Y, verbose=0).history
@@ -128,7 +128,9 @@ def test_two_heads_of_one_boundary_may_not_report_under_one_name():
     with pytest.raises(ValueError, match="a metric 'first_accuracy'"):
         e2e.modularize(models.build("dense"), {"first": Mixture(dict.fromkeys(heads, 1.0))})
     parts = {Prediction(metrics=["accuracy"]): 0.5, "reconstruction": 0.5}
-    model = e2e.modularize(models.build("dense"), {"first": Mixture(parts), "second": None})
+    model = e2e.modularize(
+        models.build("dense"), {"first": Mixture(parts), "second": "pred"}
+    )
     model.compile("sgd", **models.losses("dense"))
     assert "first_accuracy" in model.fit(X, Y, verbose=0).history
 

@@ -54,7 +54,7 @@ def test_it_has_no_cut_points_and_the_network_of_the_paper():
 
 def test_five_signs_are_learned():
     task = tasks.random_parity(5, n=4000)
-    model = e2e.modularize(task.build(0), {"hidden": False})
+    model = e2e.modularize(task.build(0), {"hidden": None})
     model.compile(
         keras.optimizers.Adam(3e-3), task.loss, metrics=task.metrics, steps_per_execution=50
     )
