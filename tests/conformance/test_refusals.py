@@ -684,7 +684,7 @@ def refused_to_fit(model, *said, good, error=ValueError):
     ids=str,
 )
 def test_an_objective_without_the_targets_it_needs_is_refused(mode):
-    model = labelled(mode, a=None)
+    model = labelled(mode, a="pred")
     said = ["'a'", "targets", "Give y", "Reconstruction"]
     with refused_to_fit(model, *said, good=(X, Y)):
         model.fit(X, verbose=0)
@@ -693,7 +693,7 @@ def test_an_objective_without_the_targets_it_needs_is_refused(mode):
 def test_an_objective_is_refused_an_unlabelled_dataset():
     import tensorflow as tf
 
-    model = labelled(a=None)
+    model = labelled(a="pred")
     with refused_to_fit(model, "'a'", "targets", "Give y", good=(X, Y)):
         model.fit(tf.data.Dataset.from_tensor_slices((X,)).batch(4), verbose=0)
 
@@ -799,7 +799,7 @@ def test_labels_at_a_boundary_crossed_twice_are_refused():
     ids=str,
 )
 def test_a_mode_that_does_not_fit_is_refused(mode, said):
-    model = labelled("deep_supervision", run_eagerly=True, a=None, b=None)
+    model = labelled("deep_supervision", run_eagerly=True, a="pred", b="pred")
     error = TypeError if "'weight'" in said else ValueError
     with refused_to_fit(model, *said, good=(X, Y), error=error):
         model.training_mode = mode
@@ -1039,7 +1039,7 @@ def test_a_generator_is_refused_until_the_wrapper_has_seen_data():
 
 @pytest.mark.parametrize("mode", ["local", "deep_supervision", "sequential:out"])
 def test_a_training_loss_without_a_forward_pass_is_refused(mode):
-    model = labelled(mode, run_eagerly=True, a=None, b=None)
+    model = labelled(mode, run_eagerly=True, a="pred", b="pred")
 
     def loss_of(y_pred):
         return model.compute_loss(x=X, y=Y, y_pred=y_pred, training=True)
@@ -1049,7 +1049,7 @@ def test_a_training_loss_without_a_forward_pass_is_refused(mode):
         loss_of(model(X))
     with refused(RuntimeError, *said):  # nor is the pass of the last step of fit used
         loss_of(model(X))
-    labelled(mode, a=None)(X, training=True)
+    labelled(mode, a="pred")(X, training=True)
     with refused(RuntimeError, *said):  # nor the pass of another model
         loss_of(model(X))
     assert np.isfinite(float(loss_of(model(X, training=True))))
@@ -1065,7 +1065,7 @@ def test_local_losses_of_a_wrapper_that_has_seen_no_data_are_refused():
 
 
 def test_diagnostics_are_refused_before_they_are_instrumented():
-    model = labelled(a=None)
+    model = labelled(a="pred")
     said = ["net", "instrument(quantities)"]
     with refused_to_fit(model, *said, good=(X, Y), error=RuntimeError):
         model.request_diagnostics()
