@@ -1,13 +1,16 @@
-"""Per-module diagnostics: numbers that say which module gets a usable signal."""
+"""Per-module diagnostics: quantities that say which module gets a usable signal."""
 
-from keras_e2e.diagnostics.activations import DormantFraction
 from keras_e2e.diagnostics.agreement import LocalAlignment, NoiseScale, Reliability
 from keras_e2e.diagnostics.gradients import GradientSNR, GradRMS, UpdateRatio
 from keras_e2e.diagnostics.jacobian import JacobianSingularValues
 from keras_e2e.diagnostics.on_demand import OnDemand
 from keras_e2e.diagnostics.progress import LossCredit, Rotation
 from keras_e2e.diagnostics.quantity import ModuleView, Quantity
-from keras_e2e.diagnostics.representations import EffectiveRank, ProbeAccuracy
+from keras_e2e.diagnostics.representations import (
+    DormantFraction,
+    EffectiveRank,
+    ProbeAccuracy,
+)
 from keras_e2e.diagnostics.signals import ModuleLoss, SignalCoherence, SignalGain
 from keras_e2e.diagnostics.similarity import CKA
 from keras_e2e.diagnostics.utility import FrozenUtility, ResetUtility
@@ -15,7 +18,14 @@ from keras_e2e.diagnostics.verdicts import Verdict, judge
 
 
 def default_quantities() -> list[Quantity]:
-    """The quantities that are on by default: cheap, and no extra pass."""
+    """The quantities that are measured by default: they take no extra pass over the batch.
+
+    Example:
+
+    >>> import keras_e2e as e2e
+    >>> [quantity.name for quantity in e2e.diagnostics.default_quantities()][:3]
+    ['loss', 'grad_rms', 'update_ratio']
+    """
     return [
         ModuleLoss(),
         GradRMS(),
@@ -28,7 +38,16 @@ def default_quantities() -> list[Quantity]:
 
 
 def full_quantities() -> list[Quantity]:
-    """The default ones, and those that are due now and then: further passes, algebra."""
+    """The default quantities, and the expensive ones: extra passes, linear algebra.
+
+    The expensive ones have a schedule of their own: every 200 steps.
+
+    Example:
+
+    >>> import keras_e2e as e2e
+    >>> [q.name for q in e2e.diagnostics.full_quantities() if q.schedule][:3]
+    ['loss_credit', 'local_alignment', 'reliability']
+    """
     return [
         *default_quantities(),
         LossCredit(),

@@ -12,6 +12,7 @@ from keras_e2e.diagnostics.quantity import (
     dot,
     sum_of_squares,
 )
+from keras_e2e.utils.validation import is_number
 
 # A gradient whose root mean square is below this is rounding error: no direction.
 FLOOR = 1e-12
@@ -20,8 +21,20 @@ FLOOR = 1e-12
 class Reliability(Quantity):
     """Agreement of the end-to-end gradients on two halves of the batch: their cosine.
 
-    It is what `local_alignment` can reach at most: a gradient that does not agree with
-    itself agrees with nothing. For pure noise it is 0, give or take `1 / sqrt(P)`.
+    It bounds `local_alignment` from above: a gradient that does not agree with itself
+    agrees with nothing. For pure noise over `P` parameters it is 0, give or take
+    `1 / sqrt(P)`.
+
+    Args:
+        schedule: Integer or `None`: when it is measured (see `Quantity`). Defaults to
+            every 200 steps.
+
+    Example:
+
+    >>> import keras_e2e as e2e
+    >>> quantity = e2e.diagnostics.Reliability(schedule=50)
+    >>> quantity.name, quantity.schedule
+    ('reliability', 50)
     """
 
     name = "reliability"
@@ -39,10 +52,21 @@ class Reliability(Quantity):
 
 
 class LocalAlignment(Quantity):
-    """Whether the local objective pulls where the task does: the cosine of both.
+    """Cosine of a module's local gradient and of its end-to-end gradient.
 
-    NaN where either gradient is at the numerical floor. An average over modules would
-    hide the one that is in conflict: look at each.
+    Above 0 a step along the local gradient lowers the task loss, too; below 0 the two
+    are in conflict. NaN where either gradient is rounding error. Look at each module: an
+    average would hide one in conflict.
+
+    Args:
+        schedule: Integer or `None`: when it is measured (see `Quantity`). Defaults to
+            every 200 steps.
+
+    Example:
+
+    >>> import keras_e2e as e2e
+    >>> e2e.diagnostics.LocalAlignment().formula
+    'cos(g_local, g_end_to_end)'
     """
 
     name = "local_alignment"
@@ -60,15 +84,27 @@ class LocalAlignment(Quantity):
 
 
 class NoiseScale(Quantity):
-    """The batch size at which noise and signal of the task's gradient are level.
+    """The batch size at which signal and noise of the task's gradient are equal.
 
     The simple noise scale `trace(Var g) / norm(E g)^2`, per example, from the gradients
     on a batch and on its halves (McCandlish et al. 2018, arXiv 1812.06162, appendix A.1).
-    Numerator and denominator are averaged over the readings separately. Infinite where
-    no signal shows.
+    Numerator and denominator are averaged over the measurements separately. Infinite
+    where the estimate of the signal is not positive.
 
     Args:
-        decay: of the averages, per reading.
+        decay: Float between 0 and 1: decay of the averages from one measurement to the
+            next. Defaults to 0.9.
+        schedule: Integer or `None`: when it is measured (see `Quantity`). Defaults to
+            every 200 steps.
+
+    Raises:
+        ValueError: if an argument is invalid.
+
+    Example:
+
+    >>> import keras_e2e as e2e
+    >>> e2e.diagnostics.NoiseScale(decay=0.5).unit
+    'examples'
     """
 
     name = "noise_scale"
@@ -81,8 +117,8 @@ class NoiseScale(Quantity):
 
     def __init__(self, decay: float = 0.9, **kwargs: Any):
         super().__init__(**kwargs)
-        if not 0.0 < decay < 1.0:
-            raise ValueError(f"NoiseScale(decay={decay}): expected 0 < decay < 1.")
+        if not (is_number(decay) and 0.0 < decay < 1.0):
+            raise ValueError(f"NoiseScale: decay={decay!r}: expected 0 < decay < 1.")
         self.decay = decay
 
     def init_state(self, shapes: list[tuple]) -> list[tuple]:
@@ -95,7 +131,7 @@ class NoiseScale(Quantity):
         if large is None:
             return None, state
         small = sum(sum_of_squares(half) for half in module.halves) / 2.0
-        many = module.examples
+        many = module.num_examples
         signal = self.decay * state[0] + (2.0 * large - small)
         noise = self.decay * state[1] + (small - large) * many
         value = ops.where(signal > 0, noise / ops.maximum(signal, 1e-37), float("inf"))

@@ -1,4 +1,4 @@
-"""Quantities read from a module's gradients and updates."""
+"""Quantities of a module's gradients and updates."""
 
 import math
 from typing import Any
@@ -9,14 +9,26 @@ from keras_e2e.diagnostics.quantity import (
     ModuleView,
     Quantity,
     dot,
-    some,
-    spacing,
+    spaced_entries,
+    stride,
     sum_of_squares,
 )
+from keras_e2e.utils.validation import check_integer, is_number
 
 
 class GradRMS(Quantity):
-    """Root mean square of a module's gradient: `norm(g) / sqrt(P)`."""
+    """Root mean square of a module's gradient: `norm(g) / sqrt(P)` over `P` parameters.
+
+    Args:
+        schedule: Integer or `None`: when it is measured (see `Quantity`). Defaults to
+            `None`, whenever the callback measures.
+
+    Example:
+
+    >>> import keras_e2e as e2e
+    >>> e2e.diagnostics.GradRMS().formula
+    'norm(g) / sqrt(P)'
+    """
 
     name = "grad_rms"
     formula = "norm(g) / sqrt(P)"
@@ -35,6 +47,16 @@ class UpdateRatio(Quantity):
     """Size of the step relative to the weights: `norm(dtheta) / norm(theta)`.
 
     The update is the one the optimizer made, not learning rate times gradient.
+
+    Args:
+        schedule: Integer or `None`: when it is measured (see `Quantity`). Defaults to
+            `None`, whenever the callback measures.
+
+    Example:
+
+    >>> import keras_e2e as e2e
+    >>> e2e.diagnostics.UpdateRatio().healthy
+    (0.0001, 0.01)
     """
 
     name = "update_ratio"
@@ -51,31 +73,45 @@ class UpdateRatio(Quantity):
 
 
 class GradientSNR(Quantity):
-    """Signal to noise of a module's gradient: `norm(E g)^2 / trace(Var g)`.
+    """Signal-to-noise ratio of a module's gradient: `norm(E g)^2 / trace(Var g)`.
 
-    Mean and variance over batches, from exponential moving averages over the
-    instrumented steps: m of g and s of norm(g)^2.
-    With c the sum of the squared averaging weights, E norm(m)^2 = norm(E g)^2 +
-    c trace(Var g), so (norm(m)^2 - c s) / (s - norm(m)^2) estimates the ratio without
-    the floor that pure noise would leave, whatever the optimizer; it is clipped at 0. The
-    first reading after a switch of modes is NaN: one batch has no variance.
+    Mean and variance are over batches, estimated from exponential moving averages over
+    the measurements: `m` of the gradient `g`, and `s` of `norm(g)^2`. With `c` the sum of
+    the squared averaging weights, `E norm(m)^2 = norm(E g)^2 + c trace(Var g)`, so
+    `(norm(m)^2 - c s) / (s - norm(m)^2)` estimates the ratio without the floor that pure
+    noise would leave, whatever the optimizer. Both differences are clipped at 0: pure
+    noise gives 0, and identical batches, which have no noise, give infinity. The first
+    measurement after a switch of modes is NaN: one batch has no variance.
 
-    `gradient_snr_error` is its standard error. The numerator is a weighted mean of the
-    products of each gradient with the average of those before it, which are unbiased and
-    uncorrelated, so their scatter tells; from the third reading on. What the denominator
-    adds is small where the ratio is.
+    `gradient_snr_error` comes along: its standard error. The numerator is a weighted mean
+    of the products of each gradient with the average of those before it, which are
+    unbiased and uncorrelated, so it follows from how they scatter, from the third
+    measurement on. What the denominator adds is small where the ratio is.
 
-    Of a large variable, evenly spaced entries stand for all: both moments are sums over
-    entries, and the share that is left out cancels in the ratio. So neither the memory
-    for m nor the time grows with the model.
+    Evenly spaced entries of a large variable stand for all of them: both moments are sums
+    over entries, and the share that is left out cancels in the ratio. So neither the
+    memory for `m` nor the time grows with the model.
 
     A low value with a low loss is convergence; a low value with the loss at its
-    starting value is starvation (see `verdicts`). The quantity is that of
+    starting value is starvation (see `judge`). The quantity is that of
     Shalev-Shwartz, Shamir & Shammah (2017), "Failures of Gradient-Based Deep Learning".
 
     Args:
-        decay: decay of the averages per instrumented step. 0.9 averages over about 10.
-        entries: how many entries of a variable to look at, at most.
+        decay: Float between 0 and 1: decay of the averages from one measurement to the
+            next. Defaults to 0.9, which averages over about 10.
+        entries: Integer: how many entries of a variable to look at, at most. Defaults to
+            65536.
+        schedule: Integer or `None`: when it is measured (see `Quantity`). Defaults to
+            `None`, whenever the callback measures.
+
+    Raises:
+        ValueError: if an argument is invalid.
+
+    Example:
+
+    >>> import keras_e2e as e2e
+    >>> e2e.diagnostics.GradientSNR(decay=0.5).columns
+    ('gradient_snr', 'gradient_snr_error')
     """
 
     name = "gradient_snr"
@@ -89,23 +125,21 @@ class GradientSNR(Quantity):
 
     def __init__(self, decay: float = 0.9, entries: int = 65536, **kwargs: Any):
         super().__init__(**kwargs)
-        if not 0.0 < decay < 1.0:
-            raise ValueError(f"GradientSNR(decay={decay}): expected 0 < decay < 1.")
-        if isinstance(entries, bool) or not isinstance(entries, int) or entries < 1:
-            raise ValueError(
-                f"GradientSNR(entries={entries!r}): expected a whole number, 1 or larger."
-            )
-        self.decay = decay
-        self.entries = entries
+        if not (is_number(decay) and 0.0 < decay < 1.0):
+            raise ValueError(f"GradientSNR: decay={decay!r}: expected 0 < decay < 1.")
+        check_integer("GradientSNR: entries", entries, 1)
+        self.decay, self.entries = decay, int(entries)
 
     def init_state(self, shapes: list[tuple]) -> list[tuple]:
         # Sums over the steps: of the weights, of their squares, of norm(g)^2, of the
         # products with their squared weights (and powers of them), of g.
-        sizes = [-(-math.prod(s) // spacing(s, self.entries)) for s in shapes]
+        sizes = [-(-math.prod(s) // stride(s, self.entries)) for s in shapes]
         return [(), (), (), (3,), *[(size,) for size in sizes]]
 
     def compute(self, module: ModuleView, state: list) -> tuple[Any, list]:
-        gradients = [g if g is None else some(g, self.entries) for g in module.gradients]
+        gradients = [
+            g if g is None else spaced_entries(g, self.entries) for g in module.gradients
+        ]
         square = sum_of_squares(gradients)
         if square is None:
             return None, state
@@ -127,7 +161,9 @@ class GradientSNR(Quantity):
         signal = sum_of_squares(sums) / ops.square(weight)
         spread = squares / weight
         c = weight_square / ops.square(weight)
-        snr = ops.maximum(signal - c * spread, 0.0) / (spread - signal)
+        # Of equal gradients the difference is a rounding error, of either sign.
+        noise = ops.maximum(spread - signal, 0.0)
+        snr = ops.maximum(signal - c * spread, 0.0) / noise
         # After one batch c is 1 and both differences are rounding errors.
         value = ops.where(weight > 1.0, snr, float("nan"))
         # (s - norm(m)^2) / (1 - c) is the variance.
@@ -135,6 +171,6 @@ class GradientSNR(Quantity):
         count = total / scatter[0]  # as many products of equal weight would say as much
         around = ops.maximum(scatter[2] - ops.square(scatter[1]) / scatter[0], 0.0)
         error = ops.sqrt(around / total * count / (count - 1.0))
-        error = error * (1.0 - c) / (spread - signal)
+        error = error * (1.0 - c) / noise
         error = ops.where(weight > 1.0 + decay, error, float("nan"))
         return (value, error), [weight, weight_square, squares, scatter, *sums]

@@ -1,4 +1,4 @@
-"""The singular values of what a module does to a small change of its input."""
+"""The singular values of a module's Jacobian."""
 
 import math
 from typing import Any
@@ -8,35 +8,39 @@ from keras import ops, tree
 
 from keras_e2e.diagnostics.on_demand import OnDemand
 from keras_e2e.modules.boundary import Collector, collecting
+from keras_e2e.utils.validation import check_integer
 
 
 class JacobianSingularValues(OnDemand):
     """The singular values of a module's Jacobian: by how much it stretches a change.
 
-    The Jacobian is that of the module's output with respect to what it is given, for each
+    The Jacobian is that of the module's output with respect to its input, for each
     example, in inference mode; the numbers are means over the examples. Where all its
-    singular values are about 1 (dynamical isometry), signals pass forth and errors pass
+    singular values are about 1 (dynamical isometry), signals pass forward and errors pass
     back in every direction, and a deep network learns fast (Pennington et al. 2017,
     arXiv 1711.04735).
 
     `jacobian_mean_square` is the mean squared singular value, `norm(J)^2 / min(inputs,
-    outputs)`, by Hutchinson's estimator with vector-Jacobian products: on average right,
-    and exact from as many probes on as the module has outputs. `jacobian_largest` is the
-    largest one, by power iteration with products from both sides, which comes up to it
-    from below.
+    outputs)`, by Hutchinson's estimator with vector-Jacobian products: unbiased, and
+    exact where there are as many directions as the module has outputs.
+    `jacobian_largest` is the largest singular value, by power iteration with products
+    from both sides, which approaches it from below.
 
-    NaN where a module is not given exactly one tensor of floats, or puts out more than
-    one: a model with several inputs, token ids. The padding of sequences counts as
-    input. The operations of the module need second derivatives.
+    NaN where a module has other than exactly one input and one output, both floats: a
+    model with several inputs, token ids. The padding of sequences counts as input. The
+    operations of the module need second derivatives.
 
     Args:
-        probes: random directions of the mean square, orthogonal to each other. 8.
-        iterations: of the power iteration. Each one takes a product from both sides.
-        examples: how many examples to look at, the first ones.
-        seed: of the directions.
+        num_directions: Integer: how many random directions the mean square is estimated
+            from; they are orthogonal to each other. Defaults to 8.
+        num_iterations: Integer: iterations of the power iteration. Each takes a product
+            from both sides. Defaults to 20.
+        num_examples: Integer: how many examples to look at, from the first on. Defaults
+            to 32.
+        seed: Integer seed for the directions. Defaults to 0.
 
     Raises:
-        ValueError: an argument that is no whole number, or below 1.
+        ValueError: if an argument is invalid.
 
     Example: a layer that doubles what it is given.
 
@@ -56,24 +60,27 @@ class JacobianSingularValues(OnDemand):
     source = "Pennington et al. 2017 (arXiv 1711.04735)"
 
     def __init__(
-        self, probes: int = 8, iterations: int = 20, *, examples: int = 32, seed: int = 0
+        self,
+        num_directions: int = 8,
+        num_iterations: int = 20,
+        *,
+        num_examples: int = 32,
+        seed: int = 0,
     ):
-        given = {"probes": probes, "iterations": iterations, "examples": examples}
-        for what, value in given.items():
-            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-                raise ValueError(
-                    f"JacobianSingularValues({what}={value!r}): expected a whole number, 1 "
-                    "or larger."
-                )
-        self.probes, self.iterations = probes, iterations
-        self.examples, self.seed = examples, seed
+        who = type(self).__name__
+        check_integer(f"{who}: num_directions", num_directions, 1)
+        check_integer(f"{who}: num_iterations", num_iterations, 1)
+        check_integer(f"{who}: num_examples", num_examples, 1)
+        check_integer(f"{who}: seed", seed, 0)
+        self.num_directions, self.num_iterations = int(num_directions), int(num_iterations)
+        self.num_examples, self.seed = int(num_examples), int(seed)
 
     @property
     def columns(self) -> tuple[str, ...]:
         return ("jacobian_mean_square", "jacobian_largest")
 
     def compute(self, model, x, y, sample_weight):
-        x = tree.map_structure(lambda a: None if a is None else a[: self.examples], x)
+        x = tree.map_structure(lambda a: None if a is None else a[: self.num_examples], x)
         tape, ends = _pass(model, x)
         found = {}
         for place, module in enumerate(model.modules):
@@ -82,8 +89,8 @@ class JacobianSingularValues(OnDemand):
             random = np.random.default_rng([self.seed, place])
             jacobian = _Jacobian(tape, *ends[module.name])
             found[module.name] = (
-                _mean_square(jacobian, self.probes, random),
-                _largest(jacobian, self.iterations, random),
+                _mean_square(jacobian, self.num_directions, random),
+                _largest(jacobian, self.num_iterations, random),
             )
         return found
 
@@ -172,15 +179,15 @@ class _Jacobian:
         return ops.cast(ops.reshape(found, (self.batch, size)), "float32")
 
 
-def _mean_square(jacobian: _Jacobian, probes: int, random: np.random.Generator) -> float:
-    probes = min(probes, jacobian.outputs)
-    directions, _ = np.linalg.qr(random.normal(size=(jacobian.outputs, probes)))
+def _mean_square(jacobian: _Jacobian, most: int, random: np.random.Generator) -> float:
+    count = min(most, jacobian.outputs)
+    directions, _ = np.linalg.qr(random.normal(size=(jacobian.outputs, count)))
     total = 0.0
     for direction in directions.T:
         vectors = np.tile(direction.astype("float32"), (jacobian.batch, 1))
         total += float(ops.sum(ops.square(jacobian.left(vectors))))
     # A random direction of length 1 sees one part in as many as there are outputs.
-    norm = total * jacobian.outputs / probes / jacobian.batch
+    norm = total * jacobian.outputs / count / jacobian.batch
     return norm / min(jacobian.inputs, jacobian.outputs)
 
 

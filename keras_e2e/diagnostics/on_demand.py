@@ -1,4 +1,4 @@
-"""The contract of a quantity that is measured when somebody asks for it."""
+"""The contract of a quantity that is measured on demand, outside of training."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -13,13 +13,20 @@ from keras_e2e.utils.state import preserve_state
 
 
 class OnDemand(Described):
-    """A number for each module that takes runs of its own: too dear for a training step.
+    """A number for each module that is measured on demand: too expensive for a training step.
 
-    A subclass sets the attributes of `Described` and implements `compute`. Call `measure`,
-    or give it to `keras_e2e.diagnose(on_demand=[...])`.
+    Call `measure`, or give the object to `keras_e2e.diagnose(on_demand=[...])`. A subclass
+    sets the class attributes below and implements `compute`.
 
     Attributes:
-        requires_targets: whether it takes `y` and a compiled loss.
+        name: String, its name.
+        formula: String, the formula in plain text.
+        interpretation: String, how to read it, in one line.
+        unit: String, the unit; empty for a pure number.
+        healthy: Tuple `(low, high)`, the range of healthy values: a heuristic. `None`
+            where only changes mean something.
+        source: String, where it comes from: a paper, in a few words.
+        requires_targets: Boolean, whether it takes `y` and a compiled loss.
         schedule: `"on demand"`: no callback measures it.
 
     Example: the mean absolute weight.
@@ -43,31 +50,30 @@ class OnDemand(Described):
     def measure(
         self, model: Any, x: Any, y: Any = None, sample_weight: Any = None
     ) -> dict[str, dict[str, float]]:
-        """Measures each module; the model is as it was afterwards, to the bit.
+        """Measures each module; afterwards the model is as it was before, to the bit.
 
         Args:
-            model: a modular model.
-            x: arrays: a batch, or a small data set.
-            y: targets, as in `model.fit`.
-            sample_weight: weights of the examples, as in `model.fit`.
+            model: A modular model.
+            x: Arrays (one, or a list or dict of them): a batch, or a small data set.
+            y: Targets, as in `model.fit`. Defaults to `None`.
+            sample_weight: Weights of the examples, as in `model.fit`. Defaults to `None`.
 
         Returns:
-            The numbers by name (`columns`) and module, in order; NaN where the quantity
-            does not apply.
+            A dict of dicts: the numbers by name (`columns`) and module, in order; NaN where
+            the quantity does not apply.
 
         Raises:
-            TypeError: the model is not modular.
-            RuntimeError: the Keras backend is not TensorFlow.
-            ValueError: no arrays, or of different lengths; for a quantity that needs
-                targets: none, or a model that is not compiled.
+            TypeError: if the model is not modular.
+            RuntimeError: if the Keras backend is not TensorFlow.
+            ValueError: if the data are not arrays of one length; for a quantity that
+                requires targets, if there are none, or the model is not compiled.
         """
-        self._refuse(model, y)
+        self._check(model, y)
         data = Batches(x, y, sample_weight, who=self.name)
         if data.source is not None:
             raise ValueError(
                 f"{self.name}: x is a {type(x).__name__}; expected arrays, because the "
-                "examples are gone through several times and in parts. Give some of them "
-                "as arrays."
+                "examples are used several times and in parts. Give some of them as arrays."
             )
         x, y, sample_weight = tree.map_structure(_array, data.arrays)
         if not model.modules:
@@ -85,26 +91,25 @@ class OnDemand(Described):
         return table
 
     def compute(self, model: Any, x: Any, y: Any, sample_weight: Any) -> dict[str, Any]:
-        """The number for each module.
-
-        The model may be changed: its variables and its mode are put back afterwards.
+        """Measures all modules. The model may be changed: `measure` restores it.
 
         Args:
-            model: the modular model; its modules are known.
-            x: inputs, as NumPy arrays; floats in Keras's precision.
-            y: targets likewise; None where there are none.
-            sample_weight: weights likewise, or None.
+            model: The modular model.
+            x: Inputs as NumPy arrays, floats in `keras.config.floatx()`.
+            y: Targets likewise, or `None`.
+            sample_weight: Weights likewise, or `None`.
 
         Returns:
-            By module a number, or with several `columns` a tuple of as many. A module to
-            which the quantity does not apply may be left out.
+            A dict by the module's name of numbers; with several `columns`, of tuples with
+            one number for each. A module to which the quantity does not apply may be left
+            out.
         """
         raise NotImplementedError(
             f"{type(self).__name__} must implement compute(model, x, y, sample_weight)."
         )
 
-    def _refuse(self, model: Any, y: Any) -> None:
-        """Raises what `measure` says it does."""
+    def _check(self, model: Any, y: Any) -> None:
+        """Raises what `measure` says it raises for a model or missing targets."""
         if not hasattr(model, "_modular"):
             raise TypeError(
                 f"{self.name} needs a modular model; found a {type(model).__name__}. Use "
@@ -112,22 +117,24 @@ class OnDemand(Described):
             )
         if keras.backend.backend() != "tensorflow":
             raise RuntimeError(
-                f"{self.name}: diagnostics exist for the tensorflow backend only. Set "
-                "KERAS_BACKEND=tensorflow."
+                f"{self.name}: the Keras backend is {keras.backend.backend()}; diagnostics "
+                "exist for tensorflow only. Set KERAS_BACKEND=tensorflow."
             )
         if not self.requires_targets:
             return
         if not model.compiled:
             raise ValueError(
-                f"{self.name}: {model.name!r} is not compiled, so there is no loss to look "
-                "at. Call model.compile(...) first."
+                f"{self.name}: {model.name!r} is not compiled, so it has no loss. Call "
+                "model.compile(...) first."
             )
         if y is None:
-            raise ValueError(f"{self.name} looks at the task loss: give the targets y.")
+            raise ValueError(
+                f"{self.name}: y is None; expected the targets of the task loss."
+            )
 
 
-def refuse_unfit(weights: Sequence[Any], model: Any, who: str) -> None:
-    """Raises ValueError for weights that are not those of this model."""
+def check_weights(weights: Sequence[Any], model: Any, who: str) -> None:
+    """Raises ValueError unless weights have the number and shapes of the model's own."""
     expected = [tuple(v.shape) for v in model.weights]
     given = [np.shape(value) for value in weights]
     if given == expected:

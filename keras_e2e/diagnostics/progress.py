@@ -1,4 +1,4 @@
-"""Quantities that tell how far a module has come, and whether its steps help."""
+"""Quantities that say how far a module has come, and whether its steps help."""
 
 import math
 from typing import Any
@@ -10,18 +10,29 @@ from keras_e2e.diagnostics.quantity import (
     ModuleView,
     Quantity,
     dot,
-    some,
-    spacing,
+    spaced_entries,
+    stride,
     sum_of_squares,
 )
+from keras_e2e.utils.validation import check_integer
 
 
 class LossCredit(Quantity):
-    """What the module's step did to the loss on the batch it was made for.
+    """Change of the loss on a batch that is due to the module's step on that batch.
 
     The loss change allocation of Lan et al. 2019 (arXiv 1909.01440) for one step, by the
-    trapezoidal rule: half the sum of the gradients before and after it, times the step.
-    The sum over all modules is about the change of the loss.
+    trapezoidal rule: half the sum of the gradients before and after the step, times the
+    step. The sum over all modules is about the change of the loss.
+
+    Args:
+        schedule: Integer or `None`: when it is measured (see `Quantity`). Defaults to
+            every 200 steps.
+
+    Example:
+
+    >>> import keras_e2e as e2e
+    >>> e2e.diagnostics.LossCredit().interpretation
+    'below 0 the step lowered the loss'
     """
 
     name = "loss_credit"
@@ -42,39 +53,48 @@ class LossCredit(Quantity):
 
 
 class Rotation(Quantity):
-    """How far the weights have turned from where they were at the first reading.
+    """How far the weights have turned from where they were at the first measurement.
 
-    `1 - cos(theta, theta at start)`: near 0 a module has never left its initialisation.
-    Of a large variable evenly spaced entries stand for all.
+    `1 - cos(theta, theta at start)`: near 0 a module has never left its initialization.
+    Evenly spaced entries of a large variable stand for all of them.
 
     Args:
-        entries: how many entries of a variable to look at, at most.
+        entries: Integer: how many entries of a variable to look at, at most. Defaults to
+            65536.
+        schedule: Integer or `None`: when it is measured (see `Quantity`). Defaults to
+            every 200 steps.
+
+    Raises:
+        ValueError: if an argument is invalid.
+
+    Example:
+
+    >>> import keras_e2e as e2e
+    >>> e2e.diagnostics.Rotation(entries=1000).entries
+    1000
     """
 
     name = "rotation"
-    formula = "1 - cos(theta, theta at the first reading)"
-    interpretation = "0: never left its initialisation"
+    formula = "1 - cos(theta, theta at the first measurement)"
+    interpretation = "0: never left its initialization"
     source = "Carbonnelle & De Vleeschouwer 2018 (arXiv 1806.01603)"
     schedule = EXPENSIVE
     keep_across_modes = True
 
     def __init__(self, entries: int = 65536, **kwargs: Any):
         super().__init__(**kwargs)
-        if isinstance(entries, bool) or not isinstance(entries, int) or entries < 1:
-            raise ValueError(
-                f"Rotation(entries={entries!r}): expected a whole number, 1 or larger."
-            )
-        self.entries = entries
+        check_integer("Rotation: entries", entries, 1)
+        self.entries = int(entries)
 
     def init_state(self, shapes: list[tuple]) -> list[tuple]:
-        sizes = [-(-math.prod(s) // spacing(s, self.entries)) for s in shapes]
+        sizes = [-(-math.prod(s) // stride(s, self.entries)) for s in shapes]
         return [(), *[(size,) for size in sizes]]
 
     def compute(self, module: ModuleView, state: list) -> tuple[Any, list]:
         seen, *start = state
         if not start or len(module.variables) != len(start):
-            return None, state  # a module that stands still, or a part of it
-        now = [some(v, self.entries) for v in module.variables]
+            return None, state  # the module, or a part of it, is frozen
+        now = [spaced_entries(v, self.entries) for v in module.variables]
         start = [ops.where(seen > 0, old, new) for old, new in zip(start, now, strict=True)]
         lengths = [ops.sqrt(sum_of_squares(those)) for those in (start, now)]
         # As a distance of unit vectors: 1 - cos would be rounding error near 0.

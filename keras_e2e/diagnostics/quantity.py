@@ -1,4 +1,4 @@
-"""The contract of a quantity that is computed inside the training step."""
+"""The contract of a quantity that is measured inside the training step."""
 
 import math
 from collections.abc import Callable
@@ -16,38 +16,41 @@ EXPENSIVE = 200
 
 @dataclass(frozen=True)
 class ModuleView:
-    """What an instrumented step shows of one module.
+    """What a training step shows a quantity of one module.
 
-    Gradients and signals are those of the loss that was optimised, without the loss
+    Gradients and signals are those of the loss that was optimized, without the loss
     scale of mixed precision, in float32.
 
     Attributes:
-        name: the module's name.
-        variables: the variables that the step may move, as tensors from before it.
-        gradients: gradients of all its trainable variables, summed over replicas; None
-            where there is none.
-        updates: the changes that the optimizer made, in the places of `gradients`; None
-            where nothing may move.
-        loss: the module's loss: its local loss, or the task loss for the last one;
-            None where it was not computed.
-        activation: what the module put out, `(batch, ...)`; None for the last module.
-        mask: Keras's mask of the activation, `(batch, positions...)`, False where there is
-            padding; None where all counts.
-        signal: gradient of the loss with respect to the module's output: what the
-            module is taught by; None where there is none.
-        input_signal: gradient with respect to what the module was given: what it
-            would send back. None for the first module.
-        total: sums a tensor over the replicas; the identity on one device.
-        examples: how many examples the step saw, on all replicas.
-        halves: for a quantity with the extra pass `"halves"`, the gradients of the task loss, end
-            to end, on the first and on the second half of the batch, in the places of
-            `gradients`; None where a half is empty or there is no task loss.
-        local_gradients: for one with the extra pass `"local"`, the gradients of the local
-            objectives on the batch; None where a boundary has none.
-        later_gradients: for one with the extra pass `"later"`, the gradients of the loss of the
-            mode on the same batch after the step.
-        classes: for one that `requires_targets`, the targets of the model's only output
-            as `(batch, classes)` of zeros and ones; None where they are no classes.
+        name: String, the module's name.
+        variables: List of the variables that the step may change, as tensors from before
+            it.
+        gradients: List of the gradients of all its trainable variables, summed over
+            replicas; `None` for a variable without one.
+        updates: List of the changes that the optimizer made, in the places of
+            `gradients`; `None` for a variable that is frozen.
+        loss: Scalar, the module's loss: its local loss, or the task loss for the last
+            module; `None` where it was not computed.
+        activation: Tensor `(batch, ...)`, the module's output; `None` for the last module.
+        mask: Boolean tensor `(batch, positions...)`, Keras's mask of the activation,
+            False where there is padding; `None` where all of it counts.
+        signal: Tensor, the gradient of the loss with respect to the module's output: what
+            the module is trained by. `None` where there is no gradient.
+        input_signal: Tensor, the gradient with respect to the module's input: what it
+            would send back. `None` for the first module.
+        total: Function that sums a tensor over the replicas; the identity on one device.
+        num_examples: Scalar, how many examples the step saw, on all replicas.
+        halves: For a quantity with the extra pass `"halves"`: the end-to-end gradients of
+            the task loss on the first and on the second half of the batch, two lists in
+            the places of `gradients`. `None` where a half is empty or there is no task
+            loss.
+        local_gradients: For a quantity with the extra pass `"local"`: the gradients of the
+            local objectives on the batch; `None` where a boundary has no objective.
+        later_gradients: For a quantity with the extra pass `"later"`: the gradients of the
+            mode's loss on the same batch, after the step.
+        classes: For a quantity that `requires_targets`: the targets of the model's only
+            output as a one-hot tensor `(batch, num_classes)`; `None` where they are not
+            classes.
     """
 
     name: str
@@ -59,7 +62,7 @@ class ModuleView:
     signal: Any
     input_signal: Any
     total: Callable[[Any], Any]
-    examples: Any = None
+    num_examples: Any = None
     halves: tuple[list, list] | None = None
     local_gradients: list | None = None
     later_gradients: list | None = None
@@ -68,18 +71,19 @@ class ModuleView:
 
 
 class Described:
-    """What each diagnostic number says of itself, whenever it is computed.
+    """What every diagnostic number says of itself, however it is measured.
 
     Attributes:
-        name: the tag's stem: `e2e_<name>/<NN>_<module>` in TensorBoard.
-        formula: the formula, in plain text.
-        interpretation: how to read it, in one line.
-        unit: the unit; empty for a pure number.
-        healthy: `(low, high)`, the band of healthy values: a heuristic. None when only
-            changes mean something.
-        source: where it comes from: a paper, in a few words.
-        requires_targets: whether it looks at the targets.
-        extra_outputs: names of numbers that come along; `compute` then returns a tuple.
+        name: String, its name; in TensorBoard its tags are `e2e_<name>/<NN>_<module>`.
+        formula: String, the formula in plain text.
+        interpretation: String, how to read it, in one line.
+        unit: String, the unit; empty for a pure number.
+        healthy: Tuple `(low, high)`, the range of healthy values: a heuristic. `None`
+            where only changes mean something.
+        source: String, where it comes from: a paper, in a few words.
+        requires_targets: Boolean, whether it looks at the targets.
+        extra_outputs: Tuple of the names of further numbers that it measures at the same
+            time; `compute` then returns a tuple.
         schedule: when it is measured; `Quantity` and `OnDemand` say what it may be.
     """
 
@@ -95,17 +99,17 @@ class Described:
 
     @property
     def columns(self) -> tuple[str, ...]:
-        """The names of its numbers."""
+        """The names of all its numbers: `name`, and those in `extra_outputs`."""
         return (self.name, *self.extra_outputs)
 
 
 class Quantity(Described):
-    """One diagnostic number for each module, computed inside the training step.
+    """One diagnostic number for each module, measured inside the training step.
 
-    A subclass sets the attributes (those of `Described`, too) and implements `compute`. It
-    may keep running state: `init_state` names the tensors, `compute` returns their next
-    values. State is set back to zero when the training mode changes, unless it is
-    `keep_across_modes`.
+    A subclass sets the class attributes below and implements `compute`. It may keep
+    tensors from one measurement to the next: `init_state` returns their shapes, `compute`
+    returns their next values. They are set back to zero when the training mode changes,
+    unless `keep_across_modes` is true.
 
     Args:
         schedule: Integer or `None`: when this object is measured, in place of the
@@ -114,13 +118,24 @@ class Quantity(Described):
             schedule of the class.
 
     Attributes:
+        name: String, its name; in TensorBoard its tags are `e2e_<name>/<NN>_<module>`.
+        formula: String, the formula in plain text.
+        interpretation: String, how to read it, in one line.
+        unit: String, the unit; empty for a pure number.
+        healthy: Tuple `(low, high)`, the range of healthy values: a heuristic. `None`
+            where only changes mean something.
+        source: String, where it comes from: a paper, in a few words.
         schedule: `None` for a quantity that is measured whenever the callback measures
             (`update_freq` of `ModuleDiagnostics`), or an integer `n` for one that is
             measured every `n` steps, because it is expensive.
-        extra_passes: further passes over the batch that the step makes for it: some of
+        requires_targets: Boolean, whether it looks at the targets.
+        extra_outputs: Tuple of the names of further numbers that it measures at the same
+            time; `compute` then returns a tuple.
+        extra_passes: Tuple of the further passes over the batch that it takes: some of
             `"halves"`, `"local"` and `"later"` (see `ModuleView`). Each is made once for
             all quantities and has no side effects.
-        keep_across_modes: whether its state outlasts a switch of modes.
+        keep_across_modes: Boolean, whether its tensors are kept when the training mode
+            changes.
 
     Example: the largest absolute gradient.
 
@@ -164,23 +179,24 @@ class Quantity(Described):
         return hash(type(self))
 
     def init_state(self, shapes: list[tuple]) -> list[tuple]:
-        """Shapes of the float32 tensors to keep between instrumented steps.
+        """Returns the shapes of the float32 tensors to keep between measurements.
 
         Args:
-            shapes: the shapes of the module's trainable variables.
+            shapes: List of the shapes of the module's trainable variables.
         """
         return []
 
     def compute(self, module: ModuleView, state: list) -> tuple[Any, list]:
-        """The number for one module.
+        """Measures one module.
 
         Args:
-            module: what the step shows of it.
-            state: the kept tensors, in the order of `init_state`.
+            module: A `ModuleView`, what the step shows of the module.
+            state: List of the kept tensors, in the order of `init_state`.
 
         Returns:
-            A scalar (with `extra_outputs`, a tuple of as many as there are names), or None where
-            the quantity does not apply to this module, and the next state.
+            Two values. First a scalar (with `extra_outputs` a tuple of scalars, one for
+            each of `columns`), or `None` where the quantity does not apply to this
+            module; then the list of the next kept tensors.
         """
         raise NotImplementedError(
             f"{type(self).__name__} must implement compute(module, state)."
@@ -218,15 +234,15 @@ def dot(left: list, right: list) -> Any:
     return sum(terms[1:], terms[0]) if terms else None
 
 
-def some(tensor: Any, entries: int) -> Any:
+def spaced_entries(tensor: Any, entries: int) -> Any:
     """Evenly spaced entries of a tensor, about as many as asked, as a flat tensor."""
-    return ops.reshape(tensor, (-1,))[:: spacing(tensor.shape, entries)]
+    return ops.reshape(tensor, (-1,))[:: stride(tensor.shape, entries)]
 
 
-def spacing(shape: tuple, entries: int) -> int:
-    """From one of these entries to the next."""
-    stride = max(1, -(-math.prod(shape) // entries))
+def stride(shape: tuple, entries: int) -> int:
+    """The distance from one of these entries to the next."""
+    found = max(1, -(-math.prod(shape) // entries))
     # With no common factor, the entries go through all places of the last axis.
-    while stride > 1 and math.gcd(stride, shape[-1]) > 1:
-        stride += 1
-    return stride
+    while found > 1 and math.gcd(found, shape[-1]) > 1:
+        found += 1
+    return found

@@ -1,24 +1,94 @@
-"""Quantities read from what a module's activation holds."""
+"""Quantities of what a module's activation holds."""
 
 from typing import Any
 
 from keras import ops
 
 from keras_e2e.diagnostics.quantity import EXPENSIVE, ModuleView, Quantity, unpadded
+from keras_e2e.utils.validation import check_integer, is_number
+
+# Classes that a probe tells apart at most: ImageNet's.
+MAX_CLASSES = 1000
+
+
+class DormantFraction(Quantity):
+    """Share of units that are hardly ever active (Sokar et al. 2023, arXiv 2302.12902).
+
+    A unit is a channel of the last axis. It is dormant when its mean absolute
+    activation, divided by the mean of that over the units, is at most `threshold`.
+
+    Args:
+        threshold: Float, 0 or larger. Defaults to 0.025, as in the paper's
+            reinforcement-learning experiments.
+        schedule: Integer or `None`: when it is measured (see `Quantity`). Defaults to
+            `None`, whenever the callback measures.
+
+    Raises:
+        ValueError: if an argument is invalid.
+
+    Example:
+
+    >>> import keras_e2e as e2e
+    >>> e2e.diagnostics.DormantFraction(threshold=0.1).healthy
+    (0.0, 0.5)
+    """
+
+    name = "dormant_fraction"
+    formula = "share of units with E abs(h_i) / mean_k E abs(h_k) <= 0.025"
+    interpretation = "low, not rising"
+    source = "Sokar et al. 2023 (arXiv 2302.12902)"
+    unit = "fraction"
+    healthy = (0.0, 0.5)
+
+    def __init__(self, threshold: float = 0.025, **kwargs: Any):
+        super().__init__(**kwargs)
+        if not (is_number(threshold) and threshold >= 0):
+            raise ValueError(
+                f"DormantFraction: threshold={threshold!r}: expected a number, 0 or larger."
+            )
+        self.threshold = threshold
+
+    def compute(self, module: ModuleView, state: list) -> tuple[Any, list]:
+        activation = module.activation
+        if activation is None or len(activation.shape) < 2:
+            return None, state
+        axes = tuple(range(len(activation.shape) - 1))
+        # The number of examples cancels in the ratio: sums will do.
+        seen = unpadded(ops.abs(activation), module.mask)
+        use = module.total(ops.sum(seen, axis=axes))
+        score = use / ops.mean(use)
+        dormant = ops.cast(score <= self.threshold, "float32")
+        # With every unit at zero the score is 0/0: all are dormant.
+        return ops.where(ops.max(use) > 0, ops.mean(dormant), 1.0), state
 
 
 class ProbeAccuracy(Quantity):
-    """How well a linear probe reads the classes off a module's activation.
+    """Accuracy of a linear probe that predicts the classes from a module's activation.
 
-    Ridge regression onto the classes in closed form (Alain & Bengio 2016, arXiv
-    1610.01644, train theirs by gradient), from sums over the readings before this one,
-    so it is measured on examples that the probe has not seen. Positions are averaged; of
-    more units than `units`, evenly spaced ones are used. NaN at the first reading.
+    The probe is ridge regression onto the classes in closed form (Alain & Bengio 2016,
+    arXiv 1610.01644, train theirs by gradient), from sums over the measurements before
+    this one, so its accuracy is that on examples it was not fitted on. Positions are
+    averaged; where there are more units than `units`, evenly spaced ones are used. NaN at
+    the first measurement, and for targets that are not classes.
 
     Args:
-        units: units of the activation to look at, at most.
-        ridge: the penalty, relative to the mean square of the features.
-        decay: of the sums, per reading: features change.
+        units: Integer: how many units of the activation to look at, at most. Defaults to
+            128.
+        ridge: Float above 0: the penalty, relative to the mean square of the features.
+            Defaults to 0.01.
+        decay: Float above 0, at most 1: decay of the sums from one measurement to the
+            next, for features change. Defaults to 0.9.
+        schedule: Integer or `None`: when it is measured (see `Quantity`). Defaults to
+            every 200 steps.
+
+    Raises:
+        ValueError: if an argument is invalid.
+
+    Example:
+
+    >>> import keras_e2e as e2e
+    >>> e2e.diagnostics.ProbeAccuracy(units=64, schedule=100).schedule
+    100
     """
 
     name = "probe_accuracy"
@@ -33,14 +103,12 @@ class ProbeAccuracy(Quantity):
         self, units: int = 128, ridge: float = 0.01, decay: float = 0.9, **kwargs: Any
     ):
         super().__init__(**kwargs)
-        if isinstance(units, bool) or not isinstance(units, int) or units < 1:
-            raise ValueError(f"ProbeAccuracy(units={units!r}): expected an int, 1 or more.")
-        if not ridge > 0 or not 0.0 < decay <= 1.0:
-            raise ValueError(
-                f"ProbeAccuracy(ridge={ridge!r}, decay={decay!r}): expected a ridge above "
-                "0 and 0 < decay <= 1."
-            )
-        self.units, self.ridge, self.decay = units, ridge, decay
+        check_integer("ProbeAccuracy: units", units, 1)
+        if not (is_number(ridge) and ridge > 0):
+            raise ValueError(f"ProbeAccuracy: ridge={ridge!r}: expected a number above 0.")
+        if not (is_number(decay) and 0.0 < decay <= 1.0):
+            raise ValueError(f"ProbeAccuracy: decay={decay!r}: expected 0 < decay <= 1.")
+        self.units, self.ridge, self.decay = int(units), ridge, decay
 
     def init_state(self, shapes: list[tuple]) -> list[tuple]:
         # The shapes of the activation and of the classes are not known here: the sums
@@ -62,7 +130,7 @@ class ProbeAccuracy(Quantity):
         weights = ops.solve(known + penalty, cross[:width, :count])
         guess = ops.argmax(ops.matmul(h, weights), axis=1)
         right = ops.cast(ops.equal(guess, ops.argmax(classes, axis=1)), "float32")
-        accuracy = module.total(ops.sum(right)) / module.examples
+        accuracy = module.total(ops.sum(right)) / module.num_examples
         new = module.total(ops.matmul(ops.transpose(h), h))
         new_cross = module.total(ops.matmul(ops.transpose(h), classes))
         pads = self.units + 1 - width
@@ -74,23 +142,31 @@ class ProbeAccuracy(Quantity):
         return value, [ops.ones_like(seen), gram, cross]
 
 
-# Classes that a probe tells apart at most: ImageNet's.
-MAX_CLASSES = 1000
-
-
 class EffectiveRank(Quantity):
     """How many directions the activations of a batch fill.
 
-    `exp` of the entropy of the normalised singular values of the matrix of examples and
-    units (Roy & Vetterli 2007, "The effective rank"). Positions are averaged; of more
-    units than `units`, evenly spaced ones are used.
+    `exp` of the entropy of the normalized singular values of the matrix of examples and
+    units (Roy & Vetterli 2007, "The effective rank"). Positions are averaged; where there
+    are more units than `units`, evenly spaced ones are used.
 
     Args:
-        units: units of the activation to look at, at most.
+        units: Integer: how many units of the activation to look at, at most. Defaults to
+            128.
+        schedule: Integer or `None`: when it is measured (see `Quantity`). Defaults to
+            every 200 steps.
+
+    Raises:
+        ValueError: if an argument is invalid.
+
+    Example:
+
+    >>> import keras_e2e as e2e
+    >>> e2e.diagnostics.EffectiveRank(units=64).unit
+    'directions'
     """
 
     name = "effective_rank"
-    formula = "exp(entropy of the normalised singular values of H)"
+    formula = "exp(entropy of the normalized singular values of H)"
     interpretation = "must not collapse"
     source = "Roy & Vetterli 2007"
     unit = "directions"
@@ -98,9 +174,8 @@ class EffectiveRank(Quantity):
 
     def __init__(self, units: int = 128, **kwargs: Any):
         super().__init__(**kwargs)
-        if isinstance(units, bool) or not isinstance(units, int) or units < 1:
-            raise ValueError(f"EffectiveRank(units={units!r}): expected an int, 1 or more.")
-        self.units = units
+        check_integer("EffectiveRank: units", units, 1)
+        self.units = int(units)
 
     def compute(self, module: ModuleView, state: list) -> tuple[Any, list]:
         features = pooled(module.activation, self.units, module.mask)
@@ -120,7 +195,7 @@ class EffectiveRank(Quantity):
 
 
 def pooled(activation: Any, units: int, mask: Any = None) -> Any:
-    """An activation as `(batch, at most so many units)`; None where it has no units.
+    """An activation as `(batch, at most this many units)`; None where it has no units.
 
     Positions are averaged, padding left out.
     """

@@ -1,4 +1,4 @@
-"""Quantities read from the signals at boundaries, and the losses."""
+"""Quantities of the signals at boundaries, and of the losses."""
 
 from typing import Any
 
@@ -10,9 +10,20 @@ from keras_e2e.diagnostics.quantity import ModuleView, Quantity, sum_of_squares
 class SignalGain(Quantity):
     """How much signal passes back through a module.
 
-    The norm of the gradient with respect to the module's input over that with respect
-    to its output, `norm(delta_{m-1}) / norm(delta_m)`. Where the boundary before it
-    stops the gradient, this is what the module would have sent back.
+    A signal is the gradient of the loss with respect to a module's output. The gain is
+    the norm of the gradient with respect to the module's input over that with respect to
+    its output, `norm(delta_{m-1}) / norm(delta_m)`. Where the boundary before the module
+    stops the gradient, the numerator is what the module would have sent back.
+
+    Args:
+        schedule: Integer or `None`: when it is measured (see `Quantity`). Defaults to
+            `None`, whenever the callback measures.
+
+    Example:
+
+    >>> import keras_e2e as e2e
+    >>> e2e.diagnostics.SignalGain().healthy
+    (0.1, 10.0)
     """
 
     name = "signal_gain"
@@ -30,15 +41,26 @@ class SignalGain(Quantity):
 
 
 class SignalCoherence(Quantity):
-    """Agreement of the examples on what a module should do.
+    """Agreement of the examples of a batch on what a module should do.
 
-    `norm(mean_b delta_b)^2 / mean_b norm(delta_b)^2` for the signal at the module's
-    output: 1/B when the examples are incoherent, 1 when unanimous. Read changes only.
+    `norm(mean_b delta_b)^2 / mean_b norm(delta_b)^2` for the signal `delta_b` of each
+    example at the module's output: `1 / batch size` when the examples are incoherent, 1
+    when they are unanimous. Only its changes mean something.
+
+    Args:
+        schedule: Integer or `None`: when it is measured (see `Quantity`). Defaults to
+            `None`, whenever the callback measures.
+
+    Example:
+
+    >>> import keras_e2e as e2e
+    >>> e2e.diagnostics.SignalCoherence().interpretation
+    '1/B incoherent, 1 unanimous; only changes mean something'
     """
 
     name = "signal_coherence"
     formula = "norm(mean_b delta_b)^2 / mean_b norm(delta_b)^2"
-    interpretation = "1/B incoherent, 1 unanimous; read changes only"
+    interpretation = "1/B incoherent, 1 unanimous; only changes mean something"
     source = "Chatterjee & Zielinski 2020 (arXiv 2008.01217), of gradients there"
 
     def compute(self, module: ModuleView, state: list) -> tuple[Any, list]:
@@ -51,7 +73,18 @@ class SignalCoherence(Quantity):
 
 
 class ModuleLoss(Quantity):
-    """The loss that trains a module: its local loss, or the task loss for the last."""
+    """The loss that trains a module: its local loss, or the task loss for the last one.
+
+    Args:
+        schedule: Integer or `None`: when it is measured (see `Quantity`). Defaults to
+            `None`, whenever the callback measures.
+
+    Example:
+
+    >>> import keras_e2e as e2e
+    >>> e2e.diagnostics.ModuleLoss().name
+    'loss'
+    """
 
     name = "loss"
     formula = "local loss of the module; task loss of the last"

@@ -1,19 +1,20 @@
-"""How similar a module's activation is to that of another model, or of another time."""
+"""How similar a module's output is to that in another model, or at another time."""
 
 from typing import Any
 
 import numpy as np
 from keras import ops, tree
 
-from keras_e2e.diagnostics.on_demand import OnDemand, refuse_unfit
+from keras_e2e.diagnostics.on_demand import OnDemand, check_weights
 from keras_e2e.diagnostics.quantity import unpadded
 from keras_e2e.modules.boundary import Collector, collecting
 from keras_e2e.trainers.local_losses import activations
 from keras_e2e.utils import compat
 from keras_e2e.utils.state import preserve_state
+from keras_e2e.utils.validation import check_integer
 
 # The unbiased estimator divides by the number of examples less three.
-LEAST = 4
+MIN_EXAMPLES = 4
 
 
 class CKA(OnDemand):
@@ -21,22 +22,24 @@ class CKA(OnDemand):
 
     Linear centered kernel alignment (Kornblith et al. 2019, arXiv 1905.00414) over
     minibatches with the unbiased estimator of HSIC (Nguyen et al. 2021, arXiv
-    2010.15327), in inference mode. 1 for outputs that agree up to a rotation and one
+    2010.15327), in inference mode. It is 1 for outputs that agree up to a rotation and a
     factor, about 0 (it may be a little below) for unrelated ones. Between two epochs it
-    tells which modules still change; between two runs, which learn the same. Positions
-    and channels are features alike; padding counts as 0. NaN where an output is the same
-    for all examples.
+    shows which modules still change; between two runs, which learn the same. Positions
+    and channels both count as features; padding counts as 0. NaN where an output is the
+    same for all examples.
 
     Args:
-        reference: what to compare with: a modular model with modules of the same names, or
-            the weights of this model at another time, as `model.get_weights()` gave them.
-        batch_size: examples that are compared with each other, about: the batches differ
-            by one at most.
+        reference: What to compare with: a modular model whose modules have the same names,
+            or the weights of this model at another time, as returned by
+            `model.get_weights()`.
+        batch_size: Integer, 4 or larger, or `None`: about how many examples are compared
+            with each other; the sizes of the batches differ by one at most. Defaults to
+            `None`, meaning 32.
 
     Raises:
-        TypeError: `reference` is neither.
-        ValueError: when measured: fewer than 4 examples, a reference that has not the
-            same modules, or weights that do not fit.
+        TypeError: if `reference` is neither a modular model nor a list of weights.
+        ValueError: if `batch_size` is invalid. From `measure`: if there are fewer than 4
+            examples, or the modules or weights of the reference do not match.
 
     Example:
 
@@ -55,35 +58,30 @@ class CKA(OnDemand):
     interpretation = "1: the same up to a rotation; about 0: unrelated"
     source = "Kornblith et al. 2019 (arXiv 1905.00414), Nguyen et al. 2021 (2010.15327)"
 
-    def __init__(self, reference: Any, *, batch_size: int = 256):
+    def __init__(self, reference: Any, *, batch_size: int | None = None):
         if not hasattr(reference, "_modular") and not isinstance(reference, list | tuple):
             raise TypeError(
-                f"CKA(reference={type(reference).__name__}): expected a modular model, or "
-                "a list of weights as model.get_weights() gives it."
+                f"CKA: reference is a {type(reference).__name__}; expected a modular "
+                "model, or a list of weights as model.get_weights() returns it."
             )
-        if isinstance(batch_size, bool) or not isinstance(batch_size, int):
-            batch_size = 0
-        if batch_size < LEAST:
-            raise ValueError(
-                f"CKA(batch_size={batch_size!r}): expected a whole number, {LEAST} or "
-                "larger: the unbiased estimator needs as many."
-            )
-        self.reference, self.batch_size = reference, batch_size
+        batch_size = 32 if batch_size is None else batch_size
+        check_integer("CKA: batch_size", batch_size, MIN_EXAMPLES)
+        self.reference, self.batch_size = reference, int(batch_size)
 
     def compute(self, model, x, y, sample_weight):
         count = len(next(a for a in tree.flatten(x) if a is not None))
-        if count < LEAST:
+        if count < MIN_EXAMPLES:
             raise ValueError(
-                f"{self.name}: found {count} examples; the unbiased estimator needs "
-                f"{LEAST} or more."
+                f"{self.name}: found {count} examples; expected at least {MIN_EXAMPLES}, "
+                "for the unbiased estimator."
             )
         parts = np.array_split(np.arange(count), max(1, count // self.batch_size))
         if isinstance(self.reference, list | tuple):
-            refuse_unfit(self.reference, model, self.name)
+            check_weights(self.reference, model, self.name)
             other = model
         else:
             other = self.reference
-            _refuse_others(other, model)
+            _check_reference(other, model)
         here = [_kernels(model, x, part) for part in parts]
         with preserve_state(other):
             if other is model:
@@ -96,8 +94,9 @@ def unbiased_hsic(first: np.ndarray, second: np.ndarray) -> float:
     """The unbiased estimate of HSIC from two kernel matrices (Song et al. 2012).
 
     Args:
-        first: products of all pairs of examples, `(n, n)`, in double precision.
-        second: the same for the other features.
+        first: Array `(n, n)`, the inner products of all pairs of examples, in double
+            precision.
+        second: Array of the same shape, for the other features.
     """
     n = len(first)
     k, m = (kernel - np.diag(np.diag(kernel)) for kernel in (first, second))
@@ -116,7 +115,7 @@ def _alignment(module: str, here: list[dict], there: list[dict]) -> float | None
 
 
 def _kernels(model: Any, x: Any, part: np.ndarray) -> dict[str, np.ndarray]:
-    """For each module the products of what it puts out for all pairs of examples."""
+    """For each module the inner products of its outputs for all pairs of examples."""
     inputs = tree.map_structure(
         lambda a: None if a is None else ops.convert_to_tensor(a[part]), x
     )
@@ -141,10 +140,10 @@ def _products(activation: Any) -> np.ndarray:
     return np.asarray(ops.convert_to_numpy(products), "float64")
 
 
-def _refuse_others(reference: Any, model: Any) -> None:
+def _check_reference(reference: Any, model: Any) -> None:
     theirs, ours = ([m.name for m in each.modules] for each in (reference, model))
     if theirs != ours:
         raise ValueError(
             f"cka: the modules of the reference are {theirs}, those of {model.name!r} are "
-            f"{ours}; expected the same names. Name the boundaries alike."
+            f"{ours}; expected the same names. Give the boundaries the same names."
         )

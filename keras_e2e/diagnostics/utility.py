@@ -8,29 +8,33 @@ import keras
 import numpy as np
 from keras import ops, tree
 
-from keras_e2e.diagnostics.on_demand import OnDemand, refuse_unfit
+from keras_e2e.diagnostics.on_demand import OnDemand, check_weights
 from keras_e2e.diagnostics.verdicts import IDLE, UNMOVED, fallen
 from keras_e2e.utils.state import preserve_state
+from keras_e2e.utils.validation import check_integer, is_number
 
 
 class ResetUtility(OnDemand):
-    """How much the task loss rises when one module's weights are set back.
+    """How much the task loss rises when one module's weights are reset.
 
     The experiment of Zhang et al. 2019, "Are all layers created equal?" (arXiv
-    1902.01996), module by module and without retraining: re-initialisation with the
-    weights that the model began with, re-randomisation with `"shuffled"`. They found
-    layers that can be set back at hardly any cost, and such on which all depends. The loss
-    is that of `model.evaluate`, penalties included.
+    1902.01996), module by module and without retraining: re-initialization with the
+    weights that the model began with, re-randomization with `"shuffled"`. They found
+    layers that can be reset at hardly any cost, and others on which everything depends.
+    The loss is that of `model.evaluate`, penalties included.
 
     Args:
-        start: what a module is set back to. `"shuffled"`: each weight's own entries in a
+        start: What a module is reset to. `"shuffled"`: each weight's own entries in a
             random order, which keeps their distribution and works for any model. Or the
-            weights of the model at an earlier time, as `model.get_weights()` gave them.
-        seed: of the random order.
-        batch_size: of the evaluation.
+            weights of the model at an earlier time, as returned by `model.get_weights()`.
+            Defaults to `"shuffled"`.
+        seed: Integer seed for the random order. Defaults to 0.
+        batch_size: Integer or `None`: batch size of the evaluation. Defaults to `None`,
+            meaning 32.
 
     Raises:
-        ValueError: another `start`; when measured: weights that do not fit the model.
+        ValueError: if an argument is invalid. From `measure`: if the weights in `start`
+            do not match the model's.
 
     Example:
 
@@ -46,7 +50,7 @@ class ResetUtility(OnDemand):
     """
 
     name = "reset_utility"
-    formula = "task loss with the module's weights set back - task loss"
+    formula = "task loss with the module's weights reset - task loss"
     interpretation = "about 0: what the module has learned is not used"
     unit = "loss"
     source = "Zhang et al. 2019 (arXiv 1902.01996)"
@@ -57,14 +61,16 @@ class ResetUtility(OnDemand):
         start: str | Sequence[np.ndarray] = "shuffled",
         *,
         seed: int = 0,
-        batch_size: int = 32,
+        batch_size: int | None = None,
     ):
-        self.start = _checked(start, ("shuffled",), type(self).__name__)
-        self.seed, self.batch_size = seed, batch_size
+        who = type(self).__name__
+        self.start = _checked(start, ("shuffled",), who)
+        check_integer(f"{who}: seed", seed, 0)
+        self.seed, self.batch_size = int(seed), _batch_size(batch_size, who)
 
     def compute(self, model, x, y, sample_weight):
         if not isinstance(self.start, str):
-            refuse_unfit(self.start, model, self.name)
+            check_weights(self.start, model, self.name)
         data = (x, y, sample_weight)
         before = _loss(model, data, self.batch_size)
         found = {}
@@ -72,46 +78,50 @@ class ResetUtility(OnDemand):
             if not module.variables:
                 continue
             with preserve_state(model):
-                _set_back(model, module, self.start, self.seed)
+                _reset(model, module, self.start, self.seed)
                 found[module.name] = _loss(model, data, self.batch_size) - before
         return found
 
 
 class FrozenUtility(OnDemand):
-    """The share of what training achieves that is lost if one module is not trained.
+    """The share of what training achieves that is lost if one module is frozen.
 
     The model is trained for some steps as it is, then once more for each module with that
-    module's weights held fixed: the same start, batches and random numbers, in the
-    training mode in force. With L the task loss of `model.evaluate` on examples that were
-    held out, the utility is `(L_frozen - L_trained) / (L_start - L_trained)`. 0: training
-    does as well without it, the module is idle. 1: nothing is learned without it. Below
-    0, training it does harm; single percents are chance. NaN where the loss falls by less
-    than a tenth even if all is trained.
+    module frozen: the same start, batches and random numbers, in the present training
+    mode. With `L` the task loss of `model.evaluate` on held-out examples, the utility is
+    `(L_frozen - L_trained) / (L_start - L_trained)`. At 0 training does as well without
+    training this module, so it is idle; at 1 nothing is learned without it; below 0
+    training it does harm. Differences of a few percent are chance. NaN where the loss
+    falls by less than a tenth even if every module is trained.
 
-    For a model that was not trained yet, "as it is" means random. Of one that was, ask
-    with `"shuffled"` whether the rest can learn to do without what the module holds. It
-    continues the experiment of Zhang et al. 2019, "Are all layers created equal?" (arXiv
-    1902.01996), who set single layers back after training, and train no more. In a wide
-    network on an easy task each module may be idle as long as the others are trained.
+    A model that was not trained yet starts from random weights. For one that was trained,
+    `start="shuffled"` asks whether the others can learn to do without what the module
+    holds. It continues the experiment of Zhang et al. 2019, "Are all layers created
+    equal?" (arXiv 1902.01996), who reset single layers after training, and train no more.
+    In a wide network on an easy task each module may be idle as long as the others are
+    trained.
 
-    The statistics of a normalisation go on moving, and a head of the module goes on
-    learning: they are not its weights. It costs as many short trainings as there are
-    modules, and one.
+    The statistics of a normalization layer are still updated, and the module's auxiliary
+    head is still trained: they are not its weights. The cost is one short training, and
+    one more for each module.
 
     Args:
-        steps: training steps of each run.
-        start: what the module is held fixed at: `"present"`, its weights as they are;
+        steps: Integer: training steps of each run. Defaults to 300.
+        start: What the module is frozen at: `"present"`, its weights as they are;
             `"shuffled"`, each weight's own entries in a random order; or the weights of
-            the model at an earlier time, as `model.get_weights()` gave them. L_start is
-            the loss with the module set so.
-        held_out: the share of the examples, drawn at random, that no run is trained on
-            and the losses are of. With 0 they are of the examples trained on.
-        seed: of the draw, of the order of the examples, and of `"shuffled"`.
-        batch_size: of training and evaluation.
+            the model at an earlier time, as returned by `model.get_weights()`. `L_start`
+            is the loss with the module set so. Defaults to `"present"`.
+        held_out: Float, 0 or larger and below 1: the share of the examples, drawn at
+            random, that no run is trained on and that the losses are computed on. With 0
+            they are computed on the training examples. Defaults to 0.25.
+        seed: Integer seed for the draw, the order of the examples and `"shuffled"`.
+            Defaults to 0.
+        batch_size: Integer or `None`: batch size of training and evaluation. Defaults to
+            `None`, meaning 32.
 
     Raises:
-        ValueError: an argument out of its range; when measured: too few examples to hold
-            some out, or weights that do not fit the model.
+        ValueError: if an argument is invalid. From `measure`: if there are too few
+            examples to hold some out, or the weights in `start` do not match the model's.
 
     Example:
 
@@ -140,38 +150,35 @@ class FrozenUtility(OnDemand):
         *,
         held_out: float = 0.25,
         seed: int = 0,
-        batch_size: int = 32,
+        batch_size: int | None = None,
     ):
-        for what, value in (("steps", steps), ("batch_size", batch_size)):
-            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-                raise ValueError(
-                    f"FrozenUtility({what}={value!r}): expected a whole number, 1 or "
-                    "larger."
-                )
-        if not 0.0 <= held_out < 1.0:
+        who = type(self).__name__
+        check_integer(f"{who}: steps", steps, 1)
+        check_integer(f"{who}: seed", seed, 0)
+        if not (is_number(held_out) and 0.0 <= held_out < 1.0):
             raise ValueError(
-                f"FrozenUtility(held_out={held_out!r}): expected a share of the examples, "
-                "0 or larger and below 1."
+                f"{who}: held_out={held_out!r}: expected a share of the examples, 0 or "
+                "larger and below 1."
             )
-        self.start = _checked(start, ("present", "shuffled"), type(self).__name__)
-        self.steps, self.held_out = steps, held_out
-        self.seed, self.batch_size = seed, batch_size
+        self.start = _checked(start, ("present", "shuffled"), who)
+        self.steps, self.held_out = int(steps), held_out
+        self.seed, self.batch_size = int(seed), _batch_size(batch_size, who)
 
     def compute(self, model, x, y, sample_weight):
         if not isinstance(self.start, str):
-            refuse_unfit(self.start, model, self.name)
+            check_weights(self.start, model, self.name)
         data = (x, y, sample_weight)
         count = len(next(a for a in tree.flatten(x) if a is not None))
         order = np.random.default_rng(self.seed).permutation(count)
         held = round(self.held_out * count)
         if self.held_out and not 0 < held < count:
             raise ValueError(
-                f"{self.name}: {self.held_out:g} of {count} examples cannot be held out. "
-                "Give more examples, or held_out=0."
+                f"{self.name}: held_out={self.held_out:g} of {count} examples leaves none "
+                "to train on, or none held out. Give more examples, or held_out=0."
             )
         shown = _rows(data, order[held:])
         judged = _rows(data, order[:held]) if held else data
-        batches = _Batches(shown, self.batch_size, self.steps, self.seed)
+        batches = _RandomBatches(shown, self.batch_size, self.steps, self.seed)
 
         def train():
             model.fit(batches, shuffle=False, verbose=0)
@@ -185,17 +192,17 @@ class FrozenUtility(OnDemand):
                 continue
             with preserve_state(model):
                 if not (isinstance(self.start, str) and self.start == "present"):
-                    _set_back(model, module, self.start, self.seed)
+                    _reset(model, module, self.start, self.seed)
                 start = _loss(model, judged, self.batch_size)
-                with _held_fixed(model, module):
+                with _frozen(model, module):
                     frozen = train()
             if np.isfinite(start) and fallen(trained, start, UNMOVED):
                 found[module.name] = (frozen - trained) / (start - trained)
         return found
 
 
-class _Batches(keras.utils.PyDataset):
-    """So many batches of one size, in an order that depends on the seed only."""
+class _RandomBatches(keras.utils.PyDataset):
+    """A number of batches of one size, in an order that depends on the seed only."""
 
     def __init__(self, data: tuple, batch_size: int, steps: int, seed: int):
         super().__init__()
@@ -229,8 +236,8 @@ def _loss(model: Any, data: tuple, batch_size: int) -> float:
 
 
 @contextlib.contextmanager
-def _held_fixed(model: Any, module: Any) -> Iterator[None]:
-    """No weight of the module is trained while this is open."""
+def _frozen(model: Any, module: Any) -> Iterator[None]:
+    """Freezes a module while this is open."""
     state, variables = model._modular, module.trainable_variables
     functions, state.functions = state.functions, {}  # traced for what is trainable
     try:
@@ -243,6 +250,14 @@ def _held_fixed(model: Any, module: Any) -> Iterator[None]:
         state.functions = functions
 
 
+def _batch_size(batch_size: int | None, who: str) -> int:
+    """A valid batch size; 32, as in Keras, for None."""
+    if batch_size is None:
+        return 32
+    check_integer(f"{who}: batch_size", batch_size, 1)
+    return int(batch_size)
+
+
 def _checked(start: Any, known: tuple[str, ...], who: str) -> Any:
     """A `start` that is a known word or a list of arrays."""
     if isinstance(start, str):
@@ -251,13 +266,13 @@ def _checked(start: Any, known: tuple[str, ...], who: str) -> Any:
     elif isinstance(start, list | tuple):
         return start
     raise ValueError(
-        f"{who}(start={start!r}): expected one of {list(known)}, or a list of weights as "
-        "model.get_weights() gives it."
+        f"{who}: start={start!r}: expected one of {list(known)}, or a list of weights as "
+        "model.get_weights() returns it."
     )
 
 
-def _set_back(model: Any, module: Any, start: Any, seed: int) -> None:
-    """Gives the module's weights other values: shuffled, or those of an earlier time."""
+def _reset(model: Any, module: Any, start: Any, seed: int) -> None:
+    """Sets the module's weights: shuffled, or to those of an earlier time."""
     if isinstance(start, str):
         place = [m.name for m in model.modules].index(module.name)
         random = np.random.default_rng([seed, place])

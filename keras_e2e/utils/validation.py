@@ -1,6 +1,7 @@
 """Checks of arguments, with errors that name what was found and what was expected."""
 
 import difflib
+import math
 from collections.abc import Iterable
 from typing import Any
 
@@ -12,6 +13,12 @@ def check_integer(name: str, value: Any, least: int) -> None:
     whole = isinstance(value, int | np.integer) and not isinstance(value, bool)
     if not whole or value < least:
         raise ValueError(f"{name}={value!r}: expected an integer of at least {least}.")
+
+
+def is_number(value: Any) -> bool:
+    """Whether a value is one finite real number; a truth value is not."""
+    real = isinstance(value, int | float | np.integer | np.floating)
+    return real and not isinstance(value, bool) and math.isfinite(value)
 
 
 def check_reach(reach: Any, where: str) -> int | str | None:

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 from keras import ops
 
+import keras_e2e as e2e
 from keras_e2e.diagnostics import GradientSNR, GradRMS, ModuleView, UpdateRatio
 
 RNG = np.random.default_rng(0)
@@ -176,6 +177,26 @@ def test_zero_mean_noise_gives_about_zero_and_a_constant_gradient_a_lot():
     assert signal.min() > 1e3
 
 
+def test_snr_of_identical_gradients_is_large_and_never_negative():
+    for seed in range(20):
+        gradient = np.random.default_rng(seed).normal(size=200).astype("float32")
+        found = run([[gradient]] * 8)[1:]
+        assert all(value > 1e4 for value, _ in found)
+        assert not any(error < 0 for _, error in found)
+
+
+def test_snr_of_identical_batches_at_learning_rate_0_is_large_and_never_negative():
+    keras.utils.set_random_seed(0)
+    base = keras.Sequential([keras.Input((5,)), keras.layers.Dense(4, name="a")])
+    base.add(keras.layers.Dense(1))
+    model = e2e.modularize(base, ["a"])
+    model.compile(keras.optimizers.SGD(0.0), "mse")
+    callback = e2e.callbacks.ModuleDiagnostics(1, [GradientSNR()])
+    model.fit(some(8, 5), some(8, 1), 8, epochs=12, verbose=0, callbacks=[callback])
+    for values in callback.history["gradient_snr"].values():
+        assert all(value > 1e4 for value in values[1:])
+
+
 def test_snr_does_not_depend_on_the_scale_of_the_gradients():
     gradients = [[some(20) + 0.5] for _ in range(6)]
     expected = run(gradients)[-1][0]
@@ -192,9 +213,9 @@ def test_snr_recovers_from_nothing_but_not_from_infinity():
     assert not np.isfinite(readings[3:]).any()
 
 
-@pytest.mark.parametrize("decay", [0.0, 1.0, -0.1, 1.1, float("nan")])
+@pytest.mark.parametrize("decay", [0.0, 1.0, -0.1, 1.1, float("nan"), "x"])
 def test_a_decay_outside_of_0_to_1_is_refused(decay):
-    with pytest.raises(ValueError, match=r"GradientSNR\(decay=.*0 < decay < 1"):
+    with pytest.raises(ValueError, match=r"GradientSNR: decay=.*0 < decay < 1"):
         GradientSNR(decay)
 
 
@@ -221,8 +242,8 @@ def test_snr_of_a_large_variable_is_told_from_some_entries_of_each_column():
 
 
 @pytest.mark.parametrize("entries", [0, -1, 1.5, True])
-def test_a_number_of_entries_that_is_none_is_refused(entries):
-    with pytest.raises(ValueError, match=r"GradientSNR\(entries=.*1 or larger"):
+def test_an_invalid_number_of_entries_is_refused(entries):
+    with pytest.raises(ValueError, match=r"GradientSNR: entries=.*at least 1"):
         GradientSNR(entries=entries)
 
 

@@ -34,22 +34,22 @@ def test_the_singular_values_are_those_of_the_jacobian_of_each_example():
     base.add(layers.Dense(5, activation="tanh", name="second"))
     base.add(layers.Dense(3, activation="softmax", name="out"))
     model = e2e.modularize(base, list(models.CUTS))
-    found = JacobianSingularValues(probes=8, iterations=60).measure(model, X)
+    found = JacobianSingularValues(num_directions=8, num_iterations=60).measure(model, X)
     for module, jacobians in zip(model.modules, by_hand(model), strict=True):
         values = np.linalg.svd(jacobians, compute_uv=False)
         square, largest = (values**2).mean(), values.max(axis=1).mean()
         got = [found[column][module.name] for column in found]
         assert got == pytest.approx([square, largest], rel=1e-3)
-    few = JacobianSingularValues(probes=5, examples=3).measure(model, X)
-    again = JacobianSingularValues(probes=5).measure(model, X[:3])
+    few = JacobianSingularValues(num_directions=5, num_examples=3).measure(model, X)
+    again = JacobianSingularValues(num_directions=5).measure(model, X[:3])
     assert few == again
 
 
-def test_few_probes_and_iterations_come_near_it():
+def test_few_directions_and_iterations_come_near_it():
     model = e2e.modularize(models.build("conv"), list(models.CUTS))
     x = models.inputs("conv", 32)
     near = JacobianSingularValues().measure(model, x)
-    exact = JacobianSingularValues(probes=36, iterations=40).measure(model, x)
+    exact = JacobianSingularValues(num_directions=36, num_iterations=40).measure(model, x)
     for column, values in exact.items():
         assert near[column]["second"] == pytest.approx(values["second"], rel=0.2)
 
@@ -59,7 +59,7 @@ def test_an_isometry_has_ones_and_a_constant_has_zeros():
     constant = layers.Dense(6, kernel_initializer="zeros", name="constant")
     base = keras.Sequential([keras.Input((6,)), orthogonal, constant, layers.Dense(1)])
     model = e2e.modularize(base, ["isometry", "constant"])
-    found = JacobianSingularValues(probes=6).measure(model, X)
+    found = JacobianSingularValues(num_directions=6).measure(model, X)
     for values in found.values():
         assert values["isometry"] == pytest.approx(1.0, rel=1e-4)
         assert values["constant"] == 0.0

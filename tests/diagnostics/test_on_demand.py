@@ -134,7 +134,7 @@ def test_the_modules_of_a_subclassed_model_are_found_first():
         (ResetUtility([X]), (X, Y), ValueError, "1 weights; 'dense' has"),
         (FrozenUtility(start=[X]), (X, Y), ValueError, "get_weights"),
         (CKA([X]), (X,), ValueError, "get_weights"),
-        (CKA([]), (X[:3],), ValueError, "found 3 examples; .* 4 or more"),
+        (CKA([]), (X[:3],), ValueError, "found 3 examples; expected at least 4"),
     ],
 )
 def test_what_cannot_be_measured_is_refused(small, quantity, data, error, message):
@@ -180,13 +180,29 @@ def test_a_reference_with_other_modules_is_refused(small):
         (lambda: FrozenUtility(0), ValueError, "steps=0"),
         (lambda: FrozenUtility(batch_size=True), ValueError, "batch_size=True"),
         (lambda: FrozenUtility(held_out=1), ValueError, "held_out=1"),
-        (lambda: JacobianSingularValues(0), ValueError, "probes=0"),
-        (lambda: JacobianSingularValues(iterations=2.0), ValueError, "iterations=2"),
-        (lambda: JacobianSingularValues(examples=-1), ValueError, "examples=-1"),
-        (lambda: CKA("first"), TypeError, "reference=str"),
-        (lambda: CKA([], batch_size=3), ValueError, "4 or larger"),
+        (lambda: JacobianSingularValues(0), ValueError, "num_directions=0"),
+        (
+            lambda: JacobianSingularValues(num_iterations=2.0),
+            ValueError,
+            "num_iterations=2",
+        ),
+        (lambda: JacobianSingularValues(num_examples=-1), ValueError, "num_examples=-1"),
+        (lambda: CKA("first"), TypeError, "reference is a str"),
+        (lambda: CKA([], batch_size=3), ValueError, "at least 4"),
     ],
 )
 def test_a_bad_argument_is_refused_at_once(make, error, message):
     with pytest.raises(error, match=message):
         make()
+
+
+def test_integers_of_numpy_are_integers():
+    three = np.int64(3)
+    assert type(JacobianSingularValues(num_directions=three).num_directions) is int
+    assert type(FrozenUtility(steps=three, batch_size=three).batch_size) is int
+    assert type(CKA([], batch_size=np.int32(5)).batch_size) is int
+
+
+@pytest.mark.parametrize("make", [ResetUtility, FrozenUtility, lambda **k: CKA([], **k)])
+def test_no_batch_size_means_32(make):
+    assert make(batch_size=None).batch_size == make().batch_size == 32

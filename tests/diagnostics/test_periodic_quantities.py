@@ -324,9 +324,12 @@ def test_numbers_that_come_along_must_be_as_many_as_named():
     "make",
     [
         lambda: NoiseScale(1.0),
+        lambda: NoiseScale("x"),
         lambda: Rotation(0),
         lambda: ProbeAccuracy(units=0),
         lambda: ProbeAccuracy(ridge=0),
+        lambda: ProbeAccuracy(ridge="x"),
+        lambda: ProbeAccuracy(decay=float("nan")),
         lambda: EffectiveRank(1.5),
     ],
 )

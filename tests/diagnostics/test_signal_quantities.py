@@ -157,3 +157,9 @@ def test_replicas_add_up_to_one_device():
         sums = iter([a + b for a, b in zip(*seen, strict=True)])
         value, _ = quantity.compute(view(total=partial(taken, sums), **halves[0]), [])
         assert float(value) == pytest.approx(expected, rel=1e-5), quantity.name
+
+
+@pytest.mark.parametrize("threshold", [float("nan"), float("inf"), -0.1, "low", True, None])
+def test_an_invalid_threshold_of_dormancy_is_refused(threshold):
+    with pytest.raises(ValueError, match=r"DormantFraction: threshold=.*0 or larger"):
+        DormantFraction(threshold)

@@ -1,11 +1,8 @@
 """From readings to a state: each rule, its edges and its precedence."""
 
-import pathlib
-
 import numpy as np
 import pytest
 
-import keras_e2e
 from keras_e2e.diagnostics import judge, states
 from keras_e2e.diagnostics.verdicts import Verdict, with_measured
 
@@ -197,11 +194,3 @@ def test_a_module_without_which_training_does_as_well_is_idle(state, utility, ex
         assert found.message.startswith(
             f"Idle (80 % confidence): frozen_utility {utility:.3g}."
         )
-
-
-def test_the_page_knows_how_each_state_looks():
-    static = pathlib.Path(keras_e2e.__file__).parent / "tensorboard" / "static"
-    for name in ("chain.js", "style.css"):
-        text = (static / name).read_text()
-        for state in states.BY_NAME:
-            assert f"'{state}'" in text, f"{state} is not in {name}"

@@ -140,7 +140,7 @@ class StepInstrumentation:
                         [unscaled(signals["boundary_outputs"][i]) for i in starts]
                     ),
                     total=total,
-                    examples=examples,
+                    num_examples=examples,
                     halves=(of(halves[0]), of(halves[1])) if halves else None,
                     local_gradients=of(others["local"]) if "local" in others else None,
                     later_gradients=of(others["later"]) if "later" in others else None,

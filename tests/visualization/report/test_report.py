@@ -375,7 +375,7 @@ def test_a_training_started_again_replaces_what_it_repeats(tmp_path):
 def test_no_reading_is_dropped_silently(tmp_path):
     series = {tag("loss", "encoder"): {step: float(step) for step in range(1500)}}
     write(tmp_path / "logs", series)
-    (run,) = report.reading.read(tmp_path / "logs").runs
+    (run,) = report.event_files.read(tmp_path / "logs").runs
     assert isinstance(run, run_data.RunData) and run.name == "."
     assert run.quantities["loss"]["01_encoder"].steps == [*range(1500)]
 

@@ -19,6 +19,7 @@ from tensorboard.plugins import base_plugin
 from tensorboard.plugins.scalar.summary_v2 import scalar_pb
 from werkzeug.test import Client
 
+from keras_e2e.diagnostics import states
 from keras_e2e.visualization.tensorboard import plugin as ours
 from keras_e2e.visualization.tensorboard import run_reader
 from keras_e2e.visualization.tensorboard.event_writer import Writer
@@ -36,12 +37,12 @@ def provider_of(folder):
 
 
 def plugin_of(provider):
-    return ModulesPlugin(base_plugin.TBContext(data_provider=run_reader))
+    return ModulesPlugin(base_plugin.TBContext(data_provider=provider))
 
 
 def ask(provider, route, code=200, **query):
     """The JSON of a route, read as strictly as browsers read it."""
-    app = plugin_of(run_reader).get_plugin_apps()[route]
+    app = plugin_of(provider).get_plugin_apps()[route]
     answer = Client(app).get(route, query_string=query)
     assert answer.status_code == code
     assert answer.content_type == "application/json"
@@ -182,24 +183,24 @@ def test_names_are_left_as_they_are(tmp_path):
     log = Log(tmp_path / "<img src=x onerror=alert(1)>", [name])
     log.put(1, "loss", [1.0])
     log.close()
-    run_reader = provider_of(tmp_path)
-    run = ask(run_reader, "/runs")["runs"][0]["name"]
+    provider = provider_of(tmp_path)
+    run = ask(provider, "/runs")["runs"][0]["name"]
     assert run == "<img src=x onerror=alert(1)>"
-    assert ask(run_reader, "/run", run=run)["modules"][0]["name"] == name
+    assert ask(provider, "/run", run=run)["modules"][0]["name"] == name
 
 
 def test_the_stamp_changes_with_the_log_only(tmp_path):
     log = parity(tmp_path, MODULES, steps=30)
     log.writer.flush()
-    run_reader = provider_of(tmp_path)
-    listed = ask(run_reader, "/runs")["runs"][0]["stamp"]
-    assert listed == ask(run_reader, "/runs")["runs"][0]["stamp"]
-    assert listed == ask(run_reader, "/run", run=".")["stamp"]
+    provider = provider_of(tmp_path)
+    listed = ask(provider, "/runs")["runs"][0]["stamp"]
+    assert listed == ask(provider, "/runs")["runs"][0]["stamp"]
+    assert listed == ask(provider, "/run", run=".")["stamp"]
     # Nothing but a verdict, at a step that is there.
     log.judge(21, ["healthy"] * 3)
     log.close()
-    run_reader._multiplexer.Reload()
-    assert ask(run_reader, "/runs")["runs"][0]["stamp"] != listed
+    provider._multiplexer.Reload()
+    assert ask(provider, "/runs")["runs"][0]["stamp"] != listed
 
 
 def test_a_second_training_in_the_same_folder_takes_the_first_back(tmp_path):
@@ -256,10 +257,8 @@ def test_a_switch_has_its_step_although_the_readings_are_thinned_out(tmp_path, m
 def test_runs_may_have_different_modules(tmp_path):
     parity(tmp_path / "a", MODULES, steps=20).close()
     parity(tmp_path / "b", ["only"], steps=20).close()
-    run_reader = provider_of(tmp_path)
-    names = [
-        [m["name"] for m in ask(run_reader, "/run", run=run)["modules"]] for run in "ab"
-    ]
+    provider = provider_of(tmp_path)
+    names = [[m["name"] for m in ask(provider, "/run", run=run)["modules"]] for run in "ab"]
     assert names == [MODULES, ["only"]]
 
 
@@ -270,8 +269,8 @@ def test_a_run_that_is_not_there_is_told_of(tmp_path):
 
 
 def test_a_run_deleted_between_two_questions_is_told_of():
-    run_reader = Fake({"r": ["e2e_loss/01_a"]})
-    assert "deleted" in ask(run_reader, "/run", code=404, run="r")["error"]
+    provider = Fake({"r": ["e2e_loss/01_a"]})
+    assert "deleted" in ask(provider, "/run", code=404, run="r")["error"]
 
 
 @pytest.mark.parametrize(
@@ -279,8 +278,8 @@ def test_a_run_deleted_between_two_questions_is_told_of():
     [(errors.NotFoundError("gone"), 404), (errors.PermissionDeniedError("no"), 403)],
 )
 def test_errors_of_the_provider_come_as_json(error, code):
-    run_reader = Fake({"r": ["e2e_loss/01_a"]}, error)
-    assert ask(run_reader, "/run", code=code, run="r") == {"error": str(error)}
+    provider = Fake({"r": ["e2e_loss/01_a"]}, error)
+    assert ask(provider, "/run", code=code, run="r") == {"error": str(error)}
 
 
 def test_a_run_takes_two_questions_however_many_tags():
@@ -288,11 +287,11 @@ def test_a_run_takes_two_questions_however_many_tags():
         [f"e2e_q{q}/{m:02d}_m" for q in range(20) for m in range(1, modules)]
         for modules in (3, 65)
     )
-    run_reader = Fake({"few": few, "many": [*many, "loss"]})
-    runs = Runs(run_reader, RequestContext())
-    for name in run_reader.runs:
+    provider = Fake({"few": few, "many": [*many, "loss"]})
+    runs = Runs(provider, RequestContext())
+    for name in provider.runs:
         runs.read(name)
-    assert run_reader.asked == ["list", 1000, "list", READINGS // len(many)]
+    assert provider.asked == ["list", 1000, "list", READINGS // len(many)]
 
 
 def test_is_active_with_data_of_ours_only(tmp_path):
@@ -350,3 +349,10 @@ def test_values_have_no_more_digits_than_were_logged():
 
     run = gather("r", [Scalar("e2e_loss/01_a", [1], [0.10000000149011612])])
     assert as_json(run)["quantities"][0]["series"]["01_a"]["values"] == [0.1]
+
+
+@pytest.mark.parametrize("name", ["chain.js", "style.css"])
+def test_the_page_knows_how_each_state_looks(name):
+    text = (STATIC / name).read_text()
+    for state in states.BY_NAME:
+        assert f"'{state}'" in text, f"{state} is not in {name}"
