@@ -11,6 +11,7 @@ from keras_e2e.models.modular_wrapper import ModularWrapper
 from keras_e2e.modules.boundary import ModuleBoundary
 from keras_e2e.modules.cut_points import balanced
 from keras_e2e.modules.graph import LOOPS, Graph, in_loop
+from keras_e2e.objectives import Identifier
 from keras_e2e.objectives.base import LocalObjective
 from keras_e2e.trainers.modular_trainer import ModularTraining
 from keras_e2e.utils import compat
@@ -22,14 +23,14 @@ from keras_e2e.utils.graphs import (
     takes_training,
 )
 
-Boundaries = Iterable[str] | Mapping[str, Any] | int
+Boundaries = Iterable[str] | Mapping[str, Identifier] | int
 
 
 def modularize(
     model: keras.Model,
     boundaries: Boundaries = (),
     *,
-    objective: Any = "prediction",
+    objective: Identifier = "prediction",
     training_mode: Any = "end_to_end",
 ) -> ModularModel | ModularWrapper:
     """Splits an existing model into modules. Layers and weights are shared with it.
@@ -44,7 +45,8 @@ def modularize(
             applies need not be named). It need not be compiled; compile the result.
         boundaries: names of layers, in any order (`"nested/layer"` where a name alone
             is ambiguous); or a dict from name to objective (a `LocalObjective`, an alias
-            such as `"predsim"`, None to only mark the place); or how many boundaries to set at balanced cut points of the graph.
+            such as `"predsim"`, None to only mark the place); or how many boundaries to set
+            at balanced cut points of the graph.
         objective: the objective of boundaries that are listed or counted, each a copy of
             its own. None only marks the places. Defaults to `"prediction"`.
         training_mode: the mode to start in.

@@ -227,7 +227,7 @@ class ModuleBoundary(keras.layers.Layer):
 
     def __init__(
         self,
-        objective: LocalObjective | str | Mapping[Any, Any] | None = "prediction",
+        objective: objectives.Identifier = "prediction",
         *,
         name: str | None = None,
         module: str | None = None,

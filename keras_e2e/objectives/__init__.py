@@ -1,7 +1,9 @@
 """Local objectives: the losses that train a module from its own activation."""
 
+from keras_e2e.objectives import heads
 from keras_e2e.objectives.base import (
     Batch,
+    Exit,
     LocalObjective,
     ModelSpec,
     Output,
@@ -14,7 +16,14 @@ from keras_e2e.objectives.intermediate_target import IntermediateTarget
 from keras_e2e.objectives.mixture import InfoPro, Mixture, PredSim
 from keras_e2e.objectives.prediction import Prediction
 from keras_e2e.objectives.reconstruction import Reconstruction
-from keras_e2e.objectives.registry import ALIASES, get
+from keras_e2e.objectives.registry import (
+    ALIASES,
+    Alias,
+    Identifier,
+    deserialize,
+    get,
+    serialize,
+)
 from keras_e2e.objectives.signal import Signal
 from keras_e2e.objectives.similarity import SimilarityMatching, SupervisedContrastive
 from keras_e2e.objectives.synthetic_gradient import SyntheticGradient
@@ -22,11 +31,14 @@ from keras_e2e.objectives.two_view import BarlowTwins, VICReg, ViewContrast
 
 __all__ = [
     "ALIASES",
+    "Alias",
     "BarlowTwins",
     "Batch",
     "DirectFeedbackAlignment",
+    "Exit",
     "FeedbackAlignment",
     "ForwardForward",
+    "Identifier",
     "InfoNCE",
     "InfoPro",
     "IntermediateTarget",
@@ -44,5 +56,8 @@ __all__ = [
     "SyntheticGradient",
     "VICReg",
     "ViewContrast",
+    "deserialize",
     "get",
+    "heads",
+    "serialize",
 ]

@@ -1,5 +1,6 @@
 """The contract of a local objective."""
 
+import dataclasses
 from collections.abc import Callable, Hashable, Mapping
 from numbers import Real
 from typing import Any, NamedTuple
@@ -73,7 +74,8 @@ class OutputSpec(NamedTuple):
     ending: Callable | None
 
 
-class ModelSpec(NamedTuple):
+@dataclasses.dataclass(frozen=True)
+class ModelSpec:
     """What is known of the model when an objective builds its head.
 
     Attributes:
@@ -83,9 +85,9 @@ class ModelSpec(NamedTuple):
         outputs: one `OutputSpec` for each output.
         following: for each module that comes next the `keras.KerasTensor`s at its end:
             the activation of its boundary, or the model's outputs.
-        place: the module's position, from 0.
-        modules: how many modules the model has.
-        rest: the blocks of layers that come after the boundary (`blocks.Block`); empty
+        index: the module's position, from 0.
+        num_modules: how many modules the model has.
+        following_blocks: the blocks of layers that come after the boundary (`blocks.Block`); empty
             where the model shows no graph.
         name: the module's name.
     """
@@ -94,9 +96,9 @@ class ModelSpec(NamedTuple):
     inputs: list
     outputs: tuple[OutputSpec, ...]
     following: tuple = ()
-    place: int = 0
-    modules: int = 2
-    rest: tuple = ()
+    index: int = 0
+    num_modules: int = 2
+    following_blocks: tuple = ()
     name: str = ""
 
 

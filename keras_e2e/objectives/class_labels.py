@@ -8,44 +8,49 @@ from keras_e2e.objectives.base import Batch, LocalObjective, ModelSpec
 
 
 def class_count(
-    objective: LocalObjective, model: ModelSpec, target: str | None, classes: int | None
+    objective: LocalObjective,
+    model: ModelSpec,
+    output_name: str | None,
+    num_classes: int | None,
 ) -> tuple[str, int]:
     """The output whose labels an objective uses, and how many classes there are.
 
     Args:
         objective: for errors.
         model: the model's specs.
-        target: name of the output; None for the only one.
-        classes: the number of classes; None reads it off the output.
+        output_name: name of the output; None for the only one.
+        num_classes: the number of classes; None reads it off the output.
 
     Raises:
         ValueError: no such output, several, or one that does not score classes.
     """
     who = type(objective).__name__
     names = [output.name for output in model.outputs]
-    chosen = [o for o in model.outputs if target in (None, o.name)]
+    chosen = [o for o in model.outputs if output_name in (None, o.name)]
     if not chosen:
         raise ValueError(
-            f"{who}(target={target!r}): the model has no such output. Its outputs: {names}."
+            f"{who}(output_name={output_name!r}): the model has no such output. Its outputs: {names}."
         )
     if len(chosen) > 1:
         raise ValueError(
             f"{who} compares the classes of one output, and the model has {len(chosen)}: "
-            f"{names}. Name one: {who}(target={names[0]!r})."
+            f"{names}. Name one: {who}(output_name={names[0]!r})."
         )
     shape = tuple(chosen[0].spec.shape)
-    if classes is not None and (not isinstance(classes, int) or classes < 2):
-        raise ValueError(f"{who}(classes={classes!r}): expected an integer, 2 or larger.")
-    if classes is None:
+    if num_classes is not None and (not isinstance(num_classes, int) or num_classes < 2):
+        raise ValueError(
+            f"{who}(num_classes={num_classes!r}): expected an integer, 2 or larger."
+        )
+    if num_classes is None:
         if len(shape) != 2 or shape[-1] is None or shape[-1] < 2:
             raise ValueError(
                 f"{who} needs class labels, and the model's output {chosen[0].name!r} of "
                 f"shape {shape} does not score classes. If its targets are class indices "
-                f"all the same, say how many: {who}(classes=2); else use an objective "
+                f"all the same, say how many: {who}(num_classes=2); else use an objective "
                 "without labels."
             )
-        classes = int(shape[-1])
-    return chosen[0].name, classes
+        num_classes = int(shape[-1])
+    return chosen[0].name, num_classes
 
 
 def one_hot(objective: LocalObjective, batch: Batch, target: str, classes: int) -> Any:

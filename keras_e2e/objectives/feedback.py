@@ -6,6 +6,7 @@ import keras
 
 from keras_e2e.objectives import heads
 from keras_e2e.objectives.base import ModelSpec
+from keras_e2e.objectives.registry import register
 from keras_e2e.objectives.signal import Signal
 
 
@@ -41,14 +42,15 @@ class _RandomFeedback(Signal):
         """The tensors that are listened to, for each end."""
         raise NotImplementedError
 
-    def project_feedback(self, activation: Any, place: int) -> list:
-        maps = self.maps[self.first[place] : self.first[place + 1]]
+    def project_feedback(self, activation: Any, index: int) -> list:
+        maps = self.maps[self.first[index] : self.first[index + 1]]
         return [network(activation, training=False) for network in maps]
 
     def get_config(self):
         return {**super().get_config(), "seed": self.seed}
 
 
+@register("feedback_alignment")
 @keras.saving.register_keras_serializable("keras_e2e")
 class FeedbackAlignment(_RandomFeedback):
     """Sends the next module's signal back through a fixed random map.
@@ -82,6 +84,7 @@ class FeedbackAlignment(_RandomFeedback):
         return model.following
 
 
+@register("direct_feedback_alignment")
 @keras.saving.register_keras_serializable("keras_e2e")
 class DirectFeedbackAlignment(_RandomFeedback):
     """Sends the error at the model's outputs straight back through a fixed random map.

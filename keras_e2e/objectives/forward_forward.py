@@ -7,8 +7,10 @@ from keras import ops, tree
 
 from keras_e2e.objectives.base import Batch, LocalObjective, ModelSpec
 from keras_e2e.objectives.class_labels import class_count, one_hot
+from keras_e2e.objectives.registry import register
 
 
+@register("forward_forward")
 @keras.saving.register_keras_serializable("keras_e2e")
 class ForwardForward(LocalObjective):
     """High goodness for inputs with their true label, low for those with a wrong one.
@@ -32,8 +34,8 @@ class ForwardForward(LocalObjective):
             takes the mean commonly uses 2.)
         overlay: the value that stands for the label. Default: 1, the largest value of an
             input between 0 and 1.
-        target: name of the output whose labels count; None for the only one.
-        classes: number of classes; None reads it off that output.
+        output_name: name of the output whose labels count; None for the only one.
+        num_classes: number of classes; None reads it off that output.
         seed: of the wrong labels.
         **kwargs: `weight` and `reach`, as in `LocalObjective`.
 
@@ -55,18 +57,20 @@ class ForwardForward(LocalObjective):
         *,
         threshold: float = 2.0,
         overlay: float = 1.0,
-        target: str | None = None,
-        classes: int | None = None,
+        output_name: str | None = None,
+        num_classes: int | None = None,
         seed: int | None = None,
         **kwargs: Any,
     ):
         super().__init__(**kwargs)
         self.threshold, self.overlay = threshold, overlay
-        self.target, self.classes, self.seed = target, classes, seed
+        self.output_name, self.num_classes, self.seed = output_name, num_classes, seed
         self.generator = keras.random.SeedGenerator(seed)
 
     def build_head(self, activation: keras.KerasTensor, model: ModelSpec) -> None:
-        self.labelled, self.scored = class_count(self, model, self.target, self.classes)
+        self.labelled, self.scored = class_count(
+            self, model, self.output_name, self.num_classes
+        )
         shape = tuple(model.inputs[0].shape)
         size = 1
         for axis in shape[1:]:
@@ -108,8 +112,8 @@ class ForwardForward(LocalObjective):
         config.update(
             threshold=self.threshold,
             overlay=self.overlay,
-            target=self.target,
-            classes=self.classes,
+            output_name=self.output_name,
+            num_classes=self.num_classes,
             seed=self.seed,
         )
         return config

@@ -12,8 +12,10 @@ from keras_e2e.objectives.prediction import (
     ending_for_loss,
     serialize_loss,
 )
+from keras_e2e.objectives.registry import register
 
 
+@register("intermediate_target")
 @keras.saving.register_keras_serializable("keras_e2e")
 class IntermediateTarget(LocalObjective):
     """Trains a module on intermediate labels of its own.
@@ -92,7 +94,7 @@ class IntermediateTarget(LocalObjective):
                 activation,
                 (None, *positions, self.units),
                 self.dtype_policy,
-                model.rest,
+                model.following_blocks,
             )
 
     def exits(self, outputs: tuple[Output, ...]) -> tuple[Exit, ...]:

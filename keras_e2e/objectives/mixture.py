@@ -10,9 +10,11 @@ from keras_e2e.objectives import head_metrics, heads
 from keras_e2e.objectives.base import Batch, Exit, LocalObjective, ModelSpec, Output
 from keras_e2e.objectives.prediction import Prediction
 from keras_e2e.objectives.reconstruction import Reconstruction
+from keras_e2e.objectives.registry import get, register
 from keras_e2e.objectives.similarity import SimilarityMatching, SupervisedContrastive
 
 
+@register(mapping=True)
 @keras.saving.register_keras_serializable("keras_e2e")
 class Mixture(LocalObjective):
     """A weighted sum of objectives on one activation.
@@ -36,8 +38,6 @@ class Mixture(LocalObjective):
     """
 
     def __init__(self, objectives: Mapping[Any, float], **kwargs: Any):
-        from keras_e2e.objectives.registry import get
-
         super().__init__(**kwargs)
         if not isinstance(objectives, Mapping) or not objectives:
             raise ValueError(
@@ -136,6 +136,7 @@ class Mixture(LocalObjective):
         return super().from_config({**config, "objectives": objectives})
 
 
+@register("predsim")
 @keras.saving.register_keras_serializable("keras_e2e")
 class PredSim(Mixture):
     """Local-loss `predsim`: `beta` similarity matching plus `1 - beta` prediction.
@@ -146,8 +147,8 @@ class PredSim(Mixture):
     Args:
         beta: the share of the similarity loss. Default: 0.99, as in the paper.
         head: the head of the prediction, as in `heads.make_head`. Default: `"linear"`.
-        target: name of the output whose target counts; None for the only one.
-        classes: number of classes; None reads it off that output.
+        output_name: name of the output whose target counts; None for the only one.
+        num_classes: number of classes; None reads it off that output.
         metrics: metrics of the prediction, as in `Prediction`.
         **kwargs: `weight` and `reach`, as in `LocalObjective`.
 
@@ -166,16 +167,20 @@ class PredSim(Mixture):
         beta: float = 0.99,
         *,
         head: Any = "linear",
-        target: str | None = None,
-        classes: int | None = None,
+        output_name: str | None = None,
+        num_classes: int | None = None,
         metrics: Any = None,
         **kwargs: Any,
     ):
         if not 0 <= beta <= 1:
             raise ValueError(f"PredSim(beta={beta!r}): expected a number from 0 to 1.")
-        self.settings = {"beta": beta, "target": target, "classes": classes}
-        prediction = Prediction(head, target=target, metrics=metrics)
-        similarity = SimilarityMatching(target=target, classes=classes)
+        self.settings = {
+            "beta": beta,
+            "output_name": output_name,
+            "num_classes": num_classes,
+        }
+        prediction = Prediction(head, output_name=output_name, metrics=metrics)
+        similarity = SimilarityMatching(output_name=output_name, num_classes=num_classes)
         super().__init__({similarity: beta, prediction: round(1 - beta, 12)}, **kwargs)
         self.head = heads.validate_head(head)
         self.asked = prediction.asked
@@ -204,6 +209,7 @@ INFOPRO_FACTORS = {
 }
 
 
+@register("infopro")
 @keras.saving.register_keras_serializable("keras_e2e")
 class InfoPro(Mixture):
     """Keeps what tells about the input early, and what tells the class late.
@@ -223,7 +229,7 @@ class InfoPro(Mixture):
             `"mlp"` elsewhere; the authors' has one hidden Dense more than `"conv1"`.
         mean, std: how the model's input was normalised: `x * std + mean` is what the
             decoder must tell. Numbers, or one for each channel. Default: 0 and 1.
-        target: name of the output whose labels count; None for the only one.
+        output_name: name of the output whose labels count; None for the only one.
         **kwargs: `weight` and `reach`, as in `LocalObjective`.
 
     Raises:
@@ -246,7 +252,7 @@ class InfoPro(Mixture):
         head: Any = None,
         mean: Any = 0.0,
         std: Any = 1.0,
-        target: str | None = None,
+        output_name: str | None = None,
         **kwargs: Any,
     ):
         kinds: dict[str, Any] = {
@@ -266,19 +272,19 @@ class InfoPro(Mixture):
             "label": label,
             "mean": decoder.mean,
             "std": decoder.std,
-            "target": target,
+            "output_name": output_name,
         }
         # Both until the module's position is known.
         super().__init__(
-            {decoder: 1.0, kinds[label_loss](head, target=target): 1.0}, **kwargs
+            {decoder: 1.0, kinds[label_loss](head, output_name=output_name): 1.0}, **kwargs
         )
         self.head = heads.validate_head(head)
 
     def build_head(self, activation: keras.KerasTensor, model: ModelSpec) -> None:
-        self.factors = self.ramp(model.place, model.modules)
+        self.factors = self.ramp(model.index, model.num_modules)
         if not sum(self.factors):
             raise ValueError(
-                f"InfoPro: at module {model.place + 1} of {model.modules} both factors are "
+                f"InfoPro: at module {model.index + 1} of {model.num_modules} both factors are "
                 "0. Give `reconstruction` and `label` as (first, last)."
             )
         labelled: Any = self.parts[1]

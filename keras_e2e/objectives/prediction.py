@@ -8,8 +8,10 @@ from keras import ops
 
 from keras_e2e.objectives import head_metrics, heads
 from keras_e2e.objectives.base import Batch, Exit, LocalObjective, ModelSpec, Output
+from keras_e2e.objectives.registry import register
 
 
+@register("pred", "prediction")
 @keras.saving.register_keras_serializable("keras_e2e")
 class Prediction(LocalObjective):
     """Trains a module to predict the model's own target through an auxiliary head.
@@ -22,7 +24,7 @@ class Prediction(LocalObjective):
             `"conv1"`), a Keras layer or model of your own, or a head made of the model's
             own layers, `keras_e2e.AugLocal()` or `keras_e2e.MomentumAuxiliary()` (see
             `heads.make_head`); None chooses by the activation's shape.
-        target: name of the model output whose target is predicted; None for all of
+        output_name: name of the model output whose target is predicted; None for all of
             the outputs.
         loss: a Keras loss (name, function or object); None for the compiled one,
             with its loss weight.
@@ -39,7 +41,7 @@ class Prediction(LocalObjective):
         **kwargs: `weight` and `reach`, as in `LocalObjective`.
 
     Raises:
-        ValueError: an unknown head or metric, `target` names no output of the model, or a
+        ValueError: an unknown head or metric, `output_name` names no output of the model, or a
             layer of one's own as the head of several outputs.
 
     Example:
@@ -55,7 +57,7 @@ class Prediction(LocalObjective):
         self,
         head: Any = None,
         *,
-        target: str | None = None,
+        output_name: str | None = None,
         loss: Any = None,
         activation: Any = None,
         metrics: Any = None,
@@ -63,7 +65,7 @@ class Prediction(LocalObjective):
     ):
         super().__init__(**kwargs)
         self.head = heads.validate_head(head)
-        self.target = target
+        self.output_name = output_name
         self.asked = head_metrics.HeadMetrics(metrics, type(self).__name__)
         self.metrics_by_output: list = []
         self.loss_spec = loss
@@ -74,21 +76,25 @@ class Prediction(LocalObjective):
 
     def build_head(self, activation: keras.KerasTensor, model: ModelSpec) -> None:
         names = [output.name for output in model.outputs]
-        if self.target is not None and self.target not in names:
+        if self.output_name is not None and self.output_name not in names:
             raise ValueError(
-                f"Prediction(target={self.target!r}): the model has no such output. "
+                f"Prediction(output_name={self.output_name!r}): the model has no such output. "
                 f"Its outputs: {names}."
             )
-        chosen = [o for o in model.outputs if self.target in (None, o.name)]
+        chosen = [o for o in model.outputs if self.output_name in (None, o.name)]
         if len(chosen) > 1 and isinstance(self.head, keras.layers.Layer):
             raise ValueError(
                 f"Prediction(head={self.head.name!r}): one layer cannot be the head of the "
-                f"outputs {names}. Name one with target=..., or use a kind of head."
+                f"outputs {names}. Name one with output_name=..., or use a kind of head."
             )
         endings = []
         for output in chosen:
             network = heads.make_head(
-                self.head, activation, output.spec.shape, self.dtype_policy, model.rest
+                self.head,
+                activation,
+                output.spec.shape,
+                self.dtype_policy,
+                model.following_blocks,
             )
             self.networks.append(network)
             endings.append(self.activation or output.ending)
@@ -98,7 +104,7 @@ class Prediction(LocalObjective):
         )
 
     def exits(self, outputs: tuple[Output, ...]) -> tuple[Exit, ...]:
-        chosen = [o for o in outputs if self.target in (None, o.name)]
+        chosen = [o for o in outputs if self.output_name in (None, o.name)]
         return tuple(
             Exit(
                 output.name,
@@ -117,7 +123,7 @@ class Prediction(LocalObjective):
         return [way.predict(activation, training) for way in self.exits(outputs)]
 
     def compute_loss(self, activation: Any, batch: Batch) -> Any:
-        outputs = tuple(o for o in batch.outputs if self.target in (None, o.name))
+        outputs = tuple(o for o in batch.outputs if self.output_name in (None, o.name))
         total = 0.0
         predictions = self.predict(activation, outputs, batch.training)
         if batch.training:
@@ -133,7 +139,7 @@ class Prediction(LocalObjective):
 
     def measure(self, activation: Any, batch: Batch) -> None:
         if self.head_metrics():
-            outputs = tuple(o for o in batch.outputs if self.target in (None, o.name))
+            outputs = tuple(o for o in batch.outputs if self.output_name in (None, o.name))
             self._update(outputs, self.predict(activation, outputs, training=False))
 
     def _update(self, outputs: tuple[Output, ...], predictions: list) -> None:
@@ -154,7 +160,7 @@ class Prediction(LocalObjective):
         config = super().get_config()
         config.update(
             head=heads.serialize(self.head),
-            target=self.target,
+            output_name=self.output_name,
             loss=serialize_loss(self.loss_spec),
             activation=None
             if self.activation is None

@@ -8,12 +8,14 @@ from keras import ops, tree
 
 from keras_e2e.objectives import heads
 from keras_e2e.objectives.base import Batch, LocalObjective, ModelSpec
+from keras_e2e.objectives.registry import register
 from keras_e2e.objectives.two_view import augmented_view
 
 SOURCES = ("module_input", "model_input")
 LOSSES = ("mse", "binary_crossentropy")
 
 
+@register("reconstruction")
 @keras.saving.register_keras_serializable("keras_e2e")
 class Reconstruction(LocalObjective):
     """Trains a module so that what it was given can be read from its activation.
@@ -92,7 +94,7 @@ class Reconstruction(LocalObjective):
         sequences = len(activation.shape) == len(source.shape) == 3
         kind = self.head or ("linear" if sequences else "decoder")
         self.network = heads.make_head(
-            kind, activation, tuple(source.shape), self.dtype_policy, model.rest
+            kind, activation, tuple(source.shape), self.dtype_policy, model.following_blocks
         )
 
     def extra_inputs(self):

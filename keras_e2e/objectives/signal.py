@@ -17,8 +17,8 @@ class Signal(LocalObjective):
 
     A subclass says in `feedback_source` where it hears a signal and implements
 
-    - `project_feedback(activation, place)` for `feedback_source = "outputs"` (the model's outputs) or
-      `"following"` (the end of the next module; `place` counts them, where several
+    - `project_feedback(activation, index)` for `feedback_source = "outputs"` (the model's outputs) or
+      `"following"` (the end of the next module; `index` counts them, where several
       follow): a linear map of the activation for each tensor there, of that tensor's
       shape. The gradient with respect to the tensor comes back through the map,
       transposed, as the module's signal.
@@ -28,7 +28,7 @@ class Signal(LocalObjective):
 
     feedback_source = "outputs"
 
-    def project_feedback(self, activation: Any, place: int) -> list:
+    def project_feedback(self, activation: Any, index: int) -> list:
         """A map of the activation for each tensor that is listened to."""
         raise NotImplementedError
 

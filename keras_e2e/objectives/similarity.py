@@ -8,10 +8,12 @@ from keras import ops
 from keras_e2e.objectives import heads
 from keras_e2e.objectives.base import Batch, LocalObjective, ModelSpec
 from keras_e2e.objectives.class_labels import class_count, one_hot, present, unit
+from keras_e2e.objectives.registry import register
 
 _CONV = {3: keras.layers.Conv1D, 4: keras.layers.Conv2D, 5: keras.layers.Conv3D}
 
 
+@register("sim")
 @keras.saving.register_keras_serializable("keras_e2e")
 class SimilarityMatching(LocalObjective):
     """Makes examples of one class similar and others dissimilar: `sim`.
@@ -28,8 +30,8 @@ class SimilarityMatching(LocalObjective):
     matrices are those of each replica.
 
     Args:
-        target: name of the output whose labels count; None for the only one.
-        classes: number of classes; None reads it off that output.
+        output_name: name of the output whose labels count; None for the only one.
+        num_classes: number of classes; None reads it off that output.
         **kwargs: `weight` and `reach`, as in `LocalObjective`.
 
     Raises:
@@ -45,13 +47,17 @@ class SimilarityMatching(LocalObjective):
 
     requires_targets = True
 
-    def __init__(self, *, target: str | None = None, classes: int | None = None, **kwargs):
+    def __init__(
+        self, *, output_name: str | None = None, num_classes: int | None = None, **kwargs
+    ):
         super().__init__(**kwargs)
-        self.target, self.classes = target, classes
+        self.output_name, self.num_classes = output_name, num_classes
         self.projection: keras.layers.Layer | None = None
 
     def build_head(self, activation: keras.KerasTensor, model: ModelSpec) -> None:
-        self.labelled, self.scored = class_count(self, model, self.target, self.classes)
+        self.labelled, self.scored = class_count(
+            self, model, self.output_name, self.num_classes
+        )
         shape = tuple(activation.shape)
         width, rank = shape[-1], len(shape)
         if rank == 2 and width == 1:
@@ -91,9 +97,14 @@ class SimilarityMatching(LocalObjective):
         return ops.sum(squares, axis=1) / ops.maximum(ops.sum(counts), 1.0)
 
     def get_config(self):
-        return {**super().get_config(), "target": self.target, "classes": self.classes}
+        return {
+            **super().get_config(),
+            "output_name": self.output_name,
+            "num_classes": self.num_classes,
+        }
 
 
+@register("supcon")
 @keras.saving.register_keras_serializable("keras_e2e")
 class SupervisedContrastive(LocalObjective):
     """Pulls examples of one class together and pushes all others apart.
@@ -105,12 +116,12 @@ class SupervisedContrastive(LocalObjective):
     another of its class in the batch has loss 0.
 
     Args:
-        head: from the activation to `dimension` values, as in `heads.make_head`.
+        head: from the activation to `projection_dim` values, as in `heads.make_head`.
             Default: `"mlp"`.
-        dimension: size of `z`. Default: 128, as in both papers.
+        projection_dim: size of `z`. Default: 128, as in both papers.
         temperature: `t`. Default: 0.07, as in both papers.
-        target: name of the output whose labels count; None for the only one.
-        classes: number of classes; None reads it off that output.
+        output_name: name of the output whose labels count; None for the only one.
+        num_classes: number of classes; None reads it off that output.
         **kwargs: `weight` and `reach`, as in `LocalObjective`.
 
     Raises:
@@ -120,7 +131,7 @@ class SupervisedContrastive(LocalObjective):
     Example:
 
     >>> import keras_e2e as e2e
-    >>> e2e.objectives.SupervisedContrastive(temperature=0.1).dimension
+    >>> e2e.objectives.SupervisedContrastive(temperature=0.1).projection_dim
     128
     """
 
@@ -130,10 +141,10 @@ class SupervisedContrastive(LocalObjective):
         self,
         head: Any = "mlp",
         *,
-        dimension: int = 128,
+        projection_dim: int = 128,
         temperature: float = 0.07,
-        target: str | None = None,
-        classes: int | None = None,
+        output_name: str | None = None,
+        num_classes: int | None = None,
         **kwargs: Any,
     ):
         super().__init__(**kwargs)
@@ -143,14 +154,20 @@ class SupervisedContrastive(LocalObjective):
                 "above 0."
             )
         self.head = heads.validate_head(head)
-        self.dimension, self.temperature = dimension, temperature
-        self.target, self.classes = target, classes
+        self.projection_dim, self.temperature = projection_dim, temperature
+        self.output_name, self.num_classes = output_name, num_classes
         self.network: keras.layers.Layer | None = None
 
     def build_head(self, activation: keras.KerasTensor, model: ModelSpec) -> None:
-        self.labelled, self.scored = class_count(self, model, self.target, self.classes)
+        self.labelled, self.scored = class_count(
+            self, model, self.output_name, self.num_classes
+        )
         self.network = projector(
-            self.head, activation, self.dimension, self.dtype_policy, model.rest
+            self.head,
+            activation,
+            self.projection_dim,
+            self.dtype_policy,
+            model.following_blocks,
         )
 
     def loss(self, activation: Any, batch: Batch) -> Any:
@@ -168,10 +185,10 @@ class SupervisedContrastive(LocalObjective):
         config = super().get_config()
         config.update(
             head=heads.serialize(self.head),
-            dimension=self.dimension,
+            projection_dim=self.projection_dim,
             temperature=self.temperature,
-            target=self.target,
-            classes=self.classes,
+            output_name=self.output_name,
+            num_classes=self.num_classes,
         )
         return config
 
@@ -183,14 +200,20 @@ class SupervisedContrastive(LocalObjective):
 
 
 def projector(
-    head: Any, activation: keras.KerasTensor, dimension: int, dtype: Any, rest: tuple
+    head: Any,
+    activation: keras.KerasTensor,
+    projection_dim: int,
+    dtype: Any,
+    following_blocks: tuple,
 ) -> keras.layers.Layer:
     """A head from an activation to what is compared, as `heads.make_head` makes it.
 
     A linear one does not start from zero, though: where all projections are equal, no
     gradient tells them apart, and neither it nor the module would ever move.
     """
-    network = heads.make_head(head, activation, (None, dimension), dtype, rest)
+    network = heads.make_head(
+        head, activation, (None, projection_dim), dtype, following_blocks
+    )
     if head is None or head == "linear":
         kernel = network.layers[-1].kernel
         kernel.assign(keras.initializers.GlorotUniform()(kernel.shape, kernel.dtype))

@@ -7,9 +7,11 @@ from keras import ops
 
 from keras_e2e.objectives import heads
 from keras_e2e.objectives.base import Batch, ModelSpec
+from keras_e2e.objectives.registry import register
 from keras_e2e.objectives.signal import Signal
 
 
+@register("synthetic_gradient")
 @keras.saving.register_keras_serializable("keras_e2e")
 class SyntheticGradient(Signal):
     """Learns to predict the signal at the boundary, and teaches by the prediction.

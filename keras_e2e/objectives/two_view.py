@@ -10,6 +10,7 @@ from keras import ops
 from keras_e2e.objectives import heads
 from keras_e2e.objectives.base import Batch, LocalObjective, ModelSpec
 from keras_e2e.objectives.class_labels import present, unit
+from keras_e2e.objectives.registry import register
 from keras_e2e.objectives.similarity import contrast, projector
 
 
@@ -35,9 +36,9 @@ class TwoViews(LocalObjective):
             random in training: `keras.Sequential([RandomCrop(...), RandomFlip(...)])`.
             Default: `keras.layers.GaussianNoise(0.1)`, which any input takes. What the
             views have in common is what is learned: choose with the data in mind.
-        head: the projector, from the activation to `dimension` values, as in
+        head: the projector, from the activation to `projection_dim` values, as in
             `heads.make_head`.
-        dimension: size of what is compared.
+        projection_dim: size of what is compared.
         **kwargs: `weight` and `reach`, as in `LocalObjective`.
 
     Raises:
@@ -45,7 +46,12 @@ class TwoViews(LocalObjective):
     """
 
     def __init__(
-        self, augment: Any = None, *, head: Any = "mlp", dimension: int = 128, **kwargs: Any
+        self,
+        augment: Any = None,
+        *,
+        head: Any = "mlp",
+        projection_dim: int = 128,
+        **kwargs: Any,
     ):
         super().__init__(**kwargs)
         if augment is None:
@@ -59,7 +65,7 @@ class TwoViews(LocalObjective):
             )
         self.augment = augment
         self.head = heads.validate_head(head)
-        self.dimension = dimension
+        self.projection_dim = projection_dim
         self.network: keras.layers.Layer | None = None
 
     def extra_inputs(self):
@@ -67,11 +73,15 @@ class TwoViews(LocalObjective):
 
     def build_head(self, activation: keras.KerasTensor, model: ModelSpec) -> None:
         self.network = projector(
-            self.head, activation, self.dimension, self.dtype_policy, model.rest
+            self.head,
+            activation,
+            self.projection_dim,
+            self.dtype_policy,
+            model.following_blocks,
         )
 
     def projections(self, activation: Any, batch: Batch) -> tuple[Any, Any]:
-        """What the projector makes of both views, float32 `(batch, dimension)`."""
+        """What the projector makes of both views, float32 `(batch, projection_dim)`."""
         assert self.network is not None, "build_head comes first"
         (view,) = batch.extra_activations.values()
         first = self.network(activation, training=batch.training)
@@ -83,7 +93,7 @@ class TwoViews(LocalObjective):
         config.update(
             augment=keras.saving.serialize_keras_object(self.augment),
             head=heads.serialize(self.head),
-            dimension=self.dimension,
+            projection_dim=self.projection_dim,
         )
         return config
 
@@ -95,6 +105,7 @@ class TwoViews(LocalObjective):
         return super().from_config(config)
 
 
+@register("barlow_twins")
 @keras.saving.register_keras_serializable("keras_e2e")
 class BarlowTwins(TwoViews):
     """Makes two views agree feature by feature, and the features independent.
@@ -108,7 +119,7 @@ class BarlowTwins(TwoViews):
     Args:
         augment: makes the second view, see `TwoViews`.
         off_diagonal: the factor of the second sum. Default: 0.0051, as in the paper.
-        **kwargs: `head`, `dimension` (the paper: 8192; here 128), `weight`, `reach`.
+        **kwargs: `head`, `projection_dim` (the paper: 8192; here 128), `weight`, `reach`.
 
     Raises:
         TypeError: `augment` is no Keras layer.
@@ -117,7 +128,7 @@ class BarlowTwins(TwoViews):
 
     >>> import keras, keras_e2e as e2e
     >>> noise = keras.layers.GaussianNoise(0.1)
-    >>> e2e.objectives.BarlowTwins(noise, dimension=64).requires_targets
+    >>> e2e.objectives.BarlowTwins(noise, projection_dim=64).requires_targets
     False
     """
 
@@ -132,7 +143,7 @@ class BarlowTwins(TwoViews):
         )
         total = ops.maximum(ops.sum(counts), 1.0)
         products = ops.matmul(ops.transpose(first * counts[:, None]), second) / total
-        same = ops.eye(self.dimension, dtype="float32")
+        same = ops.eye(self.projection_dim, dtype="float32")
         value = ops.sum(same * ops.square(1.0 - products)) + self.off_diagonal * ops.sum(
             (1.0 - same) * ops.square(products)
         )
@@ -142,6 +153,7 @@ class BarlowTwins(TwoViews):
         return {**super().get_config(), "off_diagonal": self.off_diagonal}
 
 
+@register("vicreg")
 @keras.saving.register_keras_serializable("keras_e2e")
 class VICReg(TwoViews):
     """Makes two views close, every feature vary, and the features uncorrelated.
@@ -155,7 +167,7 @@ class VICReg(TwoViews):
     Args:
         augment: makes the second view, see `TwoViews`.
         invariance, variance, covariance: factors. Default: 25, 25 and 1, as in the paper.
-        **kwargs: `head`, `dimension` (the paper: 8192; here 128), `weight`, `reach`.
+        **kwargs: `head`, `projection_dim` (the paper: 8192; here 128), `weight`, `reach`.
 
     Raises:
         TypeError: `augment` is no Keras layer.
@@ -193,8 +205,8 @@ class VICReg(TwoViews):
             products = products / ops.maximum(total - 1.0, 1.0)
             deviation = ops.sqrt(ops.diagonal(products) + 1e-4)
             spread = spread + ops.mean(ops.relu(1.0 - deviation)) / 2
-            off = products * (1.0 - ops.eye(self.dimension, dtype="float32"))
-            related = related + ops.sum(ops.square(off)) / self.dimension
+            off = products * (1.0 - ops.eye(self.projection_dim, dtype="float32"))
+            related = related + ops.sum(ops.square(off)) / self.projection_dim
         return self.invariance * apart + (
             self.variance * spread + self.covariance * related
         ) * ops.ones_like(counts)
@@ -207,6 +219,7 @@ class VICReg(TwoViews):
         return config
 
 
+@register("view_contrast")
 @keras.saving.register_keras_serializable("keras_e2e")
 class ViewContrast(TwoViews):
     """Tells the other view of an example from all other examples: InfoNCE over views.
@@ -219,7 +232,7 @@ class ViewContrast(TwoViews):
     Args:
         augment: makes the second view, see `TwoViews`.
         temperature: default 0.1, as in the paper for ImageNet.
-        **kwargs: `head`, `dimension` (128, as in the paper), `weight`, `reach`.
+        **kwargs: `head`, `projection_dim` (128, as in the paper), `weight`, `reach`.
 
     Raises:
         TypeError: `augment` is no Keras layer.

@@ -48,9 +48,9 @@ def build_objectives(
             inputs,
             tuple(outputs),
             following=tuple(tuple(ends[name]) for name in following),
-            place=place,
-            modules=len(modules),
-            rest=rests.get(module.name, ()),
+            index=place,
+            num_modules=len(modules),
+            following_blocks=rests.get(module.name, ()),
             name=module.name,
         )
         try:

@@ -214,7 +214,7 @@ OBJECTIVES = [
     ObjectiveCase("prediction-auglocal", lambda: Prediction(AugLocal()), "deep"),
     ObjectiveCase("prediction-momentum", _momentum, "deep"),
     ObjectiveCase(
-        "prediction-one-output", lambda: Prediction(target="kind"), "two_outputs"
+        "prediction-one-output", lambda: Prediction(output_name="kind"), "two_outputs"
     ),
     ObjectiveCase("prediction-all-outputs", Prediction, "two_outputs"),
     ObjectiveCase("prediction-mse", lambda: Prediction(loss="mse"), "regression"),
@@ -292,20 +292,22 @@ OBJECTIVES = [
     # Without ReLUs, of few dimensions and a mild temperature: finite differences.
     ObjectiveCase(
         "barlow_twins",
-        lambda: BarlowTwins(_zoom(), head="linear", dimension=8),
+        lambda: BarlowTwins(_zoom(), head="linear", projection_dim=8),
         batch_statistics=True,
     ),
     ObjectiveCase(
-        "vicreg", lambda: VICReg(_zoom(), head="linear", dimension=8), batch_statistics=True
+        "vicreg",
+        lambda: VICReg(_zoom(), head="linear", projection_dim=8),
+        batch_statistics=True,
     ),
     ObjectiveCase(
         "view_contrast",
-        lambda: ViewContrast(_zoom(), head="linear", dimension=8, temperature=0.5),
+        lambda: ViewContrast(_zoom(), head="linear", projection_dim=8, temperature=0.5),
         batch_statistics=True,
     ),
     ObjectiveCase(
         "infonce",
-        lambda: InfoNCE(steps=2, negatives=4, seed=1),
+        lambda: InfoNCE(num_steps=2, num_negatives=4, seed=1),
         "conv",
         batch_statistics=True,
         draws=True,

@@ -204,7 +204,7 @@ def test_one_objective_for_two_boundaries_is_refused():
 @pytest.mark.parametrize(
     ("objective", "said"),
     [
-        (Prediction(target="zz"), ["'zz'", "'out'"]),
+        (Prediction(output_name="zz"), ["'zz'", "'out'"]),
         (Prediction("conv1"), ["'conv1'", "'linear'"]),
     ],
     ids=["target", "head"],

@@ -68,7 +68,7 @@ CASES = {
     "deep-auglocal": lambda: Prediction(AugLocal()),
     "nested-linear": lambda: Mixture({"reconstruction": 1.0, "pred": 1.0}),
     "two_outputs-all": Prediction,
-    "two_outputs-one": lambda: Prediction(target="kind"),
+    "two_outputs-one": lambda: Prediction(output_name="kind"),
     "dense-target": lambda: IntermediateTarget(head="mlp", units=4),
     "dense-activation": IntermediateTarget,
 }

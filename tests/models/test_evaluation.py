@@ -157,7 +157,7 @@ def test_a_loss_without_its_labels_is_left_out():
 def test_several_outputs_are_told_apart_by_name():
     model = modular(
         "two_outputs",
-        {"first": "pred", "second": Prediction(target="kind")},
+        {"first": "pred", "second": Prediction(output_name="kind")},
         metrics=(),
     )
     model.compile(
@@ -254,6 +254,6 @@ def test_goodness_is_that_of_each_class_written_over_the_input():
 
 
 def test_an_objective_that_draws_is_evaluated_the_same_each_time():
-    model = modular("conv", {"first": InfoNCE(steps=2, negatives=4, seed=1)})
+    model = modular("conv", {"first": InfoNCE(num_steps=2, num_negatives=4, seed=1)})
     x, y = data("conv")
     assert model.evaluate_modules(x, y) == model.evaluate_modules(x, y)

@@ -1,6 +1,7 @@
 """Short names of objectives, and the way of every objective into a config and back."""
 
 import json
+from typing import get_args
 
 import keras
 import pytest
@@ -118,7 +119,7 @@ def test_an_unknown_alias_is_refused_and_the_nearest_named(use, alias, near):
     with pytest.raises(ValueError) as caught:
         USES[use](alias)
     message = str(caught.value)
-    assert f"unknown objective {alias!r}" in message
+    assert f"Unknown objective {alias!r}" in message
     assert ("Did you mean" in message) == bool(near)
     assert near in message.split("The aliases")[0]
     assert "'barlow_twins'" in message
@@ -140,7 +141,7 @@ NOISE = {"name": "noise", "seed": 2}
 SCHEDULE = keras.optimizers.schedules.PolynomialDecay(1.0, 10, 0.1)
 NON_DEFAULT = {
     "prediction": lambda: Prediction(
-        "mlp", target="out", loss="mse", activation="tanh", weight=0.5, reach="all"
+        "mlp", output_name="out", loss="mse", activation="tanh", weight=0.5, reach="all"
     ),
     "prediction, own head": lambda: Prediction(
         keras.Sequential([layers.Flatten(), layers.Dense(3)], name="own"), weight=SCHEDULE
@@ -148,11 +149,20 @@ NON_DEFAULT = {
     "target": lambda: IntermediateTarget(
         "mse", head="mlp", units=3, per_position=True, reach=2
     ),
-    "sim": lambda: SimilarityMatching(target="out", classes=3, weight=2.0, name="mine"),
-    "supcon": lambda: SupervisedContrastive(
-        "linear", dimension=5, temperature=0.5, target="out", classes=3, reach=2
+    "sim": lambda: SimilarityMatching(
+        output_name="out", num_classes=3, weight=2.0, name="mine"
     ),
-    "predsim": lambda: PredSim(0.7, head="mlp", target="out", classes=3, weight=0.5),
+    "supcon": lambda: SupervisedContrastive(
+        "linear",
+        projection_dim=5,
+        temperature=0.5,
+        output_name="out",
+        num_classes=3,
+        reach=2,
+    ),
+    "predsim": lambda: PredSim(
+        0.7, head="mlp", output_name="out", num_classes=3, weight=0.5
+    ),
     "infopro": lambda: InfoPro(
         "cross_entropy",
         reconstruction=(3.0, 1.0),
@@ -160,7 +170,7 @@ NON_DEFAULT = {
         head="gap_linear",
         mean=[0.5, 0.25],
         std=0.5,
-        target="out",
+        output_name="out",
         reach=2,
     ),
     "reconstruction": lambda: Reconstruction(
@@ -173,7 +183,10 @@ NON_DEFAULT = {
         weight=SCHEDULE,
     ),
     "barlow_twins": lambda: BarlowTwins(
-        layers.GaussianNoise(0.3, **NOISE), head="linear", dimension=5, off_diagonal=0.1
+        layers.GaussianNoise(0.3, **NOISE),
+        head="linear",
+        projection_dim=5,
+        off_diagonal=0.1,
     ),
     "vicreg": lambda: VICReg(
         keras.Sequential([layers.GaussianNoise(0.3, **NOISE)], name="augment"),
@@ -183,18 +196,20 @@ NON_DEFAULT = {
         weight=0.1,
     ),
     "view_contrast": lambda: ViewContrast(
-        layers.GaussianNoise(0.3, **NOISE), temperature=0.5, dimension=5
+        layers.GaussianNoise(0.3, **NOISE), temperature=0.5, projection_dim=5
     ),
-    "infonce": lambda: InfoNCE(steps=2, negatives=3, seed=4, reach="all", weight=SCHEDULE),
+    "infonce": lambda: InfoNCE(
+        num_steps=2, num_negatives=3, seed=4, reach="all", weight=SCHEDULE
+    ),
     "forward_forward": lambda: ForwardForward(
-        threshold=1.0, overlay=2.0, target="out", classes=3, seed=4, weight=0.5
+        threshold=1.0, overlay=2.0, output_name="out", num_classes=3, seed=4, weight=0.5
     ),
     "synthetic_gradient": lambda: SyntheticGradient(
         conditional=False, head="linear", weight=0.5
     ),
     "feedback_alignment": lambda: FeedbackAlignment(seed=3, weight=SCHEDULE),
     "direct_feedback_alignment": lambda: DirectFeedbackAlignment(seed=3, weight=0.5),
-    "mixture": lambda: Mixture({"sim": 0.5, BarlowTwins(dimension=3): 2}, weight=0.5),
+    "mixture": lambda: Mixture({"sim": 0.5, BarlowTwins(projection_dim=3): 2}, weight=0.5),
     "mixture in a mixture": lambda: Mixture(
         {Mixture({"sim": 0.5, InfoPro(std=[0.5, 1.0]): 0.0}): 0.25, PredSim(0.5): 2.0},
         reach=2,
@@ -252,3 +267,42 @@ def test_a_built_objective_has_the_config_that_it_had(case):
         plain(keras.saving.serialize_keras_object(o)) for o in (objective, make())
     )
     assert found == expected
+
+
+# The registry
+
+
+def test_the_type_of_aliases_is_what_is_registered():
+    assert set(get_args(objectives.Alias)) == set(objectives.ALIASES) == set(KINDS)
+
+
+@pytest.mark.parametrize("alias", KINDS)
+def test_serialized_and_deserialized(alias):
+    objective = objectives.get(alias)
+    config = json.loads(json.dumps(objectives.serialize(objective)))
+    for again in (objectives.deserialize(config), objectives.get(config)):
+        assert type(again) is KINDS[alias]
+        assert again.get_config() == objective.get_config()
+
+
+def test_no_objective_and_aliases_are_deserialized_too():
+    assert objectives.serialize(None) is None
+    assert objectives.deserialize(None) is None
+    assert type(objectives.deserialize("sim")) is SimilarityMatching
+
+
+def test_an_objective_of_a_users_is_deserialized_by_custom_objects():
+    class Own(LocalObjective):
+        pass
+
+    config = objectives.serialize(Own(weight=0.5))
+    with pytest.raises(TypeError, match="Own"):
+        objectives.deserialize(config)
+    again = objectives.deserialize(config, {"Own": Own})
+    assert type(again) is Own and again.weight == 0.5
+
+
+def test_the_config_of_something_else_is_refused():
+    config = keras.saving.serialize_keras_object(layers.Dense(3))
+    with pytest.raises(ValueError, match=r"config of a LocalObjective.*Dense"):
+        objectives.deserialize(config)

@@ -67,7 +67,7 @@ def info_nce(h, kernels, draws, weight):
     ids=str,
 )
 def test_it_is_what_the_paper_says(shape, steps, weight, draws):
-    objective = built(InfoNCE(steps=steps, negatives=7, seed=1), *shape)
+    objective = built(InfoNCE(num_steps=steps, num_negatives=7, seed=1), *shape)
     kernels = [v.numpy() for v in objective.trainable_variables]
     assert len(kernels) == min(steps, shape[0] - 1)  # no farther than there are positions
     assert {k.shape for k in kernels} == {(shape[-1], shape[-1])}
@@ -78,7 +78,7 @@ def test_it_is_what_the_paper_says(shape, steps, weight, draws):
 
 
 def test_where_nothing_is_told_apart_by_hand():
-    objective = built(InfoNCE(steps=2, negatives=16), 4, 3)
+    objective = built(InfoNCE(num_steps=2, num_negatives=16), 4, 3)
     for v in objective.trainable_variables:
         v.assign(np.zeros(v.shape))
     np.testing.assert_allclose(compute(objective, some(B, 4, 3)), np.log(17), rtol=1e-6)
@@ -97,7 +97,7 @@ def test_the_negatives_are_new_in_each_step_and_those_of_the_seed():
 
 def test_every_position_is_drawn(draws):
     """The predictions are told from each later position of each example."""
-    objective = built(InfoNCE(steps=1, negatives=400), 3, 2)
+    objective = built(InfoNCE(num_steps=1, num_negatives=400), 3, 2)
     h = tf.constant(some(B, 3, 2))
     with tf.GradientTape() as tape:
         tape.watch(h)
@@ -154,7 +154,9 @@ def test_an_activation_without_later_positions_is_refused(shape):
         assert phrase in str(caught.value)
 
 
-@pytest.mark.parametrize("arguments", [{"steps": 0}, {"negatives": 0}, {"steps": 1.5}])
+@pytest.mark.parametrize(
+    "arguments", [{"num_steps": 0}, {"num_negatives": 0}, {"num_steps": 1.5}]
+)
 def test_settings_that_make_no_sense_are_refused(arguments):
     ((name, given),) = arguments.items()
     with pytest.raises(ValueError, match=rf"InfoNCE\({name}={given}\).*integer above 0"):

@@ -38,7 +38,7 @@ def some(*shape):
 def built(objective, activation, inputs=(None, 5), place=0, modules=2):
     output = OutputSpec("out", keras.KerasTensor((None, C)), keras.activations.softmax)
     source = keras.KerasTensor(inputs)
-    spec = ModelSpec(source, [source], (output,), place=place, modules=modules)
+    spec = ModelSpec(source, [source], (output,), index=place, num_modules=modules)
     objective.build_for(keras.KerasTensor(activation), spec)
     return objective
 
@@ -101,8 +101,8 @@ def test_a_mixture_may_hold_a_mixture():
 def test_each_part_sees_its_own_views():
     small, large = layers.GaussianNoise(0.1), layers.GaussianNoise(0.2)
     parts = {
-        VICReg(small, dimension=4): 1.0,
-        ViewContrast(large, dimension=4): 1.0,
+        VICReg(small, projection_dim=4): 1.0,
+        ViewContrast(large, projection_dim=4): 1.0,
         Reconstruction(): 1.0,
         Reconstruction(corrupt=large): 1.0,
     }
@@ -122,7 +122,7 @@ def test_parts_with_views_train_together():
     base = keras.Sequential(
         [keras.Input((5,)), layers.Dense(7, name="a"), layers.Dense(C, name="out")]
     )
-    parts = {BarlowTwins(dimension=4): 1.0, ForwardForward(): 1.0}
+    parts = {BarlowTwins(projection_dim=4): 1.0, ForwardForward(): 1.0}
     model = e2e.modularize(base, {"a": Mixture(parts)}, training_mode="local")
     model.compile("sgd", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
     before = model.get_layer("a").kernel.numpy()

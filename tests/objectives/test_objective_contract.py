@@ -153,7 +153,7 @@ def test_a_head_of_ones_own_is_trained_and_saved(tmp_path):
     "objective",
     [
         Prediction(),
-        Prediction("mlp", target="out", loss="mse", activation="tanh"),
+        Prediction("mlp", output_name="out", loss="mse", activation="tanh"),
         Prediction(loss=keras.losses.Huber(delta=0.3)),
         Reconstruction(),
         Reconstruction("model_input", head="mlp"),

@@ -115,7 +115,9 @@ def test_each_output_counts_with_its_compiled_loss_and_weight(compiled, factors)
 def test_one_output_can_be_chosen():
     losses = {"p": "sparse_categorical_crossentropy", "q": "mse"}
     y = {"p": CLASSES, "q": VALUES}
-    model = model_of(Prediction(target="q"), outputs=["softmax", "linear"], loss=losses)
+    model = model_of(
+        Prediction(output_name="q"), outputs=["softmax", "linear"], loss=losses
+    )
     assert len(model.boundaries["code"].objective.networks) == 1
     expected = ((raw(model) - VALUES) ** 2).mean()
     np.testing.assert_allclose(local_loss(model, y), expected, rtol=1e-4)

@@ -51,7 +51,7 @@ def test_similarities_of_single_values():
 
 def test_similarities_of_a_narrow_map_of_unknown_size():
     base = flat(width=3, shape=(None, 6))
-    objective = SimilarityMatching(classes=C, target="out")
+    objective = SimilarityMatching(num_classes=C, output_name="out")
     assert_refused(
         lambda: e2e.modularize(base, {"code": objective}),
         *["'code'", "SimilarityMatching", "3 channels", "(None, None, 3)"],
@@ -61,7 +61,7 @@ def test_similarities_of_a_narrow_map_of_unknown_size():
 def test_similarities_over_four_axes_of_positions():
     assert_refused(
         lambda: e2e.modularize(
-            flat(shape=(2, 2, 2, 2, 6)), {"code": SimilarityMatching(classes=C)}
+            flat(shape=(2, 2, 2, 2, 6)), {"code": SimilarityMatching(num_classes=C)}
         ),
         *["'code'", "SimilarityMatching", "Flatten"],
     )
@@ -85,12 +85,19 @@ def test_labels_written_over_an_input_that_is_too_small():
 def test_classes_of_a_model_that_has_none(kind):
     assert_refused(
         lambda: e2e.modularize(flat(outputs=[("score", 1)]), {"code": BY_LABELS[kind]()}),
-        *["'code'", kind, "'score'", "(None, 1)", f"{kind}(classes=2)", "without labels"],
+        *[
+            "'code'",
+            kind,
+            "'score'",
+            "(None, 1)",
+            f"{kind}(num_classes=2)",
+            "without labels",
+        ],
     )
     # The way out.
     model = e2e.modularize(
         flat(outputs=[("score", 1)]),
-        {"code": BY_LABELS[kind](classes=2)},
+        {"code": BY_LABELS[kind](num_classes=2)},
         training_mode="local",
     )
     model.compile("sgd", keras.losses.BinaryCrossentropy(from_logits=True))
@@ -112,14 +119,14 @@ def test_one_of_several_outputs_must_be_named(kind):
     named = {"PredSim": "SimilarityMatching", "InfoPro": "SupervisedContrastive"}
     assert_refused(
         lambda: e2e.modularize(flat(outputs=outputs), {"code": make()}),
-        *["'code'", "'kind'", "'size'", f"{named.get(kind, kind)}(target='kind')"],
+        *["'code'", "'kind'", "'size'", f"{named.get(kind, kind)}(output_name='kind')"],
     )
     assert_refused(
-        lambda: e2e.modularize(flat(outputs=outputs), {"code": make(target="zz")}),
+        lambda: e2e.modularize(flat(outputs=outputs), {"code": make(output_name="zz")}),
         *["'code'", "'zz'", "'kind'", "'size'"],
     )
     model = e2e.modularize(
-        flat(outputs=outputs), {"code": make(target="kind")}, training_mode="local"
+        flat(outputs=outputs), {"code": make(output_name="kind")}, training_mode="local"
     )
     cross_entropy = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
     model.compile("sgd", [cross_entropy, "mse"])
@@ -130,8 +137,8 @@ def test_one_of_several_outputs_must_be_named(kind):
 @pytest.mark.parametrize("classes", [1, -3, 2.0, "3"], ids=str)
 def test_numbers_of_classes_that_are_none(kind, classes):
     assert_refused(
-        lambda: e2e.modularize(flat(), {"code": BY_LABELS[kind](classes=classes)}),
-        *["'code'", f"{kind}(classes={classes!r})", "2 or larger"],
+        lambda: e2e.modularize(flat(), {"code": BY_LABELS[kind](num_classes=classes)}),
+        *["'code'", f"{kind}(num_classes={classes!r})", "2 or larger"],
     )
 
 

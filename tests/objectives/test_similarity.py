@@ -200,7 +200,7 @@ def test_examples_of_weight_zero_are_taught_nothing_by_sim():
 @pytest.mark.parametrize("form", FORMS)
 def test_supcon(form, weight):
     objective = built(
-        SupervisedContrastive("linear", dimension=4, temperature=0.5), (None, 7)
+        SupervisedContrastive("linear", projection_dim=4, temperature=0.5), (None, 7)
     )
     h = some(B, 7)
     z = np.asarray(objective.network(h))
@@ -231,7 +231,7 @@ def test_supcon_of_maps(shape):
     ids=["one example", "no positives", "zeros", "ones", "large"],
 )
 def test_supcon_has_finite_gradients(h, y):
-    objective = built(SupervisedContrastive("linear", dimension=4), (None, 7))
+    objective = built(SupervisedContrastive("linear", projection_dim=4), (None, 7))
     gradient = assert_gradient(objective, h, y)
     if len(h) < B:
         assert value(objective, h, y) == 0.0
@@ -239,14 +239,14 @@ def test_supcon_has_finite_gradients(h, y):
 
 
 def test_supcon_of_equal_examples_by_hand():
-    objective = built(SupervisedContrastive("linear", dimension=4), (None, 7))
+    objective = built(SupervisedContrastive("linear", projection_dim=4), (None, 7))
     y = np.array([0, 0, 1, 2])
     found = value(objective, np.ones((4, 7), "float32"), y)
     np.testing.assert_allclose(found, 2 * np.log(3) / 4, rtol=1e-5)
 
 
 def test_examples_of_weight_zero_are_taught_nothing_by_supcon():
-    objective = built(SupervisedContrastive("linear", dimension=4), (None, 7))
+    objective = built(SupervisedContrastive("linear", projection_dim=4), (None, 7))
     gradient = assert_gradient(objective, some(B, 7), LABELS, WEIGHT)
     assert (gradient[WEIGHT == 0] == 0).all()
     assert gradient.any()

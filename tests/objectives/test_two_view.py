@@ -89,7 +89,7 @@ FORMULAS = {BarlowTwins: barlow_twins, VICReg: vicreg, ViewContrast: nt_xent}
 @pytest.mark.parametrize("kind", KINDS)
 def test_it_is_what_the_paper_says(kind, shape, weight):
     objective = built(
-        kind(head="gap_linear" if len(shape) > 1 else "mlp", dimension=D), *shape
+        kind(head="gap_linear" if len(shape) > 1 else "mlp", projection_dim=D), *shape
     )
     h, view = some(B, *shape), some(B, *shape)
     projected = [np.asarray(objective.network(v), "float64") for v in (h, view)]
@@ -101,12 +101,12 @@ def test_it_is_what_the_paper_says(kind, shape, weight):
 @pytest.mark.parametrize(
     ("objective", "settings"),
     [
-        (BarlowTwins(off_diagonal=0.5, dimension=D), {"off_diagonal": 0.5}),
+        (BarlowTwins(off_diagonal=0.5, projection_dim=D), {"off_diagonal": 0.5}),
         (
-            VICReg(invariance=2, variance=3, covariance=5, dimension=D),
+            VICReg(invariance=2, variance=3, covariance=5, projection_dim=D),
             {"factors": (2, 3, 5)},
         ),
-        (ViewContrast(temperature=0.7, dimension=D), {"temperature": 0.7}),
+        (ViewContrast(temperature=0.7, projection_dim=D), {"temperature": 0.7}),
     ],
     ids=lambda x: type(x).__name__,
 )
@@ -122,9 +122,9 @@ def test_views_that_agree_on_independent_features_by_hand():
     # Of each feature, the four values are -1 and 1; no two features go together.
     z = np.float32([[1, 1], [1, -1], [-1, 1], [-1, -1]])
     for objective, expected in [
-        (BarlowTwins(dimension=2), 0.0),
-        (VICReg(dimension=2), 0.0),
-        (ViewContrast(dimension=2, temperature=1.0), np.log(np.e + 4 + 2 / np.e) - 1),
+        (BarlowTwins(projection_dim=2), 0.0),
+        (VICReg(projection_dim=2), 0.0),
+        (ViewContrast(projection_dim=2, temperature=1.0), np.log(np.e + 4 + 2 / np.e) - 1),
     ]:
         built(objective, 2)
         objective.network = layers.Identity()
@@ -134,7 +134,7 @@ def test_views_that_agree_on_independent_features_by_hand():
 @pytest.mark.parametrize("head", [None, "linear", "mlp"])
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_module_is_taught_something_from_the_first_step_on(kind, head):
-    objective = built(kind(head=head, dimension=D), 7)
+    objective = built(kind(head=head, projection_dim=D), 7)
     h = tf.constant(some(B, 7))
     with tf.GradientTape() as tape:
         tape.watch(h)
@@ -145,7 +145,7 @@ def test_a_module_is_taught_something_from_the_first_step_on(kind, head):
 @pytest.mark.parametrize("case", ["one example", "zeros", "ones", "equal", "no weight"])
 @pytest.mark.parametrize("kind", KINDS)
 def test_its_gradients_are_finite(kind, case):
-    objective = built(kind(head="linear", dimension=D), 7)
+    objective = built(kind(head="linear", projection_dim=D), 7)
     h, view, weight = some(B, 7), some(B, 7), None
     if case == "one example":
         h, view = h[:1], view[:1]
@@ -170,7 +170,7 @@ def test_its_gradients_are_finite(kind, case):
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_examples_of_weight_zero_are_taught_nothing(kind):
-    objective = built(kind(head="linear", dimension=D), 7)
+    objective = built(kind(head="linear", projection_dim=D), 7)
     h, view = tf.constant(some(B, 7)), tf.constant(some(B, 7))
     with tf.GradientTape() as tape:
         tape.watch([h, view])
@@ -245,8 +245,8 @@ def augmentations():
 def test_boundaries_of_one_augmentation_share_one_pass(case, tmp_path):
     first, second = augmentations()[case]
     model = shared(
-        BarlowTwins(first, dimension=D),
-        VICReg(second, dimension=D),
+        BarlowTwins(first, projection_dim=D),
+        VICReg(second, projection_dim=D),
         Reconstruction("model_input", corrupt=second),
     )
     assert passes(model) == (1, 2)
@@ -259,18 +259,18 @@ def test_boundaries_of_one_augmentation_share_one_pass(case, tmp_path):
 
 
 def test_boundaries_left_to_the_default_share_one_pass():
-    model = shared(*[kind(dimension=D) for kind in KINDS])
+    model = shared(*[kind(projection_dim=D) for kind in KINDS])
     assert passes(model) == (0, 2)
     assert len({key for m in model.modules[:-1] for key in m.objective.extra_inputs()}) == 1
 
 
 def test_each_augmentation_has_a_pass_of_its_own():
-    model = shared(*[VICReg(Shift(by, name="s"), dimension=D) for by in (1.0, 2.0)])
+    model = shared(*[VICReg(Shift(by, name="s"), projection_dim=D) for by in (1.0, 2.0)])
     assert passes(model) == (2, 3)
 
 
 def test_no_pass_is_made_for_an_objective_that_does_not_count():
-    model = shared(BarlowTwins(Shift(), dimension=D), Reconstruction())
+    model = shared(BarlowTwins(Shift(), projection_dim=D), Reconstruction())
     model.training_mode = e2e.TrainingMode("local", weights={"a": 0.0})
     assert passes(model) == (0, 1)
     model.training_mode = "end_to_end"
@@ -279,8 +279,8 @@ def test_no_pass_is_made_for_an_objective_that_does_not_count():
 
 def test_the_view_is_the_activation_of_the_augmented_input():
     model = shared(
-        ViewContrast(Shift(2.0), head="linear", dimension=D),
-        VICReg(Shift(2.0), dimension=D),
+        ViewContrast(Shift(2.0), head="linear", projection_dim=D),
+        VICReg(Shift(2.0), projection_dim=D),
     )
     x, y = some(B, 3), some(B, 1)
     outputs = model(x, training=True)
@@ -300,7 +300,7 @@ def test_the_further_pass_moves_the_statistics_of_batchnorm_too():
     inputs = keras.Input((3,))
     x = layers.BatchNormalization(momentum=0.5, name="a")(inputs)
     base = keras.Model(inputs, layers.Dense(1, name="out")(x))
-    objective = VICReg(Shift(4.0), dimension=D)
+    objective = VICReg(Shift(4.0), projection_dim=D)
     model = e2e.modularize(base, {"a": objective}, training_mode="local")
     model.compile("sgd", "mse")
     x = some(B, 3)

@@ -90,7 +90,7 @@ def make_head(
     activation: keras.KerasTensor,
     target_shape: tuple,
     dtype: Any = None,
-    rest: tuple = (),
+    following_blocks: tuple = (),
 ) -> keras.layers.Layer:
     """Builds a head.
 
@@ -128,7 +128,7 @@ def make_head(
             axis of unknown size.
         dtype: dtype policy of the head's layers; the last one is float32. A layer of
             your own keeps what it has.
-        rest: the blocks that follow in the model (`blocks.blocks_after`), for the heads
+        following_blocks: the blocks that follow in the model (`blocks.blocks_after`), for the heads
             that are made of them.
 
     Returns:
@@ -153,7 +153,7 @@ def make_head(
     if shape[-1] is None:
         raise ValueError(f"A head needs a known last axis. Found activation {shape}.")
     if hasattr(head, "assemble"):
-        head.assemble(activation, target, dtype, rest)
+        head.assemble(activation, target, dtype, following_blocks)
         return head
     if isinstance(head, keras.layers.Layer):
         return _own(head, activation, target)

@@ -24,7 +24,11 @@ class ModelHead(keras.layers.Layer):
         self.network: keras.Model | None = None
 
     def assemble(
-        self, activation: keras.KerasTensor, target_shape: tuple, dtype: Any, rest: tuple
+        self,
+        activation: keras.KerasTensor,
+        target_shape: tuple,
+        dtype: Any,
+        following_blocks: tuple,
     ) -> None:
         """Makes the head's layers.
 
@@ -32,7 +36,7 @@ class ModelHead(keras.layers.Layer):
             activation: shape and dtype of what the head is given, batch axis first.
             target_shape: shape of what it puts out, batch axis first.
             dtype: dtype policy of the layers that are not copies; the last is float32.
-            rest: the blocks after the boundary (`blocks.blocks_after`).
+            following_blocks: the blocks after the boundary (`blocks.blocks_after`).
 
         Raises:
             ValueError: nothing is known of what follows, none of it can be applied, the
@@ -41,17 +45,21 @@ class ModelHead(keras.layers.Layer):
         who = f"The head {self.name!r} ({type(self).__name__})"
         if self.built:
             raise ValueError(f"{who} is in use already. Give each boundary its own.")
-        if not rest:
+        if not following_blocks:
             raise ValueError(
                 f"{who} is made of the layers after the boundary and finds none: the model "
                 "is subclassed and shows no graph, or other paths lead around the "
                 "boundary. Use another head, such as 'gap_linear' or 'mlp'."
             )
-        self.make(activation, target_shape, dtype, rest)
+        self.make(activation, target_shape, dtype, following_blocks)
         self.built = True
 
     def make(
-        self, activation: keras.KerasTensor, target_shape: tuple, dtype: Any, rest: tuple
+        self,
+        activation: keras.KerasTensor,
+        target_shape: tuple,
+        dtype: Any,
+        following_blocks: tuple,
     ) -> None:
         """What a subclass makes in `assemble`."""
         raise NotImplementedError
@@ -99,9 +107,9 @@ class AugLocal(ModelHead):
     >>> boundary = ModuleBoundary(name="first")
     >>> h = boundary(keras.layers.Dense(4, "relu")(x))
     >>> y = keras.layers.Dense(3)(keras.layers.Dense(6, "relu")(h))
-    >>> rest = blocks.blocks_after(graph.Graph(keras.Model(x, y)), boundary)
+    >>> following = blocks.blocks_after(graph.Graph(keras.Model(x, y)), boundary)
     >>> head = AugLocal()
-    >>> head.assemble(keras.KerasTensor((None, 4)), (None, 3), None, rest)
+    >>> head.assemble(keras.KerasTensor((None, 4)), (None, 3), None, following)
     >>> [tuple(v.shape) for v in head.weights]
     [(4, 6), (6,), (6, 3), (3,)]
     """
@@ -120,11 +128,13 @@ class AugLocal(ModelHead):
         gone = (place - 1) / (count - 2) if count > 2 and place > 1 else 0.0
         return round((1 - gone) * (self.depth_max - self.depth_min) + self.depth_min)
 
-    def make(self, activation, target_shape, dtype, rest):
-        between = [block for block in rest if not block.last]
+    def make(self, activation, target_shape, dtype, following_blocks):
+        between = [block for block in following_blocks if not block.last]
         rank = len(activation.shape)
         alike = [b for b in between if _keeps_axes(b, rank)] or between
-        depth = min(self.depth(rest[0].place, rest[0].count), len(alike))
+        depth = min(
+            self.depth(following_blocks[0].place, following_blocks[0].count), len(alike)
+        )
         inputs = tensor = keras.Input(activation.shape[1:], dtype=activation.dtype)
         used, refusals = -1, []
         for i in range(1, depth + 1):
@@ -187,9 +197,9 @@ class MomentumAuxiliary(ModelHead):
     >>> boundary = ModuleBoundary(name="first")
     >>> h = boundary(keras.layers.Dense(4, "relu")(x))
     >>> y = keras.layers.Dense(3)(keras.layers.Dense(6, "relu")(h))
-    >>> rest = blocks.blocks_after(graph.Graph(keras.Model(x, y)), boundary)
+    >>> following = blocks.blocks_after(graph.Graph(keras.Model(x, y)), boundary)
     >>> head = MomentumAuxiliary()
-    >>> head.assemble(keras.KerasTensor((None, 4)), (None, 3), None, rest)
+    >>> head.assemble(keras.KerasTensor((None, 4)), (None, 3), None, following)
     >>> [tuple(v.shape) for v in head.non_trainable_weights]
     [(4, 6), (6,)]
     """
@@ -208,8 +218,8 @@ class MomentumAuxiliary(ModelHead):
         self.block: keras.Model | None = None
         self.averages: list = []
 
-    def make(self, activation, target_shape, dtype, rest):
-        block = rest[0]
+    def make(self, activation, target_shape, dtype, following_blocks):
+        block = following_blocks[0]
         if block.last:
             raise ValueError(
                 f"The head {self.name!r} (MomentumAuxiliary) copies the first block of the "
