@@ -233,13 +233,13 @@ CASES = {
 
 
 class Watched(ModuleDiagnostics):
-    """Judges at every tenth reading, and notes each alarm."""
+    """Judges at every tenth measurement, and notes each alarm."""
 
     def on_train_begin(self, logs=None):
         super().on_train_begin(logs)
         self.alarms: set[tuple[str, str]] = set()
 
-    def take(self, step, readings):
+    def on_measurement(self, step, measurements):
         if len(self.steps) % 10 == 0:
             for name, verdict in self.verdicts().items():
                 if verdict.alarm:

@@ -162,7 +162,7 @@ def _train_all(settings, k, train, test, progress, task) -> list[Run]:
         progress.update(task, description=title)
         name = f"k{k}_{regime.replace(', ', '_').replace(' ', '_')}"
         logs = pathlib.Path(settings.output_dir, "logs", name)
-        board = ModuleTensorBoard(str(logs), every=settings.every)
+        board = ModuleTensorBoard(str(logs), update_freq=settings.every)
         begin = time.perf_counter()
         model.fit(
             data.x,
