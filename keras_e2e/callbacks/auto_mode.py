@@ -3,7 +3,6 @@
 import json
 import os
 from collections.abc import Iterable
-from typing import Any
 
 import keras
 from absl import logging
@@ -66,6 +65,7 @@ class AutoMode(ModuleDiagnostics):
             training starts: If no boundary has an objective, or the backup is damaged.
             At the first measurement: If `y` lacks the labels of all objectives. (A
             module whose labels alone are missing stays end to end, with a warning.)
+        OSError: When training starts: If `backup_dir` cannot be made.
 
     Example:
 
@@ -98,7 +98,7 @@ class AutoMode(ModuleDiagnostics):
                 "keras_e2e.diagnostics.GradientSNR() and ModuleLoss()."
             )
         self.policy = AutoModePolicy(self.update_freq, warmup, patience, min_delta)
-        self.backup_dir = None if backup_dir is None else os.fspath(backup_dir)
+        self.backup_dir = None if backup_dir is None else self._path(backup_dir=backup_dir)
         self.decisions: list[Decision] = []
         self._start = 0
         self._resumes = True
@@ -111,6 +111,8 @@ class AutoMode(ModuleDiagnostics):
                 f"AutoMode: no boundary of {self.model.name!r} has an objective, so there "
                 "is nothing to switch to. Give one to the module that may be starved."
             )
+        if self.backup_dir is not None:
+            _make(self.backup_dir)
         self.decisions, self._trainable_locally = [], None
         self.model.training_mode = "end_to_end"
         self._resumes = True
@@ -191,7 +193,7 @@ class AutoMode(ModuleDiagnostics):
             "steps": self.steps,
             "modes": [mode.get_config() for mode in self.modes],
         }
-        os.makedirs(folder, exist_ok=True)
+        os.makedirs(folder, exist_ok=True)  # BackupAndRestore may have deleted it
         path = os.path.join(folder, BACKUP)
         with open(f"{path}.writing", "w") as file:
             json.dump(state, file)
@@ -219,6 +221,17 @@ class AutoMode(ModuleDiagnostics):
         self.model.training_mode = mode
         self.decisions, self.modes = decisions, modes
         self.history, self.steps, self._start = kept
+
+
+def _make(folder: str) -> None:
+    """Makes a folder, or says that the argument has to be another one."""
+    try:
+        os.makedirs(folder, exist_ok=True)
+    except OSError as error:
+        raise OSError(
+            f"AutoMode: backup_dir={folder!r} cannot be made ({error}). Give a folder, "
+            "or a path where one can be made."
+        ) from error
 
 
 def _delete(folder: str) -> None:

@@ -1,5 +1,6 @@
 """Measures the diagnostics of each module while `fit` runs, and judges by them."""
 
+import os
 from collections.abc import Iterable
 from typing import Any
 
@@ -167,6 +168,16 @@ class ModuleDiagnostics(keras.callbacks.Callback):
         if latest.name == "sequential":
             frozen += [name for name in self.module_names if name != latest.module]
         return judge(self.history, since, frozen)
+
+    def _path(self, **argument: Any) -> str:
+        """The one argument given, a path, as a string."""
+        ((name, value),) = argument.items()
+        if not isinstance(value, str | os.PathLike):
+            raise TypeError(
+                f"{self._who}: {name}={value!r}: expected the path of a folder, a string "
+                "or a path object."
+            )
+        return os.fspath(value)
 
     def _iterations(self) -> int:
         return count_steps(self.model)

@@ -70,7 +70,7 @@ class ModuleTensorBoard(ModuleDiagnostics):
         expensive_update_freq: int | None = None,
     ):
         super().__init__(update_freq, quantities, expensive_update_freq)
-        self.log_dir = os.fspath(log_dir)
+        self.log_dir = self._path(log_dir=log_dir)
         self._run: Any = None  # a ModuleRun while `fit` runs
         self._mode: TrainingMode | None = None
         self._judged = 0
