@@ -31,8 +31,8 @@ class ModuleDiagnostics(keras.callbacks.Callback):
     in which a multiple of `update_freq` falls, and the last of their N steps is measured.
 
     Weights, logs and `val_` logs are what they are without this callback. Put it after
-    `TrainingModeScheduler` and other callbacks that set the training mode when an epoch or batch
-    begins.
+    `TrainingModeScheduler` and other callbacks that set the training mode when an epoch
+    or batch begins.
 
     Args:
         update_freq: Integer, the number of steps from one measurement to the next.
