@@ -7,7 +7,7 @@ from typing import Any
 import keras
 
 from keras_e2e.callbacks.steps import count_steps
-from keras_e2e.modules.training_mode import TrainingMode
+from keras_e2e.modules.training_mode import ModeName, TrainingMode
 from keras_e2e.trainers.modular_trainer import ModularTraining
 
 UNITS = ("epoch", "step")
@@ -44,7 +44,9 @@ class TrainingModeScheduler(keras.callbacks.Callback):
     'end_to_end'
     """
 
-    def __init__(self, schedule: Mapping[int, TrainingMode | str], unit: str = "epoch"):
+    def __init__(
+        self, schedule: Mapping[int, TrainingMode | ModeName], unit: str = "epoch"
+    ):
         super().__init__()
         if unit not in UNITS:
             raise ValueError(

@@ -18,7 +18,7 @@ from keras_e2e.trainers import targets
 from keras_e2e.trainers.modular_trainer import ModularTraining
 from keras_e2e.trainers.state import ModularState
 from keras_e2e.utils import compat
-from keras_e2e.utils.graphs import strategy_scope
+from keras_e2e.utils.graphs import strategy_scope, takes_training
 
 
 @keras.saving.register_keras_serializable("keras_e2e")
@@ -57,14 +57,15 @@ class ModularWrapper(ModularTraining, keras.Model):
             for name, objective in (boundaries or {}).items()
         ]
         following = dict(zip((id(x) for x in chosen.values()), self.inserted, strict=True))
-        # Callables, which Keras does not track: one undoes each tap.
-        self._undo = _Untracked()
+        # Which layers are tapped, and callables that undo it: not for Keras to track.
+        self._tapped, self._undo = _Untracked(), _Untracked()
         self._example = _Untracked()
         for layer in {id(x): x for x in [*sublayers, *chosen.values()]}.values():
             boundary = following.get(id(layer))
             leaf = not list(compat.sublayers(layer))
-            if boundary is not None or (leaf and _takes_training(layer)):
-                self._undo.append(_tap(layer, boundary))
+            if boundary is not None or (leaf and takes_training(layer)):
+                self._tapped.append((layer, boundary))
+        self._attach()
         example = _built_example(base)
         if example is not None:
             try:
@@ -101,8 +102,16 @@ class ModularWrapper(ModularTraining, keras.Model):
         self._example[:] = [tree.map_structure(_describe, x)]
         self.built = True
 
+    def _attach(self) -> None:
+        """Taps the layers of the subclassed model, unless that is done."""
+        if not self._undo:
+            self._undo.extend(_tap(layer, boundary) for layer, boundary in self._tapped)
+
     def unwrap(self) -> keras.Model:
-        """The subclassed model, with nothing of keras_e2e attached to its layers."""
+        """The subclassed model, with nothing of keras_e2e attached to its layers.
+
+        This model stays usable: it taps the layers anew when it is called.
+        """
         for undo in reversed(self._undo):
             undo()
         del self._undo[:]
@@ -133,9 +142,10 @@ class ModularWrapper(ModularTraining, keras.Model):
             self.examine(example)
 
     def _plain_call(self, inputs, training, mask, **kwargs):
+        self._attach()
         if mask is not None and "mask" in inspect.signature(self.base.call).parameters:
             kwargs["mask"] = mask
-        if _takes_training(self.base):
+        if takes_training(self.base):
             kwargs["training"] = training
         return self.base(inputs, **kwargs)
 
@@ -203,10 +213,6 @@ def _find(base, sublayers, name: str) -> keras.layers.Layer:
             "after the model has been called)."
         )
     return found[0]
-
-
-def _takes_training(layer: Any) -> bool:
-    return "training" in inspect.signature(layer.call).parameters
 
 
 class _Tap:
@@ -309,7 +315,7 @@ def _built_example(base: keras.Model) -> Any:
         return None
     example = _invented((2, *[n or 8 for n in shape[1:]]), keras.config.floatx())
     try:
-        base(example, training=False) if _takes_training(base) else base(example)
+        base(example, training=False) if takes_training(base) else base(example)
     except Exception:  # the model takes something else; fit will bring it
         return None
     return example

@@ -10,7 +10,7 @@ from keras_e2e.models.summary import print_modules
 from keras_e2e.modules.boundary import Collector, ModuleBoundary, collecting
 from keras_e2e.modules.graph import Module
 from keras_e2e.modules.mode_fit import fitting, refuse_averages
-from keras_e2e.modules.training_mode import TrainingMode
+from keras_e2e.modules.training_mode import ModeName, TrainingMode
 from keras_e2e.objectives.base import Batch, Output, OutputSpec
 from keras_e2e.trainers import targets
 from keras_e2e.trainers.backend import ModularStep
@@ -70,7 +70,7 @@ class ModularTraining(ModuleEvaluation, TrainFunctions, Measuring, ModularStep):
         return self._modular.mode
 
     @training_mode.setter
-    def training_mode(self, mode: TrainingMode | str) -> None:
+    def training_mode(self, mode: TrainingMode | ModeName) -> None:
         mode = self._check_mode(TrainingMode.get(mode))
         state = self._modular
         if mode != state.mode:
@@ -78,7 +78,7 @@ class ModularTraining(ModuleEvaluation, TrainFunctions, Measuring, ModularStep):
             if state.recorder is not None:
                 state.recorder.reset(everything=False)
 
-    def check_training_mode(self, mode: TrainingMode | str) -> TrainingMode:
+    def check_training_mode(self, mode: TrainingMode | ModeName) -> TrainingMode:
         """The mode that setting `training_mode` would put in force.
 
         Raises:

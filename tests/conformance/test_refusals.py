@@ -920,7 +920,7 @@ def test_a_bool_is_no_number_of_boundaries(count):
             e2e.modularize(base, count)
 
 
-@pytest.mark.parametrize("boundaries", [None, 1.5])
+@pytest.mark.parametrize("boundaries", [True, 1.5])
 def test_what_are_no_boundaries_is_refused(boundaries):
     for base in (stock(), subclassed()):
         with refused_for(base, ValueError, f"boundaries={boundaries}", "list", "dict"):
