@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from keras_e2e.diagnostics import Verdict
-from keras_e2e.diagnostics.verdicts import READINGS, UNMOVED, fallen, resting
+from keras_e2e.diagnostics.plateau import MEASUREMENTS, UNMOVED, fallen, plateaued
 from keras_e2e.modules.training_mode import TrainingMode
 from keras_e2e.utils.validation import check_integer
 
@@ -107,7 +107,7 @@ class History:
     @property
     def task_loss(self) -> float:
         """The median of the latest task losses."""
-        return float(np.median([*self.losses.values()][-1][-READINGS:]))
+        return float(np.median([*self.losses.values()][-1][-MEASUREMENTS:]))
 
     def keep(self, reason: str) -> Decision:
         """The decision to stay in the mode in force."""
@@ -194,7 +194,7 @@ class AutoModePolicy:
         falling = [
             module
             for module in stopped
-            if not resting(history.losses[module][since:], span, self.min_delta)
+            if not plateaued(history.losses[module][since:], span, self.min_delta)
         ]
         if falling:
             return history.keep(f"The local losses of {falling} have not plateaued.")
