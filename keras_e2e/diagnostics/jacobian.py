@@ -7,7 +7,6 @@ import numpy as np
 from keras import ops, tree
 
 from keras_e2e.diagnostics.on_demand import OnDemand
-from keras_e2e.modules.boundary import Collector, collecting
 from keras_e2e.utils.validation import check_integer
 
 
@@ -107,23 +106,20 @@ def _pass(model: Any, x: Any) -> tuple[Any, dict[str, tuple | None]]:
             tape.watch(tensor)
         return tensor
 
-    collector = Collector(model._modular.known, tap=watched)
-    with tape, collecting(collector):
+    with tape:
         inputs = tree.map_structure(
             lambda a: None if a is None else watched(tf.convert_to_tensor(a)), x
         )
-        outputs = model(inputs, training=False)
+        record = model.forward_record(inputs, tap=watched)
     given = [t for t in tree.flatten(inputs) if t is not None]
     ends = {}
     for module in model.modules:
-        starts = [
-            c.output for c in collector.crossings if c.boundary.module in module.inputs
-        ]
+        starts = [c.output for c in record.crossings if c.boundary.module in module.inputs]
         if module.model_inputs:
             starts += given
-        left = [c.activation for c in collector.crossings if c.boundary is module.boundary]
+        left = [c.activation for c in record.crossings if c.boundary is module.boundary]
         if module.boundary is None:
-            left = tree.flatten(outputs)
+            left = tree.flatten(record.outputs)
         ends[module.name] = _one_each(starts, left)
     return tape, ends
 

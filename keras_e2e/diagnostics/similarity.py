@@ -7,8 +7,6 @@ from keras import ops, tree
 
 from keras_e2e.diagnostics.on_demand import OnDemand, check_weights
 from keras_e2e.diagnostics.quantity import unpadded
-from keras_e2e.modules.boundary import Collector, collecting
-from keras_e2e.trainers.local_losses import activations
 from keras_e2e.utils import compat
 from keras_e2e.utils.state import preserve_state
 from keras_e2e.utils.validation import check_integer
@@ -119,14 +117,12 @@ def _kernels(model: Any, x: Any, part: np.ndarray) -> dict[str, np.ndarray]:
     inputs = tree.map_structure(
         lambda a: None if a is None else ops.convert_to_tensor(a[part]), x
     )
-    collector = Collector(model._modular.known)
-    with collecting(collector):
-        outputs = model(inputs, training=False)
+    record = model.forward_record(inputs)
     found: dict[str, np.ndarray] = {}
     for module in model.modules:
-        ends = activations(module, collector)
+        ends = record.activations(module.name)
         if module.boundary is None:
-            ends = tree.flatten(outputs)
+            ends = tree.flatten(record.outputs)
         found[module.name] = np.sum([_products(end) for end in ends], axis=0)
     return found
 

@@ -1,195 +1,79 @@
-"""Looking at each module by itself: evaluation per module, early exit, linear probes."""
+"""Evaluation of each module by itself: loss and metrics of its own head."""
 
+from collections.abc import Hashable, Mapping
 from typing import Any, NamedTuple
 
 import keras
 from keras import ops, tree
 
-from keras_e2e.models import downstream, early_exit, linear_probe
-from keras_e2e.modules.boundary import Collector, collecting
+from keras_e2e.models import early_exit, linear_probe
+from keras_e2e.modules.forward_record import ForwardRecord
 from keras_e2e.modules.graph import Module
 from keras_e2e.objectives import head_metrics
-from keras_e2e.objectives.base import Batch, Output
-from keras_e2e.trainers.local_losses import activations, build_outputs, local_loss, missing
+from keras_e2e.objectives.base import Batch, LocalObjective, Output
+from keras_e2e.trainers.local_losses import build_outputs, local_loss, missing
+from keras_e2e.trainers.targets import StepTargets
 from keras_e2e.utils import compat
 from keras_e2e.utils.data import Batches
 
 
-class ModuleEvaluation:
-    """Mixin of modular models: `evaluate_modules`, `early_exit_model` and `downstream_model`."""
-
-    _modular: Any
-    name: str
-
-    def early_exit_model(self, name: str) -> keras.Model:
-        """The stock Keras model that leaves this one early, by a module's head.
-
-        It consists of the layers up to the boundary, of the head's layers and of the
-        model's ending (a softmax, say). Layers and weights are shared with this model,
-        so it is as good as the head is now, and goes on changing while this model
-        trains. It is not compiled. Nothing of keras_e2e is needed to load what it
-        saves. With an objective on intermediate labels (`IntermediateTarget`) it predicts those.
-
-        Args:
-            name: a boundary's name, as in `model.modules`.
-
-        Returns:
-            A Functional model with this model's inputs. For a head of several outputs
-            a dict by output name if this model puts out a dict, else a list.
-
-        Raises:
-            ValueError: an unknown name, or the last module's; an objective without a
-                head that predicts outputs or labels; a head that consists of classes
-                of keras_e2e; a subclassed model, which shows no graph.
-
-        Example:
-
-        >>> import keras, numpy as np, keras_e2e as e2e
-        >>> base = keras.Sequential([keras.Input((8,)), keras.layers.Dense(4, name="code"),
-        ...                          keras.layers.Dense(3, activation="softmax")])
-        >>> early = e2e.modularize(base, ["code"]).early_exit_model("code")
-        >>> early(np.ones((5, 8))).shape == (5, 3)
-        True
-        """
-        return early_exit.early_exit_model(self, name)
-
-    def downstream_model(self, name: str) -> keras.Model:
-        """The stock Keras model of what lies behind a boundary, up to the outputs.
-
-        To train the later modules on what the earlier ones ought to put out. Layers and
-        weights are shared with this model. It is not compiled.
-
-        Args:
-            name: a boundary's name, as in `model.modules`.
-
-        Returns:
-            A Functional model whose inputs are a list: those of this model (they may
-            enter later modules), then what comes out of the boundary.
-
-        Raises:
-            ValueError: an unknown name; a boundary that is crossed more than once; a
-                subclassed model, which shows no graph.
-
-        Example:
-
-        >>> import keras, numpy as np, keras_e2e as e2e
-        >>> base = keras.Sequential([keras.Input((8,)), keras.layers.Dense(4, name="code"),
-        ...                          keras.layers.Dense(3, activation="softmax")])
-        >>> rest = e2e.modularize(base, ["code"]).downstream_model("code")
-        >>> rest([np.ones((5, 8)), np.ones((5, 4))]).shape == (5, 3)
-        True
-        """
-        return downstream.downstream_model(self, name)
-
-    def evaluate_modules(
-        self,
-        x: Any = None,
-        y: Any = None,
-        *,
-        batch_size: int = 32,
-        sample_weight: Any = None,
-        probe: Any = None,
-        probe_epochs: int = 20,
-        verbose: int = 0,
-    ) -> dict[str, dict[str, float]]:
-        """Loss and metrics of each module's own head, in inference mode.
-
-        Every boundary is evaluated, whatever the training mode, also if its head was
-        never trained. Nothing of the model changes. Losses are those of the objectives
-        alone, without their weights. Random draws of an objective are the same in each
-        batch. Batches run one by one, not compiled.
-
-        Args:
-            x: inputs: arrays, a `tf.data.Dataset` or a `keras.utils.PyDataset` (these
-                two with targets and weights).
-            y: targets, with arrays; labels of a boundary under its name, as in `fit`.
-            batch_size: of arrays. Default: 32. Losses that compare the examples of a
-                batch depend on it.
-            sample_weight: weights, with arrays, as in `fit`.
-            probe: `(x_train, y_train)` or a dataset: for each boundary and output a
-                linear classifier (or regressor) is trained on the frozen activation of
-                these examples and evaluated on `x` and `y`. It sees at most 2048 values
-                (larger maps are average-pooled), standardised; it ends as the model
-                ends, and is trained with the compiled loss by Adam from zero, the same
-                each time. All activations of one boundary are held in memory.
-            probe_epochs: passes over the probe's examples. Default: 20.
-            verbose: 1 shows a progress bar, 0 nothing.
-
-        Returns:
-            For each module its numbers: `"loss"`, the compiled metrics of a head that
-            predicts the model's outputs (`"accuracy"`; with several outputs
-            `"<output>_accuracy"`), and `"probe_<metric>"`. The loss is left out where its
-            labels are not given, and for objectives without one (signals). For the
-            last module these are the task loss and metrics as of `model.evaluate`.
-
-        Raises:
-            RuntimeError: a subclassed model whose modules are not known yet.
-            ValueError: a model that is not compiled; arrays of different lengths; a
-                probe for targets that are not given.
-
-        Example:
-
-        >>> import keras, numpy as np, keras_e2e as e2e
-        >>> base = keras.Sequential([keras.Input((8,)), keras.layers.Dense(4, name="code"),
-        ...                          keras.layers.Dense(3, activation="softmax", name="y")])
-        >>> model = e2e.modularize(base, ["code"])
-        >>> model.compile("adam", "sparse_categorical_crossentropy", metrics=["accuracy"])
-        >>> x, y = np.ones((6, 8), "float32"), np.array([0, 1, 2, 0, 1, 2])
-        >>> numbers = model.evaluate_modules(x, y)
-        >>> {name: sorted(found) for name, found in numbers.items()}
-        {'code': ['accuracy', 'loss'], 'y': ['accuracy', 'loss']}
-        """
-        model: Any = self
-        modules = self._modular.modules
-        if not modules:
-            raise RuntimeError(
-                f"{self.name!r}: the modules are not known yet. Call "
-                "model.examine(x_of_a_few_examples) before evaluate_modules()."
-            )
-        if not model.compiled:
-            raise ValueError(
-                f"{self.name!r} is not compiled: evaluate_modules reports the compiled "
-                "loss and metrics. Call model.compile(...) first."
-            )
-        data = Batches(x, y, sample_weight, batch_size=batch_size)
-        teaching = None
-        if probe is not None:
-            x_train, *more = _teaching(probe)
-            teaching = Batches(x_train, *more, batch_size=batch_size, who="probe")
-        tables = {m.name: _Table(model, m) for m in modules}
-        bar = keras.utils.Progbar(data.count(), verbose=verbose, unit_name="batch")
-        for step, batch in enumerate(data, start=1):
-            for name, reading in _read(model, *batch).items():
-                tables[name].add(reading)
-            bar.update(step, finalize=False)
-        bar.update(step, finalize=True)
-        found = {name: table.results() for name, table in tables.items()}
-        if teaching is not None:
-            for name in model.boundaries:
-                taught = linear_probe.probed(model, name, teaching, data, probe_epochs)
-                found[name].update({f"probe_{k}": v for k, v in taught.items()})
-        return found
-
-
-def _teaching(probe: Any) -> tuple:
-    """What a probe is trained on, as arguments of `Batches`."""
-    if isinstance(probe, bool | str | int):
+def evaluate_modules(
+    model: Any,
+    x: Any,
+    y: Any,
+    *,
+    batch_size: int | None,
+    sample_weight: Any,
+    probe_data: Any,
+    probe_epochs: int,
+    verbose: int,
+) -> dict[str, dict[str, float]]:
+    """See `ModularBase.evaluate_modules`."""
+    model._refuse_unknown_modules("evaluate_modules()")
+    if not model.compiled:
         raise ValueError(
-            f"evaluate_modules(probe={probe!r}): expected (x_train, y_train), the examples "
-            "to train the probes on, or a dataset of them."
+            f"{model.name!r} is not compiled: evaluate_modules reports the compiled "
+            "loss and metrics. Call model.compile(...) first."
         )
-    if isinstance(probe, list | tuple):
-        if len(probe) not in (2, 3):
+    data = Batches(x, y, sample_weight, batch_size=batch_size)
+    train_data = None
+    if probe_data is not None:
+        x_train, *more = _probe_arguments(probe_data)
+        train_data = Batches(x_train, *more, batch_size=batch_size, who="probe_data")
+    totals = {m.name: _ModuleTotals(model, m) for m in model.modules}
+    bar = keras.utils.Progbar(data.count(), verbose=verbose, unit_name="batch")
+    for step, batch in enumerate(data, start=1):
+        for name, result in _evaluate_batch(model, *batch).items():
+            totals[name].add(result)
+        bar.update(step, finalize=False)
+    bar.update(step, finalize=True)
+    found = {name: total.results() for name, total in totals.items()}
+    if train_data is not None:
+        for name in model.boundaries:
+            probed = linear_probe.probe(model, name, train_data, data, probe_epochs)
+            found[name].update({f"probe_{k}": v for k, v in probed.items()})
+    return found
+
+
+def _probe_arguments(probe_data: Any) -> tuple:
+    """What probes are trained on, as arguments of `Batches`."""
+    if isinstance(probe_data, bool | str | int):
+        raise ValueError(
+            f"evaluate_modules(probe_data={probe_data!r}): expected (x_train, y_train), the "
+            "examples to train the probes on, or a dataset of them."
+        )
+    if isinstance(probe_data, list | tuple):
+        if len(probe_data) not in (2, 3):
             raise ValueError(
-                f"evaluate_modules(probe=...): found {len(probe)} entries; expected "
-                "(x_train, y_train) or (x_train, y_train, sample_weight)."
+                f"evaluate_modules(probe_data=...): found {len(probe_data)} entries; "
+                "expected (x_train, y_train) or (x_train, y_train, sample_weight)."
             )
-        return tuple(probe)
-    return (probe,)
+        return tuple(probe_data)
+    return (probe_data,)
 
 
-class _Reading(NamedTuple):
-    """One batch of one module.
+class _BatchResult(NamedTuple):
+    """What one batch says of one module.
 
     Attributes:
         size: number of examples.
@@ -202,8 +86,8 @@ class _Reading(NamedTuple):
     predictions: list[tuple[Output, Any]]
 
 
-class _Table:
-    """What is read of one module, over the batches.
+class _ModuleTotals:
+    """What is known of one module, over the batches.
 
     Attributes:
         total: the losses of the batches times their sizes, and the sizes.
@@ -225,12 +109,12 @@ class _Table:
                 ]
         self.seen: set[str] = set()
 
-    def add(self, reading: _Reading) -> None:
-        if reading.loss is not None:
-            loss = float(ops.convert_to_numpy(reading.loss))
-            self.total += loss * reading.size
-            self.size += reading.size
-        for output, prediction in reading.predictions:
+    def add(self, result: _BatchResult) -> None:
+        if result.loss is not None:
+            loss = float(ops.convert_to_numpy(result.loss))
+            self.total += loss * result.size
+            self.size += result.size
+        for output, prediction in result.predictions:
             self.seen.add(output.name)
             for metric, weighted in self.metrics[output.name]:
                 weight = output.sample_weight if weighted else None
@@ -244,72 +128,81 @@ class _Table:
         return found
 
 
-def _read(model: Any, x: Any, y: Any, sample_weight: Any) -> dict[str, _Reading]:
+def _evaluate_batch(
+    model: Any, x: Any, y: Any, sample_weight: Any
+) -> dict[str, _BatchResult]:
     """Runs one batch in inference mode and computes what is known of each module."""
     state = model._modular
-    y, sample_weight, given, weights = model._split(y, sample_weight)
-    outputs = build_outputs(model, state.keys(), y, sample_weight)
+    given = model._split(y, sample_weight)
+    outputs = build_outputs(model, state.keys(), given.y, given.sample_weight)
     size = int(next(t for t in tree.flatten(x) if t is not None).shape[0])
-    single = None if isinstance(sample_weight, dict | list | tuple) else sample_weight
-    batch = Batch(x, outputs, None, single, None, training=False)
+    batch = Batch(x, outputs, None, given.single_weight(), None, training=False)
+    record = model.forward_record(x)
+    extra: dict[Hashable, ForwardRecord] = {}
     found = {}
-    # Whatever a layer or an objective writes (statistics, seeds) is let go of. Keras
-    # reads regularised weights off the scope.
+    # Whatever an objective writes (statistics, seeds) is let go of. Keras reads
+    # regularized weights off the scope.
     kept = [(v, v) for v in model.trainable_variables]
     with keras.StatelessScope(kept, collect_losses=True):
-        collector = Collector(state.known)
-        predictions = _pass(model, x, collector)
-        penalties = [ops.sum(penalty) for penalty in model.losses]
-        views: dict = {}
         for module in state.modules:
-            own = batch._replace(
-                labels=given.get(module.name),
-                sample_weight=weights.get(module.name, single),
-            )
-            loss, told = None, []
+            objective, loss = module.objective, None
+            predictions: list[tuple[Output, Any]] = []
             if module.boundary is None:
-                told = list(zip(outputs, tree.flatten(predictions), strict=True))
-                loss = _task_loss(told, penalties)
-            elif module.objective is not None and not module.objective.feedback_source:
-                if _has_labels(module, y, own.labels):
-                    for key, inputs_of in module.objective.extra_inputs().items():
-                        if key not in views:
-                            views[key] = Collector(state.known)
-                            _pass(model, inputs_of(batch), views[key])
-                    flat = model._flat_inputs(x)
-                    loss = local_loss(module, collector, flat, own, views)
-                told = _told(module, collector, outputs)
-            known = [(output, value) for output, value in told if output.y is not None]
-            found[module.name] = _Reading(size, loss, known)
+                own = tree.flatten(record.outputs)
+                predictions = list(zip(outputs, own, strict=True))
+                loss = _task_loss(predictions, record.penalties)
+            elif objective is not None and not objective.feedback_source:
+                loss = _local_loss(model, module, objective, record, batch, given, extra)
+                predictions = _predictions(module, objective, record, outputs)
+            known = [
+                (output, value) for output, value in predictions if output.y is not None
+            ]
+            found[module.name] = _BatchResult(size, loss, known)
     return found
 
 
-def _pass(model: Any, x: Any, collector: Collector) -> Any:
-    with collecting(collector):
-        return model(x, training=False)
+def _local_loss(
+    model: Any,
+    module: Module,
+    objective: LocalObjective,
+    record: ForwardRecord,
+    batch: Batch,
+    given: StepTargets,
+    extra: dict[Hashable, ForwardRecord],
+) -> Any:
+    """The loss of a module's objective; None where its labels or targets are not there."""
+    labels = given.labels.get(module.name)
+    if missing(module, given.y, labels):
+        return None
+    for key, make_inputs in objective.extra_inputs().items():
+        if key not in extra:
+            extra[key] = model.forward_record(make_inputs(batch))
+    weight = given.label_weights.get(module.name, batch.sample_weight)
+    own = batch._replace(labels=labels, sample_weight=weight)
+    flat = model._flat_inputs(batch.x)
+    return local_loss(module, objective, record, flat, own, extra)
 
 
-def _has_labels(module: Module, y: Any, labels: Any) -> bool:
-    assert module.objective is not None, "a module without an objective has no loss"
-    return missing(module, y, labels) is None
-
-
-def _task_loss(told: list, penalties: list) -> Any:
-    """The compiled loss with regularisation, as in `model.evaluate`."""
+def _task_loss(predictions: list, penalties: list) -> Any:
+    """The compiled loss with regularization, as in `model.evaluate`."""
     terms = [
         output.loss(output.y, value, output.sample_weight)
-        for output, value in told
+        for output, value in predictions
         if output.loss is not None and output.y is not None
     ]
     return sum([*terms[1:], *penalties], terms[0]) if terms else None
 
 
-def _told(module: Module, collector: Collector, outputs: tuple[Output, ...]) -> list:
+def _predictions(
+    module: Module,
+    objective: LocalObjective,
+    record: ForwardRecord,
+    outputs: tuple[Output, ...],
+) -> list:
     """What the heads of a module predict of the outputs, at each crossing."""
-    assert module.objective is not None, "a module without an objective has no head"
-    named = {output.name: output for output in outputs}
+    named: Mapping[str, Output] = {output.name: output for output in outputs}
     return [
         (named[name], way.predict(activation))
-        for activation in activations(module, collector)
-        for name, way in early_exit.exits_of(module.objective, outputs).items()
+        for activation in record.activations(module.name)
+        for name, way in early_exit.exits_of(objective, outputs).items()
     ]

@@ -6,15 +6,13 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_e2e.modules.boundary import Collector, collecting
 from keras_e2e.objectives.forward_forward import ForwardForward, goodness, overlaid
 from keras_e2e.objectives.mixture import Mixture
-from keras_e2e.trainers.local_losses import activations
-from keras_e2e.trainers.modular_trainer import ModularTraining
+from keras_e2e.trainers.modular_trainer import ModularTrainer
 from keras_e2e.utils.data import Batches
 
 
-def goodness_predict(model: Any, x: Any, batch_size: int = 128) -> np.ndarray:
+def goodness_predict(model: Any, x: Any, batch_size: int | None = None) -> np.ndarray:
     """The goodness of every class, for a model trained by `ForwardForward`.
 
     Hinton 2022, "The Forward-Forward Algorithm": each class is written over the input in
@@ -25,7 +23,7 @@ def goodness_predict(model: Any, x: Any, batch_size: int = 128) -> np.ndarray:
     Args:
         model: a modular model.
         x: inputs: arrays, as the model takes them.
-        batch_size: default 128.
+        batch_size: number of examples in a batch. Defaults to None, which means 32.
 
     Returns:
         Float32 of shape `(examples, classes)`; `argmax(axis=1)` are the predictions.
@@ -44,7 +42,7 @@ def goodness_predict(model: Any, x: Any, batch_size: int = 128) -> np.ndarray:
     >>> goodness_predict(model, np.ones((5, 8), "float32")).shape
     (5, 3)
     """
-    if not isinstance(model, ModularTraining):
+    if not isinstance(model, ModularTrainer):
         raise ValueError(
             f"goodness_predict needs a modular model. Found: {type(model).__name__}."
         )
@@ -91,8 +89,6 @@ def _total(
     """The goodness of a batch under one label, summed over the boundaries."""
     first = keras.tree.flatten(x)[0]
     labels = ops.one_hot(ops.full((ops.shape(first)[0],), label, "int32"), classes)
-    collector = Collector(model._modular.known)
-    with keras.StatelessScope(), collecting(collector):
-        model(overlaid(x, ops.cast(labels, "float32") * overlay), training=False)
-        values = [goodness(t) for m in counting for t in activations(m, collector)]
+    record = model.forward_record(overlaid(x, ops.cast(labels, "float32") * overlay))
+    values = [goodness(t) for m in counting for t in record.activations(m.name)]
     return ops.convert_to_numpy(sum(values[1:], values[0]))

@@ -7,31 +7,30 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_e2e.modules.boundary import Collector, collecting
 from keras_e2e.objectives import head_metrics, heads
 from keras_e2e.objectives.prediction import ending_for_loss
-from keras_e2e.trainers.local_losses import activations, build_outputs
+from keras_e2e.trainers.local_losses import build_outputs
 from keras_e2e.utils import compat
 
 # The largest step of Adam, from where it goes down to 0 along a cosine.
 LEARNING_RATE = 0.01
 
 
-def probed(
-    model: Any, name: str, teaching: Iterable, data: Iterable, epochs: int
+def probe(
+    model: Any, name: str, train_data: Iterable, data: Iterable, epochs: int
 ) -> dict[str, float]:
     """Trains a linear probe on the activation of a boundary and evaluates it.
 
-    One for each output: standardised features, a Dense layer from zero, the ending of
+    One for each output: standardized features, a Dense layer from zero, the ending of
     the model, the compiled loss, Adam. No random number is drawn but from a generator
     of its own.
 
     Args:
         model: a compiled modular model.
         name: the boundary's name.
-        teaching: batches `(x, y, sample_weight)` to train on.
+        train_data: batches `(x, y, sample_weight)` to train on.
         data: batches to evaluate on.
-        epochs: passes over `teaching`.
+        epochs: passes over `train_data`.
 
     Returns:
         Loss and compiled metrics; with several outputs under `<output>_<metric>`.
@@ -54,7 +53,7 @@ def probed(
         if loss is None:
             continue
         target = tuple(output.spec.shape)
-        taught = _features(model, module, place, target, teaching)
+        taught = _features(model, module, place, target, train_data)
         shown = _features(model, module, place, target, data)
         mean, scale = _moments(taught[0])
         inputs = keras.Input(taught[0].shape[1:])
@@ -109,18 +108,16 @@ def _features(
     pool: list | None = None
     rows: list[tuple] = []
     for x, y, sample_weight in batches:
-        y, sample_weight, _, _ = model._split(y, sample_weight)
-        output = build_outputs(model, state.keys(), y, sample_weight)[place]
+        given = model._split(y, sample_weight)
+        outputs = build_outputs(model, state.keys(), given.y, given.sample_weight)
+        output = outputs[place]
         if output.y is None:
             raise ValueError(
                 f"evaluate_modules: a probe needs targets of the output {output.name!r}, "
                 "in the data to train it on and in the data to evaluate. Give y, or no "
                 "probe."
             )
-        collector = Collector(state.known)
-        with keras.StatelessScope(), collecting(collector):
-            model(x, training=False)
-            crossed = activations(module, collector)
+        crossed = model.forward_record(x).activations(module.name)
         if len(crossed) != 1:
             raise ValueError(
                 f"evaluate_modules: boundary {module.name!r} is crossed {len(crossed)} "

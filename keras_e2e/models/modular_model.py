@@ -2,19 +2,21 @@
 
 import keras
 
+from keras_e2e.models.base import ModularBase
 from keras_e2e.models.sub_models import Stages
 from keras_e2e.modules.blocks import blocks_after
-from keras_e2e.modules.graph import Graph
+from keras_e2e.modules.boundary import ModuleBoundary
+from keras_e2e.modules.graph import Graph, ModuleSpec
 from keras_e2e.modules.training_mode import TrainingMode
 from keras_e2e.objectives.base import OutputSpec
 from keras_e2e.objectives.heads.output_activation import ending_of
 from keras_e2e.trainers import targets
-from keras_e2e.trainers.modular_trainer import ModularTraining
+from keras_e2e.trainers.modular_trainer import ModularTrainer
 from keras_e2e.trainers.state import ModularState
 
 
 @keras.saving.register_keras_serializable("keras_e2e")
-class ModularModel(ModularTraining, keras.Model):
+class ModularModel(ModularBase, keras.Model):
     """A Functional model with module boundaries.
 
     Everything of a stock Functional model holds: compile, fit, evaluate, predict,
@@ -59,32 +61,20 @@ class ModularModel(ModularTraining, keras.Model):
                 "to outputs. Put one between the layers, or use "
                 "keras_e2e.modularize(model, boundaries)."
             )
-        modules = graph.modules()
-        crossed = {name: graph.tensors(b) for name, b in boundaries.items()}
-        entered = {
-            m.name: [t for name in m.inputs for t in crossed[name][1]]
-            or [self.inputs[i] for i in m.model_inputs]
-            for m in modules
-        }
+        specs = _specs(graph, boundaries, list(self.inputs))
         keys = targets.output_keys(self.output, self.output_names)
-        self._stages = Stages(self, modules)
-        self._set_modules(
-            modules,
-            {name: t[0] if len(t) == 1 else t for name, t in entered.items()},
-            list(self.inputs),
-            [
-                OutputSpec(key, tensor, ending_of(tensor))
-                for key, tensor in zip(keys, self.outputs, strict=True)
-            ],
-            {name: tensors[0][0] for name, tensors in crossed.items()},
-            {name: blocks_after(graph, boundary) for name, boundary in boundaries.items()},
-        )
+        self._stages = Stages(self, [spec.module for spec in specs])
+        outputs = [
+            OutputSpec(key, tensor, ending_of(tensor))
+            for key, tensor in zip(keys, self.outputs, strict=True)
+        ]
+        self._set_modules(specs, list(self.inputs), outputs)
         # Keras unpacks a list of one output, but not a dict.
         self._modular.single_output = len(keys) == 1 and not isinstance(self.output, dict)
         self._modular.mode = self._check_mode(mode)
 
     def _plain_call(self, inputs, training, mask, **kwargs):
-        return super(ModularTraining, self).call(
+        return super(ModularTrainer, self).call(
             inputs, training=training, mask=mask, **kwargs
         )
 
@@ -114,3 +104,22 @@ class ModularModel(ModularTraining, keras.Model):
         super().compile_from_config(config)
         if mode is not None:
             self.training_mode = TrainingMode.get(mode)
+
+
+def _specs(
+    graph: Graph, boundaries: dict[str, ModuleBoundary], inputs: list
+) -> list[ModuleSpec]:
+    """The modules of a graph with the shapes around them."""
+    crossed = {name: graph.tensors(boundary) for name, boundary in boundaries.items()}
+    specs = []
+    for module in graph.modules():
+        entered = [tensor for name in module.inputs for tensor in crossed[name][1]]
+        entered = entered or [inputs[i] for i in module.model_inputs]
+        given = entered[0] if len(entered) == 1 else entered
+        if module.boundary is None:
+            specs.append(ModuleSpec(module, given))
+            continue
+        activation = crossed[module.name][0][0]
+        blocks = blocks_after(graph, module.boundary)
+        specs.append(ModuleSpec(module, given, activation, blocks))
+    return specs

@@ -9,20 +9,22 @@ import keras
 import numpy as np
 from keras import ops, tree
 
-from keras_e2e.modules.boundary import ModuleBoundary, open_collector
-from keras_e2e.modules.discovery import examine
+from keras_e2e.models.base import ModularBase
+from keras_e2e.modules.boundary import ModuleBoundary
+from keras_e2e.modules.discovery import examine, spec_of
+from keras_e2e.modules.gate import Gate
 from keras_e2e.modules.graph import LOOPS, in_loop
+from keras_e2e.modules.step_context import open_context
 from keras_e2e.modules.training_mode import TrainingMode
 from keras_e2e.objectives.base import OutputSpec
 from keras_e2e.trainers import targets
-from keras_e2e.trainers.modular_trainer import ModularTraining
 from keras_e2e.trainers.state import ModularState
 from keras_e2e.utils import compat
 from keras_e2e.utils.graphs import strategy_scope, takes_training
 
 
 @keras.saving.register_keras_serializable("keras_e2e")
-class ModularWrapper(ModularTraining, keras.Model):
+class ModularWrapper(ModularBase, keras.Model):
     """A subclassed model with module boundaries; made by `modularize`.
 
     Boundaries follow named sublayers, or are `ModuleBoundary` layers that the model's
@@ -57,15 +59,14 @@ class ModularWrapper(ModularTraining, keras.Model):
             for name, objective in (boundaries or {}).items()
         ]
         following = dict(zip((id(x) for x in chosen.values()), self.inserted, strict=True))
-        # Which layers are tapped, and callables that undo it: not for Keras to track.
-        self._tapped, self._undo = _Untracked(), _Untracked()
+        # Callables, which Keras does not track: one undoes each tap.
+        self._undo = _Untracked()
         self._example = _Untracked()
         for layer in {id(x): x for x in [*sublayers, *chosen.values()]}.values():
             boundary = following.get(id(layer))
             leaf = not list(compat.sublayers(layer))
             if boundary is not None or (leaf and takes_training(layer)):
-                self._tapped.append((layer, boundary))
-        self._attach()
+                self._undo.append(_tap(layer, boundary))
         example = _built_example(base)
         if example is not None:
             try:
@@ -86,32 +87,24 @@ class ModularWrapper(ModularTraining, keras.Model):
         Raises:
             ValueError: the boundaries cannot be honoured; names layers and variables.
         """
-        found = examine(self, x)
+        found = examine(self.base, self.inserted, self._modular, x)
         outputs = tree.flatten(found.outputs)
         keys = targets.output_keys(found.outputs, None)
         self._set_modules(
-            found.modules,
-            found.module_inputs,
-            [_spec(t) for t in tree.flatten(x)],
-            [OutputSpec(key, _spec(t), None) for key, t in zip(keys, outputs, strict=True)],
-            {name: _spec(t) for name, t in found.activations.items()},
-            {},  # code shows no layers to come
+            found.specs,
+            [spec_of(t) for t in tree.flatten(x)],
+            [
+                OutputSpec(key, spec_of(t), None)
+                for key, t in zip(keys, outputs, strict=True)
+            ],
         )
         self._modular.single_output = not tree.is_nested(found.outputs)
         self._modular.mode = self._check_mode(self._modular.mode)
         self._example[:] = [tree.map_structure(_describe, x)]
         self.built = True
 
-    def _attach(self) -> None:
-        """Taps the layers of the subclassed model, unless that is done."""
-        if not self._undo:
-            self._undo.extend(_tap(layer, boundary) for layer, boundary in self._tapped)
-
     def unwrap(self) -> keras.Model:
-        """The subclassed model, with nothing of keras_e2e attached to its layers.
-
-        This model stays usable: it taps the layers anew when it is called.
-        """
+        """The subclassed model, with nothing of keras_e2e attached to its layers."""
         for undo in reversed(self._undo):
             undo()
         del self._undo[:]
@@ -142,7 +135,6 @@ class ModularWrapper(ModularTraining, keras.Model):
             self.examine(example)
 
     def _plain_call(self, inputs, training, mask, **kwargs):
-        self._attach()
         if mask is not None and "mask" in inspect.signature(self.base.call).parameters:
             kwargs["mask"] = mask
         if takes_training(self.base):
@@ -153,14 +145,6 @@ class ModularWrapper(ModularTraining, keras.Model):
         # Code cannot be cut: what comes later is run too, but not used.
         outputs = self._plain_call(inputs, True, mask, **kwargs)
         return None if self._modular.stops_before_outputs() else outputs
-
-    def _freezes(self) -> Callable | None:
-        state = self._modular
-        if state.mode.name != "sequential":
-            return None
-        names = [m.name for m in state.modules]
-        active = names.index(state.mode.module)
-        return lambda crossed: len(crossed) != active
 
     def get_config(self):
         config = {"name": self.name, "trainable": self.trainable}
@@ -231,18 +215,29 @@ class _Tap:
         functools.update_wrapper(self, layer.call)
 
     def __call__(self, *args, **kwargs):
-        collector = open_collector()
-        if collector is None:
+        context = open_context()
+        gate = context.gate
+        if gate is None:
             return self.call(*args, **kwargs)
-        if "training" in self.signature.parameters and collector.frozen():
+        if "training" in self.signature.parameters and _in_frozen_module(
+            context.state, gate
+        ):
             bound = self.signature.bind_partial(*args, **kwargs)
             bound.arguments["training"] = False
             args, kwargs = bound.args, bound.kwargs
         outputs = self.call(*args, **kwargs)
         for boundary in self.users:
             if boundary is not None:
-                outputs = collector.cross(boundary, outputs)
+                outputs = gate.cross(boundary, outputs)
         return outputs
+
+
+def _in_frozen_module(state: ModularState, gate: Gate) -> bool:
+    """Whether the layer called now belongs to a module that is frozen in this mode."""
+    if state.mode.name != "sequential" or not state.modules:
+        return False
+    names = [module.name for module in state.modules]
+    return len(gate.record.crossings) != names.index(str(state.mode.module))
 
 
 def _tap(layer: keras.layers.Layer, boundary: ModuleBoundary | None) -> Callable:
@@ -276,11 +271,6 @@ def _first_examples(x: Any, count: int = 2) -> Any:
     if x is None or not all(hasattr(t, "shape") for t in tree.flatten(x)):
         return None
     return tree.map_structure(lambda t: ops.convert_to_tensor(t[:count]), x)
-
-
-def _spec(tensor: Any) -> keras.KerasTensor:
-    dtype = keras.backend.standardize_dtype(tensor.dtype)
-    return keras.KerasTensor((None, *tensor.shape[1:]), dtype=dtype)
 
 
 def _describe(tensor: Any) -> dict:

@@ -1,76 +1,113 @@
 """Finding the modules of a model that has no graph, by running it."""
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import keras
 import numpy as np
 from keras import ops, tree
 
-from keras_e2e.modules.boundary import Collector, ModuleBoundary, collecting
-from keras_e2e.modules.graph import Module, on_input
+from keras_e2e.modules.boundary import ModuleBoundary
+from keras_e2e.modules.forward_record import ForwardRecord
+from keras_e2e.modules.gate import Gate
+from keras_e2e.modules.graph import Module, ModuleSpec, on_input
+from keras_e2e.modules.step_context import step_context
+from keras_e2e.modules.training_mode import TrainingMode
 from keras_e2e.utils import compat
+from keras_e2e.utils.graphs import takes_training
 
 
 class Findings(NamedTuple):
     """What a run of a subclassed model shows.
 
     Attributes:
-        modules: the modules, in the order in which the run passed them.
-        module_inputs: what each module was given, by module.
-        activations: what each boundary was given, by module.
+        specs: the modules with the shapes around them, in the order of the run.
         outputs: the model's outputs.
     """
 
-    modules: list[Module]
-    module_inputs: dict[str, Any]
-    activations: dict[str, Any]
+    specs: list[ModuleSpec]
     outputs: Any
 
 
 class _Reads(keras.StatelessScope):
     """Notes in which module each variable is read; leaves every variable alone."""
 
-    def __init__(self, collector: Collector):
+    def __init__(self, record: ForwardRecord):
         super().__init__()
-        self.collector = collector
+        self.record = record
         self.places: dict[int, set[int]] = {}
 
     def get_current_value(self, ref):
-        place = len(self.collector.crossings)
+        place = len(self.record.crossings)
         self.places.setdefault(id(ref), set()).add(place)
         return super().get_current_value(ref)
 
 
-class _Replay(Collector):
-    """Feeds each module what it was given before, whatever the one before puts out."""
+class _Replay(Gate):
+    """Gives each module what it was given before, whatever the one before returns."""
 
-    def __init__(self, first: Collector):
-        super().__init__(first.known)
-        self.first = first
+    def __init__(self, first: Gate):
+        super().__init__(first.boundary_ids)
+        self.first = first.record
 
     def cross(self, boundary, activation):
         given = super().cross(boundary, activation)
-        if id(boundary) not in self.known:
+        if id(boundary) not in self.boundary_ids:
             return given
-        return self.first.crossings[len(self.crossings) - 1].output
+        return self.first.crossings[len(self.record.crossings) - 1].output
 
 
-def examine(wrapper: Any, x: Any) -> Findings:
-    """Runs a wrapped model and tells its modules apart.
+def examine(base: Any, inserted: Sequence[ModuleBoundary], state: Any, x: Any) -> Findings:
+    """Runs a subclassed model and tells its modules apart.
 
     A variable belongs to the module that reads it. Whether a module also acts on others
     around a boundary is tested: with what every module is given held fixed, changing
-    one module's variables may change only what that module puts out.
+    one module's variables may change only what that module returns.
+
+    Args:
+        base: the subclassed model.
+        inserted: the boundaries that follow its sublayers.
+        state: the `ModularState` of the wrapper around it.
+        x: a small batch of inputs.
 
     Raises:
         ValueError: a boundary that is not crossed, or more than once, or stands on the
             output; a variable read by two modules; a bypass.
     """
-    base = wrapper.base
     _run(base, x, training=False)  # builds what is not built
+    boundaries = _boundaries(base, inserted)
+    gate = Gate({id(b) for b in boundaries})
+    with step_context(state, gate=gate, mode=TrainingMode("end_to_end")):
+        with _Reads(gate.record) as reads:
+            outputs = _run(base, x, training=True)
+        _refuse_bad_crossings(base, boundaries, gate.record, x, outputs)
+        crossings = gate.record.crossings
+        names = [c.boundary.module for c in crossings] + ["outputs"]
+        owned = _owners(base, reads.places, names)
+    _refuse_bypass(base, state, x, gate, owned, names)
+    inputs = [spec_of(t) for t in tree.flatten(x)]
+    specs = []
+    for place, name in enumerate(names):
+        module = Module(
+            name=name,
+            boundary=crossings[place].boundary if place < len(crossings) else None,
+            layers=_layers_of(base, owned[place]),
+            inputs=(names[place - 1],) if place else (),
+            model_inputs=() if place else tuple(range(len(inputs))),
+            own_variables=tuple(owned[place]),
+        )
+        first = inputs[0] if len(inputs) == 1 else inputs
+        given = spec_of(crossings[place - 1].output) if place else first
+        activation = spec_of(crossings[place].activation) if module.boundary else None
+        specs.append(ModuleSpec(module, given, activation))  # code shows no layers to come
+    return Findings(specs, outputs)
+
+
+def _boundaries(base: Any, inserted: Sequence[ModuleBoundary]) -> list[ModuleBoundary]:
+    """All boundaries of a model, each of another name."""
     boundaries = [
         layer
-        for layer in [*compat.all_layers(base), *wrapper.inserted]
+        for layer in [*compat.all_layers(base), *inserted]
         if isinstance(layer, ModuleBoundary)
     ]
     if not boundaries:
@@ -85,11 +122,14 @@ def examine(wrapper: Any, x: Any) -> Findings:
                 f"Two boundaries of {base.name!r} go by the name {name!r}. Give each "
                 "ModuleBoundary a name of its own."
             )
-    known = {id(b) for b in boundaries}
-    collector = Collector(known)
-    with collecting(collector), _Reads(collector) as reads:
-        outputs = _run(base, x, training=True)
-    crossed = [c.boundary for c in collector.crossings]
+    return boundaries
+
+
+def _refuse_bad_crossings(
+    base: Any, boundaries: list, record: ForwardRecord, x: Any, outputs: Any
+) -> None:
+    """Raises ValueError unless each boundary is crossed once, between two modules."""
+    crossed = [c.boundary for c in record.crossings]
     for boundary in boundaries:
         times = crossed.count(boundary)
         if not times:
@@ -104,44 +144,24 @@ def examine(wrapper: Any, x: Any) -> Findings:
                 "than once, or in a loop, cannot end a module: set the boundary after "
                 "the loop."
             )
-    for crossing in collector.crossings:
+    for crossing in record.crossings:
         if any(crossing.activation is t for t in tree.flatten(x)):
             raise on_input(crossing.boundary.module)
-    last = collector.crossings[-1]
+    last = record.crossings[-1]
     if any(t is last.output for t in tree.flatten(outputs)):
         raise ValueError(
             f"Boundary {last.boundary.module!r} stands on the model's output: the "
             "module there ends in the task loss already. Set it on an earlier layer."
         )
-    names = [b.module for b in crossed] + ["outputs"]
-    owned = _owners(base, reads.places, names)
-    _refuse_bypass(base, x, collector, owned, names)
-    first = [_spec(t) for t in tree.flatten(x)]
-    modules = []
-    for place, name in enumerate(names):
-        mine = {id(v) for v in owned[place]}
-        layers = [
-            layer
-            for layer in compat.all_layers(base)
-            if any(id(v) in mine for v in compat.own_variables(layer))
-        ]
-        modules.append(
-            Module(
-                name=name,
-                boundary=crossed[place] if place < len(crossed) else None,
-                layers=tuple(layers),
-                inputs=(names[place - 1],) if place else (),
-                model_inputs=() if place else tuple(range(len(first))),
-                own_variables=tuple(owned[place]),
-            )
-        )
-    specs = [_spec(c.output) for c in collector.crossings]
-    entered: list[Any] = [first[0] if len(first) == 1 else first, *specs]
-    return Findings(
-        modules,
-        dict(zip(names, entered, strict=True)),
-        {c.boundary.module: c.activation for c in collector.crossings},
-        outputs,
+
+
+def _layers_of(base: Any, variables: list) -> tuple:
+    """The sublayers that hold some of these variables themselves."""
+    mine = {id(v) for v in variables}
+    return tuple(
+        layer
+        for layer in compat.all_layers(base)
+        if any(id(v) in mine for v in compat.own_variables(layer))
     )
 
 
@@ -160,8 +180,8 @@ def _owners(base: Any, places: dict[int, set[int]], names: list[str]) -> list[li
     return owned
 
 
-def _refuse_bypass(base, x, first, owned, names) -> None:
-    reference = _ends(base, x, _Replay(first), [])
+def _refuse_bypass(base, state, x, first, owned, names) -> None:
+    reference = _ends(base, state, x, _Replay(first), [])
     for place, variables in enumerate(owned):
         floats = [
             v for v in variables if "float" in keras.backend.standardize_dtype(v.dtype)
@@ -169,7 +189,7 @@ def _refuse_bypass(base, x, first, owned, names) -> None:
         if not floats:
             continue
         changed = [(v, ops.add(ops.multiply(v.value, 1.5), 0.1)) for v in floats]
-        ends = _ends(base, x, _Replay(first), changed)
+        ends = _ends(base, state, x, _Replay(first), changed)
         for other, (old, new) in enumerate(zip(reference, ends, strict=True)):
             if other != place and not np.array_equal(old, new, equal_nan=True):
                 layers = [
@@ -186,23 +206,23 @@ def _refuse_bypass(base, x, first, owned, names) -> None:
                 )
 
 
-def _ends(base, x, collector, changed) -> list[np.ndarray]:
-    """What each module puts out, the last one's outputs as one flat array."""
-    with collecting(collector), keras.StatelessScope(state_mapping=changed):
+def _ends(base, state, x, gate: Gate, changed) -> list[np.ndarray]:
+    """What each module returns, the last one's outputs as one flat array."""
+    with (
+        step_context(state, gate=gate, mode=TrainingMode("end_to_end")),
+        keras.StatelessScope(state_mapping=changed),
+    ):
         outputs = _run(base, x, training=False)
-    ends = [ops.convert_to_numpy(c.activation) for c in collector.crossings]
+    ends = [ops.convert_to_numpy(c.activation) for c in gate.record.crossings]
     flat = [ops.convert_to_numpy(t).ravel() for t in tree.flatten(outputs)]
     return [*ends, np.concatenate(flat)]
 
 
 def _run(base: Any, x: Any, training: bool) -> Any:
-    import inspect
-
-    if "training" in inspect.signature(base.call).parameters:
-        return base(x, training=training)
-    return base(x)
+    return base(x, training=training) if takes_training(base) else base(x)
 
 
-def _spec(tensor: Any) -> keras.KerasTensor:
+def spec_of(tensor: Any) -> keras.KerasTensor:
+    """Shape and dtype of a tensor, with the size of the batch left open."""
     dtype = keras.backend.standardize_dtype(tensor.dtype)
     return keras.KerasTensor((None, *tensor.shape[1:]), dtype=dtype)

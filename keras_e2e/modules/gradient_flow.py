@@ -1,120 +1,138 @@
-"""Where gradients stop, who listens to them, and which modules each loss trains."""
+"""Where gradients stop, who takes feedback from them, and what each loss trains."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
+from keras_e2e.modules.gate import FeedbackRoute
 from keras_e2e.modules.graph import Module
 from keras_e2e.modules.training_mode import TrainingMode
 
-
-class Listener(NamedTuple):
-    """A boundary whose objective hears the signal at the end of some module.
-
-    Attributes:
-        weight: the factor of the mode.
-        place: which of the ends it listens to this one is.
-    """
-
-    weight: float
-    place: int
+Routes = Mapping[str, Mapping[str, FeedbackRoute]]
 
 
-class Flow(NamedTuple):
+class GradientFlow(NamedTuple):
     """How gradients flow through a model in a training mode.
 
     Attributes:
         stopping: the boundaries that stop the gradient.
-        listeners: by the end of a module, whose objectives hear the signal there. One that
-            predicts the signal at its own boundary stands under its own name.
+        routes: by the end of a module, whose objectives take their feedback there. One that
+            predicts the gradient at its own boundary stands under its own name.
         windows: in `local` mode, for each module whose loss counts, the modules that this
-            loss trains: as far as it reaches, and what listens there.
+            loss trains: as far as it reaches, and what takes its feedback there.
         separate: the modules whose losses need a backward pass of their own, because
             through the open boundaries they would reach further than they may.
     """
 
     stopping: frozenset[str]
-    listeners: Mapping[str, Mapping[str, Listener]]
+    routes: Routes
     windows: Mapping[str, frozenset[str]]
     separate: tuple[str, ...]
 
 
-def flow_of(modules: Sequence[Module], mode: TrainingMode) -> Flow:
+def gradient_flow(modules: Sequence[Module], mode: TrainingMode) -> GradientFlow:
     """The flow of gradients in a mode.
 
     In `local` mode a boundary is open if some loss after it reaches over it. Other losses
     then must not: those are differentiated one by one, with respect to the variables
     of their own window only. The forward pass is one, in any case.
     """
-    counting = [
-        m
-        for m in modules
-        if m.boundary is None or (m.objective is not None and mode.weight(m.name))
-    ]
-    local = mode.name == "local"
-    reached = {m.name: _reached(m, modules, mode) for m in counting} if local else {}
+    reached = _reached(modules, mode)
     opened = {name for owner, window in reached.items() for name in window - {owner}}
     stopping = frozenset(
         m.name
         for m in modules
         if m.boundary is not None and mode.stops(m.name) and m.name not in opened
     )
-    listeners = _listeners(modules, mode, stopping)
+    routes = _routes(modules, mode, stopping)
+    spread = _Spread(modules, routes, reached, opened)
+    windows = {name: spread.wanted(window) for name, window in reached.items()}
+    separate = tuple(n for n, window in windows.items() if spread.actual(n) != window)
+    return GradientFlow(stopping, routes, windows, separate)
+
+
+def _reached(modules: Sequence[Module], mode: TrainingMode) -> dict[str, set[str]]:
+    """In `local` mode the modules that each loss reaches by its `reach`, without feedback."""
+    if mode.name != "local":
+        return {}
     before = {m.name: m.inputs for m in modules}
-
-    def heard(name: str) -> set[str]:
-        return set(listeners.get(name, ())) - {name}
-
-    def trained(name: str) -> Iterable[str]:
-        return {own for listener in heard(name) for own in reached[listener]}
-
-    def flowing(name: str) -> Iterable[str]:
-        return heard(name) | {up for up in before[name] if up in opened}
-
-    def predicting(names: frozenset[str]) -> frozenset[str]:
-        """Adds the boundaries that learn to predict the signal of these modules."""
-        upstream = {up for name in names for up in before[name]}
-        return names | {up for up in upstream if up in listeners.get(up, ())}
-
-    windows = {k: predicting(_closure(names, trained)) for k, names in reached.items()}
-    separate = tuple(
-        name
-        for name, window in windows.items()
-        if predicting(_closure([name], flowing)) != window
-    )
-    return Flow(stopping, listeners, windows, separate)
-
-
-def _reached(module: Module, modules: Sequence[Module], mode: TrainingMode) -> set[str]:
-    """The modules that a loss reaches by its `reach`."""
-    reach = None if module.objective is None else module.objective.reach
-    reach = reach or mode.reach or 1
-    steps = len(modules) if reach == "all" else int(reach) - 1
-    before = {m.name: m.inputs for m in modules}
-    window = {module.name}
-    for _ in range(steps):
-        window |= {name for inside in window for name in before[inside]}
-    return window
-
-
-def _listeners(
-    modules: Sequence[Module], mode: TrainingMode, stopping: frozenset[str]
-) -> dict[str, dict[str, Listener]]:
-    found: dict[str, dict[str, Listener]] = {}
+    found = {}
     for module in modules:
-        feedback_source = (
-            None if module.objective is None else module.objective.feedback_source
-        )
-        weight = mode.weight(module.name)
-        if not feedback_source or not weight or module.name not in stopping:
+        objective = module.objective
+        if module.boundary is not None and (
+            objective is None or not mode.weight(module.name)
+        ):
+            continue
+        reach = (objective.reach if objective else None) or mode.reach or 1
+        steps = len(modules) if reach == "all" else int(reach) - 1
+        window = {module.name}
+        for _ in range(steps):
+            window |= {name for inside in window for name in before[inside]}
+        found[module.name] = window
+    return found
+
+
+def _routes(
+    modules: Sequence[Module], mode: TrainingMode, stopping: frozenset[str]
+) -> dict[str, dict[str, FeedbackRoute]]:
+    found: dict[str, dict[str, FeedbackRoute]] = {}
+    for module in modules:
+        objective, weight = module.objective, mode.weight(module.name)
+        if objective is None or not weight or module.name not in stopping:
+            continue
+        if not objective.feedback_source:
             continue
         ends = {
             "boundary": [module.name],
             "outputs": [modules[-1].name],
             "following": [m.name for m in modules if module.name in m.inputs],
         }
-        for place, end in enumerate(ends[feedback_source]):
-            found.setdefault(end, {})[module.name] = Listener(weight, place)
+        for index, end in enumerate(ends[objective.feedback_source]):
+            route = FeedbackRoute(objective, weight, index)
+            found.setdefault(end, {})[module.name] = route
     return found
+
+
+class _Spread:
+    """How far a loss spreads over the modules of a graph.
+
+    Args:
+        modules: the modules.
+        routes: the feedback.
+        reached: the modules that each loss is to reach.
+        opened: the boundaries that let gradients through.
+    """
+
+    def __init__(
+        self,
+        modules: Sequence[Module],
+        routes: Routes,
+        reached: Mapping[str, set[str]],
+        opened: set[str],
+    ):
+        self.before = {m.name: m.inputs for m in modules}
+        self.routes, self.reached, self.opened = routes, reached, opened
+
+    def wanted(self, window: Iterable[str]) -> frozenset[str]:
+        """What a loss trains that is to reach these modules."""
+        return self._with_predicting(_closure(window, self._trained_by_feedback))
+
+    def actual(self, name: str) -> frozenset[str]:
+        """What the loss of a module would train through the open boundaries."""
+        return self._with_predicting(_closure([name], self._connected))
+
+    def _fed(self, name: str) -> set[str]:
+        return set(self.routes.get(name, ())) - {name}
+
+    def _trained_by_feedback(self, name: str) -> Iterable[str]:
+        return {own for source in self._fed(name) for own in self.reached[source]}
+
+    def _connected(self, name: str) -> Iterable[str]:
+        return self._fed(name) | {up for up in self.before[name] if up in self.opened}
+
+    def _with_predicting(self, names: frozenset[str]) -> frozenset[str]:
+        """Adds the boundaries that learn to predict the gradient of these modules."""
+        upstream = {up for name in names for up in self.before[name]}
+        return names | {up for up in upstream if up in self.routes.get(up, ())}
 
 
 def _closure(first: Iterable[str], following: Callable) -> frozenset[str]:

@@ -8,6 +8,7 @@ import keras
 from keras_e2e.modules.boundary import ModuleBoundary
 from keras_e2e.objectives.base import LocalObjective
 from keras_e2e.utils import compat
+from keras_e2e.utils.graphs import count_parameters
 
 # The end of the last module, in place of a boundary's name.
 OUTPUT = "<output>"
@@ -47,15 +48,17 @@ class Module(NamedTuple):
 
     @property
     def trainable_variables(self) -> list:
-        """The trainable weights of the module, its head left out."""
-        if self.own_variables:
-            return [v for v in self.own_variables if v.trainable]
-        return _unique(v for layer in self.layers for v in layer.trainable_weights)
+        """The trainable weights of the module, its head left out.
+
+        Like Keras it asks each variable, not the layer: a frozen layer may hold a sublayer
+        that is trained, as LoRA does.
+        """
+        return [v for v in self.variables if v.trainable]
 
     @property
     def parameters(self) -> int:
         """How many numbers the module's weights hold."""
-        return sum(_size(v.shape) for v in self.variables)
+        return count_parameters(self.variables)
 
     @property
     def objective(self) -> LocalObjective | None:
@@ -66,6 +69,29 @@ class Module(NamedTuple):
     def head_variables(self) -> list:
         """The trainable weights of the objective's head."""
         return [] if self.objective is None else self.objective.trainable_weights
+
+    @property
+    def all_trainable_variables(self) -> list:
+        """The trainable weights of the module and of its head."""
+        return [*self.trainable_variables, *self.head_variables]
+
+
+class ModuleSpec(NamedTuple):
+    """A module with the shapes around it, before the head of its objective is built.
+
+    Attributes:
+        module: the module.
+        inputs: a `keras.KerasTensor`, or a list of several: what the module is given.
+        activation: the `keras.KerasTensor` that enters its boundary; None for the last
+            module.
+        following_blocks: the blocks of layers behind the boundary (`blocks.Block`), where
+            the model shows a graph.
+    """
+
+    module: Module
+    inputs: Any
+    activation: Any = None
+    following_blocks: tuple = ()
 
 
 class Graph:
@@ -289,10 +315,3 @@ def _shown(end: str) -> str:
 
 def _unique(items: Iterable) -> list:
     return list({id(item): item for item in items}.values())
-
-
-def _size(shape: Iterable) -> int:
-    size = 1
-    for axis in shape:
-        size *= axis or 1
-    return size

@@ -1,61 +1,54 @@
 """Building the heads of the objectives, once the modules are known."""
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import keras
 
-from keras_e2e.modules.graph import Module
+from keras_e2e.modules.graph import ModuleSpec
 from keras_e2e.objectives.base import ModelSpec, OutputSpec
 from keras_e2e.utils.validation import check_reach_fits
 
 
-def build_objectives(
-    modules: Sequence[Module],
-    module_inputs: Mapping[str, Any],
-    inputs: list,
-    outputs: Sequence[OutputSpec],
-    activations: Mapping[str, Any],
-    rests: Mapping[str, tuple],
+def build_heads(
+    specs: Sequence[ModuleSpec], inputs: list, outputs: Sequence[OutputSpec]
 ) -> None:
     """Builds each objective's head on its boundary's activation.
 
     Args:
-        modules: the modules, in order.
-        module_inputs: what each module is given, by name.
+        specs: the modules, in order, with the shapes around them.
         inputs: the model's inputs.
         outputs: the model's outputs.
-        activations: what each boundary is given, by name.
-        rests: the blocks behind each boundary, by name, where they are known.
 
     Raises:
         ValueError: an objective that two boundaries share, that reaches too far, or whose
             head does not fit; heads that share a variable.
     """
+    modules = [spec.module for spec in specs]
     _refuse_shared([(m.name, id(m.objective)) for m in modules if m.objective], "objective")
     ends = {
-        m.name: [activations[m.name]] if m.boundary else [o.spec for o in outputs]
-        for m in modules
+        s.module.name: (s.activation,)
+        if s.module.boundary
+        else tuple(o.spec for o in outputs)
+        for s in specs
     }
-    for place, module in enumerate(modules):
-        objective = module.objective
+    for index, spec in enumerate(specs):
+        module, objective = spec.module, spec.module.objective
         if module.boundary is None or objective is None:
             continue
         check_reach_fits(objective.reach, len(modules), f"The objective of {module.name!r}")
-        following = [m.name for m in modules if module.name in m.inputs]
-        spec = ModelSpec(
-            module_inputs[module.name],
+        around = ModelSpec(
+            spec.inputs,
             inputs,
             tuple(outputs),
-            following=tuple(tuple(ends[name]) for name in following),
-            index=place,
+            following=tuple(ends[m.name] for m in modules if module.name in m.inputs),
+            index=index,
             num_modules=len(modules),
-            following_blocks=rests.get(module.name, ()),
+            following_blocks=spec.following_blocks,
             name=module.name,
         )
         try:
             with keras.name_scope(module.boundary.name):
-                objective.build_for(activations[module.name], spec)
+                objective.build_for(spec.activation, around)
         except ValueError as error:
             raise ValueError(
                 f"The objective of boundary {module.name!r} cannot be built: "

@@ -1,107 +1,87 @@
-"""One compiled step for each mode, with diagnostics or without; the optimizer's state."""
+"""One compiled step for each training mode and each set of quantities it measures."""
 
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Callable, Iterable
 from typing import Any
 
-from keras_e2e.diagnostics.quantity import Quantity
-from keras_e2e.modules.mode_fit import refuse_averages
-from keras_e2e.optimizers.module_optimizers import ModuleOptimizers
-from keras_e2e.utils.graphs import strategy_scope
+import keras
+
+from keras_e2e.modules.training_mode import TrainingMode
+
+LEAN: frozenset[str] = frozenset()
+"""What a step without diagnostics measures."""
 
 
-class TrainFunctions:
-    """Mixin of modular models: which compiled step runs."""
+class CompiledSteps:
+    """The compiled steps of one model, made when they are first needed.
 
-    _modular: Any
-    name: str
-    train_function: Any
-    trainable_variables: Any
-    built: bool
-    _instrument: Any
+    Keras swaps `model.train_function` for another one at each `compile`; here it is a
+    dispatcher, so that any number of callbacks may set the mode or ask for diagnostics and
+    nobody has to put anything back.
 
-    def instrument(self, quantities: Iterable[Quantity]) -> Any:
-        """Prepares steps that compute `quantities`; returns their recorder.
+    Attributes:
+        functions: the compiled step by mode and by the quantities that it measures.
+        traces: how often each was traced, by mode and number of measured quantities.
+        requested: names of the quantities that the next execution measures.
+        measuring: those that the execution under way measures.
+        trained: the variables that the compiled steps train; None before the first.
+        specs: specs of the batches of the latest execution; None where they have none.
+    """
 
-        Steps stay without diagnostics until `request_diagnostics` is called.
+    def __init__(self) -> None:
+        self.functions: dict[tuple[TrainingMode, frozenset[str]], Callable] = {}
+        self.traces: Counter = Counter()
+        self.requested = LEAN
+        self.measuring = LEAN
+        self.trained: list[keras.Variable] | None = None
+        self.specs: Any = None
 
-        Raises:
-            RuntimeError: this backend has no instrumented step.
-        """
-        return self._instrument(list(quantities))
+    def request(self, names: Iterable[str]) -> None:
+        """Makes the next execution measure these quantities too."""
+        self.requested |= frozenset(names)
 
-    def request_diagnostics(self, periodic: bool = False) -> None:
-        """Makes the next execution of `fit` compute the instrumented quantities.
+    def clear(self) -> None:
+        """Forgets all compiled steps, and which variables they train."""
+        self.functions.clear()
+        self.trained = None
+
+    def forget_instrumented(self) -> None:
+        """Forgets the steps that measure: they write to the recorder they were made for."""
+        self.functions = {k: f for k, f in self.functions.items() if not k[1]}
+        self.requested = LEAN
+
+    def run(self, mode: TrainingMode, compile_step: Callable[[], Callable], *args) -> Any:
+        """Runs the compiled step that is due, and compiles it first if need be.
 
         Args:
-            periodic: also those that are due now and then only (`Quantity.schedule`).
+            mode: the training mode in force.
+            compile_step: makes a compiled step.
+            *args: what the compiled step takes.
         """
-        state = self._modular
-        if state.recorder is None:
-            raise RuntimeError(
-                f"{self.name}: call instrument(quantities) first, then "
-                "request_diagnostics()."
-            )
-        dear = periodic and any(q.schedule is not None for q in state.recorder.quantities)
-        state.due = max(state.due, 2 if dear else 1)
-
-    def make_train_function(self, force=False):
-        # Not in `compile`: Keras does not compile a loaded model that overrides it.
-        optimizer = getattr(self, "optimizer", None)
-        refuse_averages(self.name, self._modular.mode, optimizer)
-        if self._modular.modules:
-            # Callbacks that load weights and JAX's trainer want the variables to be there.
-            self._build_optimizer()
-        if self.train_function is not None and not force:
-            return self.train_function
-        self._modular.functions.clear()
-        self.train_function = self._run_step
-        return self.train_function
-
-    def _run_step(self, *args):
-        state = self._modular
-        # On TensorFlow the batches tell, before the first, what they hold.
-        state.spec = getattr(args[0], "element_spec", None)
-        key = (state.mode, state.due)
-        state.due = 0
-        if key not in state.functions:
-            self._build_optimizer()
-            super().make_train_function(force=True)
-            state.functions[key] = self.train_function
-            self.train_function = self._run_step
-        state.instrumented = key[1]
+        # On TensorFlow the batches say, before the first, what they hold.
+        self.specs = getattr(args[0], "element_spec", None)
+        key = (mode, self.requested)
+        self.requested = LEAN
+        if key not in self.functions:
+            self.functions[key] = compile_step()
+        self.measuring = key[1]
         try:
-            return state.functions[key](*args)
+            return self.functions[key](*args)
         finally:
-            state.instrumented = 0
+            self.measuring = LEAN
 
-    def _build_optimizer(self):
-        """Builds the optimizer on all variables, the heads of idle objectives too.
+    def variables(self, model: Any) -> list[keras.Variable]:
+        """The variables that a step trains, as in Keras.
 
-        Left to its first apply, it would know only those of the first mode.
+        Keras traces its step once: what is frozen or thawed afterwards without `compile`
+        changes nothing. Steps that are traced later for another mode train the same.
         """
-        optimizer = getattr(self, "optimizer", None)
-        if optimizer is None:
-            return
-        inner = getattr(optimizer, "inner_optimizer", optimizer)
-        with strategy_scope(self):
-            if isinstance(inner, ModuleOptimizers) and not inner.built:
-                inner.bind(
-                    {
-                        m.name: [*m.trainable_variables, *m.head_variables]
-                        for m in self._modular.modules
-                    }
-                )
-                # A LossScaleOptimizer that Keras built before the modules were known
-                # would not build it again.
-                inner.build(self.trainable_variables)
-            if not optimizer.built:
-                optimizer.build(self.trainable_variables)
+        if model.run_eagerly:
+            return model.trainable_variables
+        if self.trained is None:
+            self.trained = model.trainable_variables
+        return self.trained
 
-    def compile_from_config(self, config):
-        """As in Keras; an optimizer that waits for the modules is built here.
-
-        Its variables must be there before the saved ones are loaded.
-        """
-        super().compile_from_config(config)
-        if self._modular.modules and self.built:
-            self._build_optimizer()
+    def count_trace(self, mode: TrainingMode) -> None:
+        """Counts that the step under way was traced."""
+        self.traces[(str(mode), len(self.measuring))] += 1

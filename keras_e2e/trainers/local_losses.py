@@ -1,16 +1,41 @@
-"""The loss of one module, from what its boundary noted."""
+"""The local losses of a step, from what its forward pass recorded."""
 
 import contextlib
+import dataclasses
 from collections.abc import Hashable, Iterator, Mapping
 from typing import Any
 
 from keras import ops, tree
 
-from keras_e2e.modules.boundary import Collector, Crossing
+from keras_e2e.modules.forward_record import Crossing, ForwardRecord
 from keras_e2e.modules.graph import Module
-from keras_e2e.objectives.base import Batch, Output
-from keras_e2e.trainers import targets as labels
+from keras_e2e.objectives.base import Batch, LocalObjective, Output
+from keras_e2e.trainers import targets
 from keras_e2e.utils import compat
+
+
+@dataclasses.dataclass
+class StepLosses:
+    """What the loss of a step is made of.
+
+    Attributes:
+        task: the compiled loss, with penalties, without local losses; None where it is
+            not computed.
+        local: the local losses by boundary, without weights.
+        terms: what the loss adds up, by module: the local losses with their weights and,
+            under the last module's name, the task loss.
+    """
+
+    task: Any = None
+    local: dict[str, Any] = dataclasses.field(default_factory=dict)
+    terms: dict[str, Any] = dataclasses.field(default_factory=dict)
+
+    def total(self) -> Any:
+        """The loss that is minimized; None where nothing counts."""
+        terms = list(self.terms.values())
+        # One sum, not a chain of additions: TensorFlow reorders those in steps that do
+        # not read the single losses.
+        return ops.sum(ops.stack(terms)) if len(terms) > 1 else next(iter(terms), None)
 
 
 def build_outputs(
@@ -21,15 +46,13 @@ def build_outputs(
     losses, factors = model.loss, compat.loss_weights(model)
     if len(keys) == 1:
         losses, factors = _only(losses), _only(factors)
-    targets = labels.align_to_outputs(y, keys, aliases)
-    weights = labels.align_to_outputs(sample_weight, keys, aliases)
-    losses = labels.align_to_outputs(losses, keys, aliases)
-    factors = labels.align_to_outputs(factors, keys, aliases)
+    aligned = [
+        targets.align_to_outputs(value, keys, aliases)
+        for value in (y, sample_weight, losses, factors)
+    ]
     return tuple(
         Output(key, target, weight, _weighted(loss, factor), loss)
-        for key, target, weight, loss, factor in zip(
-            keys, targets, weights, losses, factors, strict=True
-        )
+        for key, target, weight, loss, factor in zip(keys, *aligned, strict=True)
     )
 
 
@@ -42,30 +65,30 @@ def error_context(boundary: str) -> Iterator[None]:
         raise ValueError(f"Boundary {boundary!r}: {error}") from error
 
 
-def missing(module: Module, y: Any, given: Any) -> str | None:
-    """Which of `"labels"` and `"targets"` an objective requires and has not, or None."""
+def missing(module: Module, y: Any, labels: Any) -> str | None:
+    """What an objective requires and is not given: `"labels"`, `"targets"` or None."""
     objective = module.objective
-    assert objective is not None, "a module without an objective has no local loss"
-    if objective.requires_labels and given is None:
+    if objective is None:
+        return None
+    if objective.requires_labels and labels is None:
         return "labels"
     return "targets" if objective.requires_targets and y is None else None
 
 
-def refuse_missing(module: Module, y: Any, given: Any) -> None:
+def refuse_missing(module: Module, y: Any, labels: Any) -> None:
     """Raises ValueError where the labels or targets of an objective are not there."""
-    absent = missing(module, y, given)
-    objective = module.objective
-    assert objective is not None, "missing has seen to it"
+    absent = missing(module, y, labels)
+    named = getattr(module.objective, "name", None)
     if absent == "labels":
         raise ValueError(
-            f"Boundary {module.name!r}: its objective {objective.name!r} needs "
+            f"Boundary {module.name!r}: its objective {named!r} needs "
             f"labels, in y under the key {module.name!r}, and there are none. "
             f"Give y={{..., {module.name!r}: "
             "labels}, or use a mode in which this objective does not count."
         )
     if absent == "targets":
         raise ValueError(
-            f"Boundary {module.name!r}: its objective {objective.name!r} needs the "
+            f"Boundary {module.name!r}: its objective {named!r} needs the "
             "model's targets, and no y was given. Give y, or use an objective "
             "without labels such as Reconstruction()."
         )
@@ -73,26 +96,26 @@ def refuse_missing(module: Module, y: Any, given: Any) -> None:
 
 def local_loss(
     module: Module,
-    collector: Collector,
+    objective: LocalObjective,
+    record: ForwardRecord,
     flat_inputs: list,
     batch: Batch,
-    views: Mapping[Hashable, Collector],
+    extra_records: Mapping[Hashable, ForwardRecord],
 ) -> Any:
     """The loss of one module's objective, averaged over the crossings of its boundary.
 
     Args:
         module: the module.
-        collector: the crossings of this step.
+        objective: its objective.
+        record: the crossings of this step.
         flat_inputs: the model's inputs as a flat list, in the order of the model's.
         batch: what the objective may look at; what is this boundary's is filled in here.
-        views: the crossings of further passes.
+        extra_records: the crossings of extra passes, by the keys of `extra_inputs`.
 
     Raises:
         ValueError: the boundary was not crossed, or more than once with labels.
     """
-    objective = module.objective
-    assert objective is not None, "a module without an objective has no local loss"
-    crossings = _of(module, collector)
+    crossings = record.crossed(module.name)
     if not crossings:
         raise ValueError(
             f"Boundary {module.name!r} was not crossed in this step, so its local "
@@ -105,39 +128,22 @@ def local_loss(
             "module once, to the stacked inputs."
         )
     entered = [
-        _before_noise(c) for c in collector.crossings if c.boundary.module in module.inputs
+        _without_noise(c) for c in record.crossings if c.boundary.module in module.inputs
     ] or [flat_inputs[i] for i in module.model_inputs]
     batch = batch._replace(module_input=entered[0] if len(entered) == 1 else entered)
+    extra = {k: extra_records[k].activations(module.name) for k in objective.extra_inputs()}
     total = 0.0
     for place, crossing in enumerate(crossings):
-        seen = {
-            key: _activation(_of(module, views[key])[place])
-            for key in objective.extra_inputs()
-        }
         own = batch._replace(
-            extra_activations=seen, predicted_gradient=crossing.predicted_gradient
+            extra_activations={key: found[place] for key, found in extra.items()},
+            predicted_gradient=crossing.predicted_gradient,
         )
         with error_context(module.name):
-            total = total + objective.compute_loss(_activation(crossing), own)
+            total = total + objective.compute_loss(crossing.masked_activation(), own)
     return total / len(crossings) if len(crossings) > 1 else total
 
 
-def activations(module: Module, collector: Collector) -> list:
-    """What came in at each crossing of a module's boundary, with its mask."""
-    return [_activation(crossing) for crossing in _of(module, collector)]
-
-
-def _of(module: Module, collector: Collector) -> list[Crossing]:
-    return [c for c in collector.crossings if c.boundary is module.boundary]
-
-
-def _activation(crossing: Crossing) -> Any:
-    # A layer's mask is noted on what it puts out, so behind the boundary.
-    compat.set_mask(crossing.activation, compat.mask_of(crossing.output))
-    return crossing.activation
-
-
-def _before_noise(crossing: Crossing) -> Any:
+def _without_noise(crossing: Crossing) -> Any:
     """What a module is given, without the noise that its boundary adds."""
     if not crossing.boundary.noise:
         return crossing.output

@@ -1,62 +1,59 @@
-"""What every modular model does: the modes, and the loss of a step in each of them."""
+"""What every modular model does in training: the modes, and the loss in each of them."""
 
-import threading
-from typing import Any
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING, Any
 
-from keras import ops, tree
+from keras import tree
 
-from keras_e2e.models.evaluation import ModuleEvaluation
-from keras_e2e.models.summary import print_modules
-from keras_e2e.modules.boundary import Collector, ModuleBoundary, collecting
-from keras_e2e.modules.graph import Module
-from keras_e2e.modules.mode_fit import fitting, refuse_averages
-from keras_e2e.modules.training_mode import ModeName, TrainingMode
-from keras_e2e.objectives.base import Batch, Output, OutputSpec
-from keras_e2e.trainers import targets
-from keras_e2e.trainers.backend import ModularStep
-from keras_e2e.trainers.build_heads import build_objectives
-from keras_e2e.trainers.compiled_steps import TrainFunctions
-from keras_e2e.trainers.local_losses import (
-    build_outputs,
-    error_context,
-    local_loss,
-    refuse_missing,
-)
-from keras_e2e.trainers.local_metrics import Measuring
+from keras_e2e.diagnostics.quantity import Quantity
+from keras_e2e.modules.boundary import ModuleBoundary
+from keras_e2e.modules.forward_record import ForwardRecord
+from keras_e2e.modules.graph import Module, ModuleSpec
+from keras_e2e.modules.resolve_mode import refuse_averages, resolve_mode
+from keras_e2e.modules.step_context import context_of, step_context
+from keras_e2e.modules.training_mode import TrainingMode
+from keras_e2e.objectives.base import OutputSpec
+from keras_e2e.trainers.backend import ModularStep, instrument
+from keras_e2e.trainers.build_heads import build_heads
+from keras_e2e.trainers.build_optimizer import build_optimizer
+from keras_e2e.trainers.forward_pass import forward, record_pass
+from keras_e2e.trainers.local_metrics import measured_modules, metrics_of
+from keras_e2e.trainers.state import ModularState
+from keras_e2e.trainers.step_loss import evaluation_loss, step_loss, sum_of_penalties
+from keras_e2e.trainers.targets import StepTargets, split_targets
+from keras_e2e.utils import compat
 
-
-class _Forward(threading.local):
-    """The latest training pass of this thread, until its loss is computed."""
-
-    model: Any = None
-    collector: Collector | None = None
-
-
-_forward = _Forward()
+if TYPE_CHECKING:
+    from keras import Model
+else:
+    # Keras rewrites the bases of a functional model's class, so `keras.Model` may stand at
+    # the end of each model class only, never in a base that several of them share.
+    Model = object
 
 
-class ModularTraining(ModuleEvaluation, TrainFunctions, Measuring, ModularStep):
-    """What every modular model does: modes, local losses, diagnostics, evaluation.
+class ModularTrainer(ModularStep, Model):
+    """The training of modular models: a base class in front of `keras.Model`.
 
-    A mixin in front of `keras.Model`. A class that uses it calls `_set_modules` once
-    its modules are known.
+    A class that uses it makes `_modular`, calls `_set_modules` once its modules are
+    known, and implements `_plain_call` and `_sequential_call`.
     """
 
+    _modular: ModularState
+
+    def _plain_call(self, inputs, training, mask, **kwargs) -> Any:
+        """The model's own call."""
+        raise NotImplementedError
+
+    def _sequential_call(self, inputs, module, mask, **kwargs) -> Any:
+        """A call up to the end of one module, with those before it in inference mode."""
+        raise NotImplementedError
+
     def _set_modules(
-        self,
-        modules: list[Module],
-        module_inputs: dict[str, Any],
-        inputs: list,
-        outputs: list[OutputSpec],
-        activations: dict[str, Any],
-        rests: dict[str, tuple],
+        self, specs: list[ModuleSpec], inputs: list, outputs: list[OutputSpec]
     ) -> None:
-        """Notes the modules and builds the heads of their objectives."""
-        build_objectives(modules, module_inputs, inputs, outputs, activations, rests)
-        state = self._modular
-        state.modules = modules
-        state.outputs = outputs
-        state.known = {id(m.boundary) for m in modules if m.boundary is not None}
+        """Builds the heads of the objectives and takes the modules."""
+        build_heads(specs, inputs, outputs)
+        self._modular.set_modules([spec.module for spec in specs], outputs)
 
     # Modes
 
@@ -70,7 +67,7 @@ class ModularTraining(ModuleEvaluation, TrainFunctions, Measuring, ModularStep):
         return self._modular.mode
 
     @training_mode.setter
-    def training_mode(self, mode: TrainingMode | ModeName) -> None:
+    def training_mode(self, mode: TrainingMode | str) -> None:
         mode = self._check_mode(TrainingMode.get(mode))
         state = self._modular
         if mode != state.mode:
@@ -78,7 +75,7 @@ class ModularTraining(ModuleEvaluation, TrainFunctions, Measuring, ModularStep):
             if state.recorder is not None:
                 state.recorder.reset(everything=False)
 
-    def check_training_mode(self, mode: TrainingMode | ModeName) -> TrainingMode:
+    def check_training_mode(self, mode: TrainingMode | str) -> TrainingMode:
         """The mode that setting `training_mode` would put in force.
 
         Raises:
@@ -90,7 +87,7 @@ class ModularTraining(ModuleEvaluation, TrainFunctions, Measuring, ModularStep):
         refuse_averages(self.name, mode, getattr(self, "optimizer", None))
         modules = self._modular.modules
         # A wrapper that has not seen data yet knows none; it is checked then.
-        return fitting(mode, modules) if modules else mode
+        return resolve_mode(mode, modules) if modules else mode
 
     # Modules
 
@@ -104,91 +101,135 @@ class ModularTraining(ModuleEvaluation, TrainFunctions, Measuring, ModularStep):
         """The boundaries by name, in order."""
         return {m.name: m.boundary for m in self._modular.modules if m.boundary is not None}
 
-    def module_summary(self, print_fn: Any = None) -> None:
-        """Prints a table of the modules.
-
-        Args:
-            print_fn: called with the table as one string; None prints it.
-        """
-        print_modules(self, print_fn)
+    # Compiled steps and diagnostics
 
     @property
     def trace_counts(self) -> dict[tuple[str, int], int]:
-        """How often each step was traced, by (mode, how much of the diagnostics).
-
-        That is 0 for none, 1 for a reading and 2 for one with what is periodic.
+        """How often each step was traced, by (mode, number of measured quantities).
 
         Switching back to a mode leaves its count at what it was. Steps that run
         eagerly count each time.
         """
-        return dict(self._modular.traces)
+        return dict(self._modular.steps.traces)
 
-    # The step, as far as it is the same on every backend
+    def instrument(self, quantities: Iterable[Quantity]) -> Any:
+        """Prepares steps that can measure these quantities too.
+
+        Steps stay without diagnostics until `request_diagnostics` is called. Quantities
+        that are equal to some that are there already are shared; what they keep from step
+        to step begins anew.
+
+        Args:
+            quantities: `Quantity` objects.
+
+        Returns:
+            The recorder, with the names of its rows and columns.
+
+        Raises:
+            RuntimeError: the modules are not known yet, or this backend has no
+                instrumented step.
+            ValueError: another quantity of the same name was asked for in this `fit`.
+        """
+        return instrument(self, list(quantities))
+
+    def request_diagnostics(self, names: Iterable[str] | None = None) -> None:
+        """Makes the next execution of `fit` measure instrumented quantities.
+
+        Args:
+            names: names of quantities; requests add up. By default all without a schedule
+                of their own.
+        """
+        recorder = self._modular.recorder
+        if recorder is None:
+            raise RuntimeError(
+                f"{self.name}: call instrument(quantities) first, then "
+                "request_diagnostics()."
+            )
+        if names is None:
+            names = [q.name for q in recorder.quantities if q.schedule is None]
+        self._modular.steps.request(names)
+
+    def read_diagnostics(self) -> dict[str, dict[str, float]]:
+        """The numbers of the latest instrumented execution, by name and module.
+
+        One transfer from the device. Holds no entry where a quantity does not apply to a
+        module or was not measured; NaN and infinity are as they came out.
+        """
+        recorder = self._modular.recorder
+        return {} if recorder is None else recorder.read()
+
+    def make_train_function(self, force=False):
+        # Not in `compile`: Keras does not compile a loaded model that overrides it.
+        state = self._modular
+        refuse_averages(self.name, state.mode, getattr(self, "optimizer", None))
+        if state.modules:
+            # Callbacks that load weights and JAX's trainer want the variables to be there.
+            self._build_optimizer()
+        if state.recorder is not None:
+            state.recorder.begin_fit()
+        if self.train_function is None or force:
+            state.steps.clear()
+            self.train_function = self._run_step
+        return self.train_function
+
+    def _run_step(self, *args):
+        return self._modular.steps.run(self._modular.mode, self._compile_step, *args)
+
+    def _compile_step(self) -> Callable:
+        self._build_optimizer()
+        super().make_train_function(force=True)
+        compiled, self.train_function = self.train_function, self._run_step
+        return compiled
+
+    def _build_optimizer(self) -> None:
+        build_optimizer(self)
+
+    def compile_from_config(self, config):
+        """As in Keras; an optimizer that waits for the modules is built here.
+
+        Its variables must be there before the saved ones are loaded.
+        """
+        super().compile_from_config(config)
+        if self._modular.modules and self.built:
+            self._build_optimizer()
+
+    # The forward pass and the loss
 
     def call(self, inputs, training=None, mask=None, **kwargs):
-        state = self._modular
-        if not training and self._measured(training=False):
-            collector = Collector(state.known)
-            with collecting(collector):
-                outputs = self._plain_call(inputs, training, mask, **kwargs)
-            _forward.model, _forward.collector = self, collector
-            return outputs
-        if not training or not state.modules or not self._collects():
-            return self._plain_call(inputs, training, mask, **kwargs)
-        flow = state.flow()
-        collector = Collector(
-            state.known,
-            flow.stopping,
-            tap=state.tap(),
-            freezes=self._freezes(),
-            listeners=flow.listeners,
-            outputs=self._targets(),
-        )
-        outputs = self._pass(inputs, mask, collector, **kwargs)
-        _forward.model, _forward.collector = self, collector
-        return outputs
+        return forward(self, inputs, training, mask, **kwargs)
 
-    def _pass(self, inputs, mask, collector, **kwargs):
-        """Runs the modules that train, noting what crosses the boundaries."""
-        state = self._modular
-        with collecting(collector):
-            if state.mode.name == "sequential":
-                return self._sequential_call(inputs, state.mode.module, mask, **kwargs)
-            outputs = self._plain_call(inputs, True, mask, **kwargs)
-            return collector.inject_output_feedback(state.modules[-1].name, outputs)
+    def forward_record(
+        self, x: Any, *, training: bool = False, tap: Callable[[Any], Any] | None = None
+    ) -> ForwardRecord:
+        """Runs the model and returns what crossed its boundaries.
 
-    def _targets(self) -> tuple[Output, ...]:
-        """The targets of the step under way, where an objective predicts from them.
+        It has no side effects: no weight, statistic, metric or seed is updated. The
+        boundaries are the identity, whatever the training mode.
 
-        None are known outside of a `train_step`.
+        Args:
+            x: a batch of inputs, as the model takes them.
+            training: whether layers such as dropout run in training mode. Defaults to
+                False.
+            tap: makes of what leaves each boundary a tensor of its own, for the next
+                module. Defaults to None, which leaves it alone.
+
+        Returns:
+            A `ForwardRecord`: `activations(name)`, `crossings`, `outputs`, `penalties`.
+
+        Raises:
+            RuntimeError: the modules of a subclassed model are not known yet.
+
+        Example:
+
+        >>> import keras, numpy as np, keras_e2e as e2e
+        >>> base = keras.Sequential([keras.Input((8,)), keras.layers.Dense(4, name="code"),
+        ...                          keras.layers.Dense(1)])
+        >>> record = e2e.modularize(base, ["code"]).forward_record(np.ones((2, 8)))
+        >>> record.outputs.shape == (2, 1)
+        True
         """
-        state = self._modular
-        if not any(
-            m.objective and m.objective.feedback_source == "boundary" for m in state.modules
-        ):
-            return ()
-        y, sample_weight, _, _ = self._split(*state.targets())
-        return build_outputs(self, state.keys(), y, sample_weight)
-
-    def _views(self, active: list[Module], batch: Batch) -> dict:
-        """Makes the further passes that objectives ask for, each once."""
-        state = self._modular
-        wanted: dict = {}
-        for module in active:
-            assert module.objective is not None, "an active module has one"
-            for key, inputs_of in module.objective.extra_inputs().items():
-                wanted.setdefault(key, (module.name, inputs_of))
-        made = {}
-        for key, (name, inputs_of) in wanted.items():
-            stopping = state.flow().stopping
-            made[key] = Collector(state.known, stopping, freezes=self._freezes())
-            with error_context(name):
-                inputs = inputs_of(batch)
-            self._pass(inputs, None, made[key])
-        return made
-
-    def _freezes(self):
-        return None
+        self._refuse_unknown_modules("forward_record")
+        return record_pass(self, x, training, tap)
 
     def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
         """The compiled loss plus, while training, the local losses of the mode.
@@ -196,93 +237,79 @@ class ModularTraining(ModuleEvaluation, TrainFunctions, Measuring, ModularStep):
         In evaluation it is the compiled loss alone, so that `val_loss` means the same
         in every mode.
         """
-        own_y, own_weight, given, weights = self._split(y, sample_weight)
+
+        def task_loss(given: StepTargets) -> Any:
+            if y_pred is None and self._modular.stops_before_outputs():
+                return sum_of_penalties(self)
+            return super(ModularTrainer, self).compute_loss(
+                x=x,
+                y=given.y,
+                y_pred=y_pred,
+                sample_weight=given.sample_weight,
+                training=training,
+            )
+
+        loss = step_loss if training else evaluation_loss
+        return loss(self, task_loss, x, self._split(y, sample_weight))
+
+    @property
+    def losses(self):
+        """As in Keras, without the penalties of heads that do not count."""
         state = self._modular
-        if own_y is None and given and not state.stops_before_outputs():
-            raise ValueError(
-                f"y holds labels for {sorted(given)} but no targets for the model's "
-                f"output {state.keys()}, whose loss counts in mode '{state.mode}'. Give "
-                "them too, or train that module alone: 'sequential:NAME'."
-            )
-        active = [m for m in state.modules if training and state.weight(m)]
-        for module in active:
-            # Before anything is computed: Keras's own error would not name the module.
-            refuse_missing(module, own_y, given.get(module.name))
-        if y_pred is None and state.stops_before_outputs():
-            penalties = [ops.sum(penalty) for penalty in self.losses]
-            total = sum(penalties[1:], penalties[0]) if penalties else None
-        else:
-            total = super().compute_loss(
-                x=x, y=own_y, y_pred=y_pred, sample_weight=own_weight, training=training
-            )
-        measured = self._measured(training)
-        if not training:
-            if measured:
-                outputs = build_outputs(self, state.keys(), own_y, own_weight)
-                batch = Batch(x, outputs, None, None, None, training=False)
-                self._measure(measured, batch, given)
-            return total
-        if not self._collects():
-            return total
-        if not state.modules:
+        idle = state.idle_objectives(context_of(state).testing)
+        return compat.losses_without(self, idle) if idle else super().losses
+
+    def _refuse_unknown_modules(self, what: str) -> None:
+        if not self._modular.modules:
             raise RuntimeError(
-                f"{self.name!r}: training mode '{state.mode}' needs the modules, which "
-                "are not known yet. Call model.examine(x_of_a_few_examples) first."
+                f"{self.name!r}: {what} needs the modules, which are not known yet. Call "
+                "model.examine(x_of_a_few_examples) first."
             )
-        collector = self._take_forward()
-        collector.task_loss = total
-        outputs = build_outputs(self, state.keys(), own_y, own_weight)
-        batch = Batch(x, outputs, None, _single(own_weight), None)
-        views = self._views(active, batch)
-        collector.terms = {} if total is None else {state.modules[-1].name: total}
-        for module in active:
-            own = batch._replace(
-                labels=given.get(module.name),
-                sample_weight=weights.get(module.name, batch.sample_weight),
-            )
-            flat = self._flat_inputs(x)
-            loss = local_loss(module, collector, flat, own, views)
-            collector.losses[module.name] = loss
-            factor = state.weight(module) * module.objective.weight_now()
-            collector.terms[module.name] = loss * factor
-            module.objective.advance_weight()
-        # Those that count have measured while they computed their loss.
-        self._measure([m for m in measured if not state.weight(m)], batch, given)
-        terms = list(collector.terms.values())
-        # One sum, not a chain of additions: TensorFlow reorders those in steps that do
-        # not read the single losses.
-        return ops.sum(ops.stack(terms)) if len(terms) > 1 else next(iter(terms), None)
 
     def _flat_inputs(self, x: Any) -> list:
         return tree.flatten(x)
 
-    def _take_forward(self) -> Collector:
-        if _forward.model is not self or _forward.collector is None:
-            raise RuntimeError(
-                f"{self.name}: compute_loss(training=True) adds the local losses of "
-                "the latest call of the model with training=True in this thread, and "
-                "there was none. Call the model first, in the same step."
-            )
-        return _forward.collector
-
-    def _forget_forward(self) -> None:
-        """Lets go of the latest pass, whose tensors no later step may use."""
-        _forward.model = _forward.collector = None
-
-    def _split(self, y, sample_weight):
+    def _split(self, y, sample_weight) -> StepTargets:
         state = self._modular
-        if not (isinstance(y, dict) or isinstance(sample_weight, dict)):
-            return y, sample_weight, {}, {}
-        names = [m.name for m in state.modules if m.boundary is not None]
         aliases = getattr(self, "output_names", None) or ()
-        keys, single = state.keys(), state.single_output
-        y, given = targets.split(y, names, keys, aliases, single=single)
-        sample_weight, weights = targets.split(
-            sample_weight, names, keys, aliases, single=single, what="sample_weight"
+        return split_targets(
+            y,
+            sample_weight,
+            state.boundary_names(),
+            state.keys(),
+            aliases,
+            single=state.single_output,
         )
-        return y, sample_weight, given, weights
 
+    # Metrics
 
-def _single(weight: Any) -> Any:
-    """Sample weights that hold for every example, or None."""
-    return None if isinstance(weight, (dict, list, tuple)) else weight
+    @property
+    def metrics(self):
+        # Keras lists a metric of a layer inside of a layer more than once, and JAX's
+        # trainer then gives its variables away twice.
+        return list({id(metric): metric for metric in super().metrics}.values())
+
+    def test_step(self, *args):
+        with step_context(self._modular, testing=True):
+            return super().test_step(*args)
+
+    def compute_metrics(self, x, y, y_pred, sample_weight=None):
+        state, given = self._modular, self._split(y, sample_weight)
+        testing = context_of(state).testing
+        measured = measured_modules(state, training=not testing, testing=testing)
+        current = {metric.name: metric.result() for metric in metrics_of(measured)}
+        if y_pred is None and state.stops_before_outputs():
+            # No prediction was made: report the loss only, not stale metrics.
+            return {"loss": compat.loss_tracker(self).result(), **current}
+        logs = super().compute_metrics(x, given.y, y_pred, given.sample_weight)
+        asked = metrics_of(state.with_objective())
+        stale = {metric.name for metric in asked} - set(current)
+        return {name: value for name, value in logs.items() if name not in stale}
+
+    def get_metrics_result(self):
+        """As in Keras, also before a metric has seen its first prediction."""
+        if self._modular.stops_before_outputs() and not all(
+            getattr(metric, "built", True) for metric in self.metrics
+        ):
+            return {"loss": compat.loss_tracker(self).result()}
+        return super().get_metrics_result()

@@ -1,15 +1,20 @@
 """What a modular model keeps beside what Keras tracks."""
 
-import contextlib
-import threading
-from collections import Counter
-from collections.abc import Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
-from keras_e2e.modules.gradient_flow import Flow, flow_of
+from keras_e2e.modules.gradient_flow import GradientFlow, gradient_flow
 from keras_e2e.modules.graph import Module
+from keras_e2e.modules.step_context import context_of
 from keras_e2e.modules.training_mode import TrainingMode
-from keras_e2e.objectives.base import OutputSpec
+from keras_e2e.objectives.base import LocalObjective, OutputSpec
+from keras_e2e.trainers.compiled_steps import CompiledSteps
+
+
+class LocalModule(NamedTuple):
+    """A module with the objective that it has for certain."""
+
+    module: Module
+    objective: LocalObjective
 
 
 class ModularState:
@@ -18,50 +23,61 @@ class ModularState:
     Attributes:
         mode: the training mode in force; in a pass of its own that a step makes for
             diagnostics, the mode of that pass.
-        modules: the modules, in order.
+        modules: the modules, in order; empty until they are known.
         outputs: specs of the outputs.
-        single_output: whether the model puts out one bare tensor.
-        known: `id`s of this model's boundaries.
-        recorder: the store of diagnostics, or None.
-        due: how much of the diagnostics the next execution computes: nothing, a reading,
-            or what is periodic too (0, 1, 2).
-        instrumented: how much the execution under way computes.
-        functions: the compiled step for each (mode, instrumented).
-        traces: how often each was traced.
-        spec: specs of the batches of the latest execution; None where they have none.
+        single_output: whether the model returns one bare tensor.
+        boundary_ids: `id`s of this model's boundaries.
+        steps: the compiled steps.
+        recorder: where instrumented steps write, or None.
     """
 
     def __init__(self, mode: TrainingMode):
         self._mode = mode
+        self._flows: dict[TrainingMode, GradientFlow] = {}
         self.modules: list[Module] = []
         self.outputs: list[OutputSpec] = []
         self.single_output = True
-        self.known: set[int] = set()
+        self.boundary_ids: set[int] = set()
+        self.steps = CompiledSteps()
         self.recorder: Any = None
-        self.due = 0
-        self.instrumented = 0
-        self.functions: dict = {}
-        self.traces: Counter = Counter()
-        self.spec: Any = None
-        self.local = threading.local()
+
+    def set_modules(self, modules: list[Module], outputs: list[OutputSpec]) -> None:
+        """Takes the modules and outputs of the model, once they are known."""
+        self.modules, self.outputs = modules, outputs
+        self.boundary_ids = {id(m.boundary) for m in modules if m.boundary is not None}
+        self._flows.clear()
+
+    def put_recorder_back(self, recorder: Any) -> None:
+        """Takes a recorder that was there before, and forgets steps that write elsewhere."""
+        self.recorder = recorder
+        self.steps.forget_instrumented()
 
     @property
     def mode(self) -> TrainingMode:
-        return getattr(self.local, "mode", None) or self._mode
+        return context_of(self).mode or self._mode
 
     @mode.setter
     def mode(self, mode: TrainingMode) -> None:
         self._mode = mode
 
-    @contextlib.contextmanager
-    def override_mode(self, mode: TrainingMode) -> Iterator[None]:
-        """In this thread another mode is in force, while it is open."""
-        outer = getattr(self.local, "mode", None)
-        self.local.mode = mode
-        try:
-            yield
-        finally:
-            self.local.mode = outer
+    def flow(self) -> GradientFlow:
+        """How gradients flow in the mode in force."""
+        mode = self.mode
+        if mode not in self._flows:
+            self._flows[mode] = gradient_flow(self.modules, mode)
+        return self._flows[mode]
+
+    def keys(self) -> list[str]:
+        """A key for each output."""
+        return [output.name for output in self.outputs]
+
+    def boundary_names(self) -> list[str]:
+        """The names of the boundaries, in order."""
+        return [m.name for m in self.modules if m.boundary is not None]
+
+    def with_objective(self) -> list[LocalModule]:
+        """The modules that have an objective, in order."""
+        return [LocalModule(m, m.objective) for m in self.modules if m.objective]
 
     def weight(self, module: Module) -> float:
         """Factor of a module's local loss in this mode; 0 without an objective."""
@@ -71,21 +87,9 @@ class ModularState:
             return 0.0  # the true signal gets through: nothing to stand in for
         return self.mode.weight(module.name)
 
-    def flow(self) -> Flow:
-        """How gradients flow in the mode in force."""
-        return flow_of(self.modules, self.mode)
-
-    def collects(self) -> bool:
-        """Whether a training pass must gather what crosses the boundaries."""
-        return bool(self.instrumented) or self.mode.name != "end_to_end"
-
-    def tap(self):
-        """What this thread's step does to the outputs of boundaries, or None."""
-        return getattr(self.local, "tap", None)
-
-    def targets(self) -> tuple:
-        """`y` and `sample_weight` of this thread's step; None twice outside of one."""
-        return getattr(self.local, "targets", (None, None))
+    def active(self) -> list[LocalModule]:
+        """The modules whose objective counts in this mode."""
+        return [local for local in self.with_objective() if self.weight(local.module)]
 
     def stops_before_outputs(self) -> bool:
         """Whether the active module ends before the model's outputs."""
@@ -94,11 +98,11 @@ class ModularState:
         )
 
     def is_frozen(self, module: Module) -> bool:
-        """Whether no variable of the module may move in this mode."""
+        """Whether no variable of the module may change in this mode."""
         return self.mode.name == "sequential" and module.name != self.mode.module
 
     def trained_by(self, module: Module) -> str:
-        """What teaches a module in this mode: one of the names in `tensorboard.data`."""
+        """What trains a module in this mode, in the words of TensorBoard."""
         if self.is_frozen(module):
             return "nothing"
         own = bool(self.weight(module))
@@ -106,16 +110,25 @@ class ModularState:
             return "own objective" if own else "nothing"
         return "task and own objective" if own else "task"
 
-    def keys(self) -> list[str]:
-        """A key for each output."""
-        return [output.name for output in self.outputs]
+    def idle_objectives(self, testing: bool) -> list[LocalObjective]:
+        """The objectives that do not count: in this mode, or in evaluation at all."""
+        if testing:
+            return [local.objective for local in self.with_objective()]
+        return [o for module, o in self.with_objective() if not self.weight(module)]
 
-    def still_variables(self) -> set[int]:
-        """`id`s of the variables that may not move: frozen modules, idle heads."""
-        still: set[int] = set()
+    def frozen_variables(self) -> set[int]:
+        """`id`s of the variables that may not change: of frozen modules and idle heads."""
+        frozen: set[int] = set()
         for module in self.modules:
             if self.is_frozen(module):
-                still.update(id(v) for v in module.trainable_variables)
+                frozen.update(id(v) for v in module.trainable_variables)
             if not self.weight(module):
-                still.update(id(v) for v in module.head_variables)
-        return still
+                frozen.update(id(v) for v in module.head_variables)
+        return frozen
+
+    def trained_variables(self, module: Module) -> list:
+        """The variables of a module, its head left out, that the compiled steps train."""
+        if self.steps.trained is None:
+            return module.trainable_variables
+        trained = {id(v) for v in self.steps.trained}
+        return [v for v in module.variables if id(v) in trained]

@@ -1,9 +1,30 @@
 """Sorting `y` and `sample_weight`: the model's own and the boundaries'."""
 
 from collections.abc import Collection, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from keras import tree
+
+
+class StepTargets(NamedTuple):
+    """`y` and `sample_weight` of a step, sorted.
+
+    Attributes:
+        y: the targets of the model's own outputs, as Keras expects them; None for none.
+        sample_weight: the weights for these; None for none.
+        labels: intermediate labels, by boundary.
+        label_weights: weights for the objectives, by boundary.
+    """
+
+    y: Any
+    sample_weight: Any
+    labels: dict[str, Any]
+    label_weights: dict[str, Any]
+
+    def single_weight(self) -> Any:
+        """Sample weights that hold for every example, or None."""
+        weight = self.sample_weight
+        return None if isinstance(weight, (dict, list, tuple)) else weight
 
 
 def output_keys(structure: Any, output_names: Sequence[str] | None) -> list[str]:
@@ -17,6 +38,25 @@ def output_keys(structure: Any, output_names: Sequence[str] | None) -> list[str]
     if output_names and len(output_names) == len(paths):
         return list(output_names)
     return ["outputs"] if len(paths) == 1 else [f"output_{i}" for i in range(len(paths))]
+
+
+def split_targets(
+    y: Any,
+    sample_weight: Any,
+    boundaries: Collection[str],
+    keys: Sequence[str],
+    aliases: Collection[str] = (),
+    *,
+    single: bool = False,
+) -> StepTargets:
+    """Takes the boundaries' parts out of `y` and `sample_weight`, as in `split`."""
+    if not (isinstance(y, dict) or isinstance(sample_weight, dict)):
+        return StepTargets(y, sample_weight, {}, {})
+    y, labels = split(y, boundaries, keys, aliases, single=single)
+    sample_weight, weights = split(
+        sample_weight, boundaries, keys, aliases, single=single, what="sample_weight"
+    )
+    return StepTargets(y, sample_weight, labels, weights)
 
 
 def split(

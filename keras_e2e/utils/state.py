@@ -29,8 +29,6 @@ def preserve_state(model: Any) -> Iterator[None]:
         for variable, value in zip(variables, values, strict=True):
             variable.assign(value)
         model.training_mode = mode
-        state.recorder, state.due = recorder, 0
-        # Steps with diagnostics write to the recorder they were traced with.
-        state.functions = {k: f for k, f in state.functions.items() if not k[1]}
+        state.put_recorder_back(recorder)
         for name, was in left.items():
             setattr(model, name, was)

@@ -415,14 +415,22 @@ class Diagnose(keras.callbacks.Callback):
 
     def on_train_batch_begin(self, batch, logs=None):
         if self.due(batch):
-            self.model.request_diagnostics(periodic=True)
+            self.model.request_diagnostics([q.name for q in self.recorder.quantities])
 
 
 def only(module: str | None) -> e2e.TrainingMode:
-    """Local mode in which only one module's objective counts, or none at all."""
+    """Local mode in which only one module's objective counts, or none at all.
+
+    A model refuses it, as nothing would train some modules: see `force_mode`.
+    """
     return e2e.TrainingMode(
         "local", weights={name: float(name == module) for name in models.CUTS}
     )
+
+
+def force_mode(model, mode) -> None:
+    """Puts a mode in force that the model may refuse, to take a loss apart."""
+    model._modular.mode = e2e.TrainingMode.get(mode)
 
 
 def fit(model, x, y, **kwargs):

@@ -32,7 +32,7 @@ def gradients(model, x, y, mode, sample_weight=None):
     """
     kept = [*model.weights, *cases.seeds(model)]
     start = cases.values(kept)
-    model.training_mode = mode
+    cases.force_mode(model, mode)
     owned = {m.name: (m.trainable_variables, m.head_variables) for m in model.modules}
     before = {name: [cases.values(vs) for vs in groups] for name, groups in owned.items()}
     model.train_on_batch(x, y, sample_weight=sample_weight)
@@ -119,7 +119,7 @@ def test_modules_trained_together_are_taught_as_each_alone(case):
 def loss_value(model, x, y, mode):
     moving = [v for v in model.variables if not v.trainable]  # seeds and counters too
     start = cases.values(moving)
-    model.training_mode = mode
+    cases.force_mode(model, mode)
     y_pred = model(x, training=True)
     loss = float(model.compute_loss(x=x, y=y, y_pred=y_pred, training=True))
     for variable, value in zip(moving, start, strict=True):
@@ -446,7 +446,7 @@ def test_on_a_tape_no_gradient_leaves_its_module(case):
     x, y = case.data(8)
     last = model.modules[-1]
     for module in (*model.modules[:-1], None):
-        model.training_mode = cases.only(module and module.name)
+        cases.force_mode(model, cases.only(module and module.name))
         with tf.GradientTape(persistent=True) as tape:
             y_pred = model(x, training=True)
             loss = model.compute_loss(x=x, y=y, y_pred=y_pred, training=True)

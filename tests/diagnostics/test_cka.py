@@ -19,7 +19,7 @@ def modular(seed=1):
 
 
 def outputs(model):
-    """The outputs of each module of the dense model, by hand."""
+    """What each module of the dense model puts out, by hand."""
     h, found = X.astype("float64"), {}
     for module in model.modules:
         kernel, bias = (np.array(v) for v in module.variables)

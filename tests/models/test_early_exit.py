@@ -11,7 +11,6 @@ import pytest
 from keras import layers
 
 import keras_e2e as e2e
-from keras_e2e.modules.boundary import Collector, collecting
 from keras_e2e.objectives import (
     InfoPro,
     IntermediateTarget,
@@ -25,7 +24,6 @@ from keras_e2e.objectives import (
 )
 from keras_e2e.objectives.base import Exit
 from keras_e2e.objectives.heads.model_based import AugLocal, MomentumAuxiliary
-from keras_e2e.trainers.local_losses import activations
 from tests.conformance import models
 
 LOADER = """
@@ -88,10 +86,7 @@ def by_the_head(model, x):
     module = model.modules[1]
     names = [output.name for output in model._modular.outputs]
     outputs = tuple(e2e.objectives.Output(name, None, None, None) for name in names)
-    collector = Collector(model._modular.known)
-    with collecting(collector):
-        model(x, training=False)
-    (activation,) = activations(module, collector)
+    (activation,) = model.forward_record(x).activations("second")
     return [way.predict(activation) for way in module.objective.exits(outputs)]
 
 

@@ -89,7 +89,7 @@ def test_nothing_of_the_model_changes():
         return [np.array(v) for v in variables]
 
     before = state()
-    model.evaluate_modules(x, y, batch_size=7, probe=(x, y), probe_epochs=1)
+    model.evaluate_modules(x, y, batch_size=7, probe_data=(x, y), probe_epochs=1)
     after = state()
     assert models.same(before, after)
     assert random_states == (random.getstate(), np.random.get_state()[1].tolist())
@@ -166,7 +166,7 @@ def test_several_outputs_are_told_apart_by_name():
         metrics={"kind": ["accuracy"], "size": "mae"},
     )
     x, y = data("two_outputs")
-    found = model.evaluate_modules(x, y, probe=(x, y), probe_epochs=1)
+    found = model.evaluate_modules(x, y, probe_data=(x, y), probe_epochs=1)
     metrics = {"kind_accuracy", "size_mae"}
     probes = {"probe_kind_accuracy", "probe_kind_loss", "probe_size_mae", "probe_size_loss"}
     assert set(found["first"]) == {"loss"} | metrics | probes
@@ -186,7 +186,9 @@ def test_a_probe_reads_off_what_is_there_and_the_same_each_time():
     x = np.random.RandomState(0).rand(300, 4, 4, 1).astype("float32")
     y = (x.sum(axis=(1, 2, 3)) > 8).astype("int32")
     once, twice = (
-        model.evaluate_modules(x[200:], y[200:], probe=(x[:200], y[:200]), probe_epochs=15)
+        model.evaluate_modules(
+            x[200:], y[200:], probe_data=(x[:200], y[:200]), probe_epochs=15
+        )
         for _ in range(2)
     )
     assert once == twice
@@ -198,7 +200,7 @@ def test_a_probe_reads_off_what_is_there_and_the_same_each_time():
 def test_a_subclassed_model_is_evaluated():
     model = modular("subclassed", {"first": "pred", "second": Reconstruction()})
     x, y = data("subclassed")
-    found = model.evaluate_modules(x, y, probe=(x, y), probe_epochs=1)
+    found = model.evaluate_modules(x, y, probe_data=(x, y), probe_epochs=1)
     assert set(found["first"]) == {"loss", "accuracy", "probe_loss", "probe_accuracy"}
     stock = model.evaluate(x, y, verbose=0, return_dict=True)
     assert found["outputs"] == pytest.approx(stock, rel=1e-5)
@@ -207,11 +209,11 @@ def test_a_subclassed_model_is_evaluated():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"probe": True}, "expected .x_train, y_train."),
-        ({"probe": (1,)}, "found 1 entries"),
+        ({"probe_data": True}, "expected .x_train, y_train."),
+        ({"probe_data": (1,)}, "found 1 entries"),
         ({"y": np.zeros(3)}, r"lengths \[3, 22\]"),
         ({"x": tf.data.Dataset.range(3)}, "Leave y and sample_weight out"),
-        ({"y": None, "probe": True}, "expected"),
+        ({"y": None, "probe_data": True}, "expected"),
     ],
 )
 def test_bad_arguments_are_refused(arguments, message):
@@ -227,7 +229,7 @@ def test_what_cannot_be_evaluated_is_refused():
         e2e.modularize(models.build("dense"), ["first"]).evaluate_modules(x, y)
     model = modular("dense", {"first": "pred"})
     with pytest.raises(ValueError, match="a probe needs targets of the output 'out'"):
-        model.evaluate_modules(x, probe=(x, y))
+        model.evaluate_modules(x, probe_data=(x, y))
     wrapped = e2e.modularize(models.Chain(name="c"), {})
     with pytest.raises(RuntimeError, match="examine"):
         wrapped.evaluate_modules(x, y)

@@ -7,7 +7,8 @@ from keras import layers, ops, tree
 
 import keras_e2e as e2e
 from keras_e2e import ModularWrapper, ModuleBoundary, TrainingMode
-from keras_e2e.modules.boundary import Collector, collecting
+from keras_e2e.modules.gate import Gate
+from keras_e2e.modules.step_context import step_context
 from keras_e2e.objectives import IntermediateTarget, Prediction, Reconstruction
 from keras_e2e.utils import compat
 
@@ -454,10 +455,10 @@ def test_a_layer_whose_call_was_replaced_keeps_the_replacement():
 def test_taps_are_quiet_outside_of_a_training_step_of_their_own_model():
     base = built()
     model = wrapped(["b"], base, training_mode="local")
-    foreign = Collector(known=set())
-    with collecting(foreign):
+    foreign = Gate(boundary_ids=set())
+    with step_context(model._modular, gate=foreign):
         base(X)
-    assert foreign.crossings == []
+    assert foreign.record.crossings == []
     assert_equal(base(X), model(X))
 
 

@@ -9,9 +9,10 @@ from keras import layers, ops
 
 import keras_e2e as e2e
 from keras_e2e import ModuleBoundary
-from keras_e2e.modules.boundary import Collector, collecting
 from keras_e2e.modules.cut_points import cut_points
+from keras_e2e.modules.gate import Gate
 from keras_e2e.modules.graph import Graph
+from keras_e2e.modules.step_context import step_context
 from keras_e2e.utils import compat
 
 
@@ -39,11 +40,11 @@ def assert_isolated(model, x):
     import tensorflow as tf
 
     state = model._modular
-    collector = Collector(state.known, stops=[m.name for m in state.modules])
-    with tf.GradientTape(persistent=True) as tape, collecting(collector):
+    gate = Gate(state.boundary_ids, stopping=[m.name for m in state.modules])
+    with tf.GradientTape(persistent=True) as tape, step_context(state, gate=gate):
         outputs = model(x, training=False)
     ends: dict = {module.name: [] for module in model.modules}
-    for crossing in collector.crossings:
+    for crossing in gate.record.crossings:
         ends[crossing.boundary.module].append(crossing.activation)
     ends[model.modules[-1].name] = keras.tree.flatten(outputs)
     for end in model.modules:

@@ -150,6 +150,8 @@ def test_a_model_starts_end_to_end_and_takes_any_spelling():
     model = small_model()
     assert model.training_mode == TrainingMode("end_to_end")
     for mode in MODES:
+        if mode == TrainingMode("local", weights={"a": 0}):
+            continue  # nothing would train the module
         model.training_mode = mode
         assert model.training_mode == mode
 
@@ -164,3 +166,38 @@ def test_checking_a_mode_does_not_put_it_in_force():
     model = small_model()
     assert model.check_training_mode("local") == TrainingMode("local")
     assert model.training_mode == TrainingMode("end_to_end")
+
+
+@pytest.mark.parametrize(
+    "mode",
+    [
+        TrainingMode("local", weights={"a": 0}),
+        TrainingMode("local", weights=0),
+        TrainingMode("mixed", stop=["a"], weights={"a": 0.0}),
+        TrainingMode("sequential:a", weights={"a": 0.0}),
+        # The loss of "b" reaches "a", but that of "out" alone reaches "b".
+        TrainingMode("local", reach=2, weights={"a": 0.0, "b": 0.0}),
+    ],
+    ids=str,
+)
+def test_a_weight_of_zero_that_leaves_a_module_untrained_is_refused(mode):
+    model = small_model()
+    with pytest.raises(ValueError, match="nothing would train the module 'a'"):
+        model.training_mode = mode
+    assert model.training_mode == TrainingMode("end_to_end")
+
+
+@pytest.mark.parametrize(
+    "mode",
+    [
+        TrainingMode("local", reach=2, weights={"a": 0.0}),
+        TrainingMode("deep_supervision", weights={"a": 0.0}),
+        TrainingMode("mixed", stop=["b"], weights={"a": 0.0}),
+        TrainingMode("sequential:b", weights={"a": 0.0, "b": 1.0}),
+    ],
+    ids=str,
+)
+def test_a_weight_of_zero_is_taken_where_another_loss_trains_the_module(mode):
+    model = small_model()
+    model.training_mode = mode
+    assert model.training_mode == mode

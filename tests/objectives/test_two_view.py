@@ -271,7 +271,7 @@ def test_each_augmentation_has_a_pass_of_its_own():
 
 def test_no_pass_is_made_for_an_objective_that_does_not_count():
     model = shared(BarlowTwins(Shift(), projection_dim=D), Reconstruction())
-    model.training_mode = e2e.TrainingMode("local", weights={"a": 0.0})
+    model.training_mode = e2e.TrainingMode("mixed", stop=["b"], weights={"b": 1.0})
     assert passes(model) == (0, 1)
     model.training_mode = "end_to_end"
     assert passes(model) == (0, 1)

@@ -40,7 +40,9 @@ def stock(regularizer=None):
 def modular(mode="local", objectives=None, regularizer=None, **compiled):
     """Heads of three modules; they do not start from zero."""
     objectives = objectives or {name: Prediction("mlp") for name in NAMES}
-    model = e2e.modularize(stock(regularizer), objectives, training_mode=mode)
+    model = e2e.modularize(stock(regularizer), objectives)
+    # Also modes that the model refuses, as nothing would train some modules.
+    model._modular.mode = TrainingMode.get(mode)
     random = np.random.RandomState(0)
     for name in NAMES:
         for v in model.boundaries[name].objective.trainable_variables:
@@ -346,9 +348,10 @@ def full_precision(model):
 def test_a_reach_over_more_modules_than_there_are_is_refused(own, mode, said):
     with pytest.raises(ValueError) as caught:
         e2e.modularize(
-            stock(), {"c": Prediction(reach=own), "a": "pred", "b": "pred"}
-        ).compile()
-        modular(mode)
+            stock(),
+            {"c": Prediction(reach=own), "a": "pred", "b": "pred"},
+            training_mode=mode,
+        )
     for phrase in said:
         assert phrase in str(caught.value)
 
@@ -433,7 +436,7 @@ def test_noise_does_not_disturb_the_module_before_it():
 
 def test_the_clean_activation_is_to_be_reconstructed_from_the_noisy_one():
     model = noisy(0.5, objective=Reconstruction("module_input", head="mlp"))
-    model.training_mode = TrainingMode("local", weights={"first": 0.0})
+    model._modular.mode = TrainingMode("local", weights={"first": 0.0})
     clean = np.asarray(model.get_layer("a")(X))
     probe, call = [], model.get_layer("b").call
     model.get_layer("b").call = lambda x, **_: probe.append(call(x)) or call(x)

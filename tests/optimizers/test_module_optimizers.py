@@ -126,7 +126,8 @@ def test_averages_are_written_for_modules_that_were_trained():
 
     plain, ours = trained(averaging()), trained(ModuleOptimizers(averaging()))
     assert models.same(cases.weights(plain), cases.weights(ours))
-    model = compiled(ModuleOptimizers(averaging()), cases.only("first"))
+    model = compiled(ModuleOptimizers(averaging()))
+    cases.force_mode(model, cases.only("first"))
     still = cases.values(all_variables(model.modules[1]))
     trained(None, model=model)
     assert models.same(still, cases.values(all_variables(model.modules[1])))

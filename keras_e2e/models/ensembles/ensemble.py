@@ -13,9 +13,8 @@ from keras_e2e.models.ensembles.voting import MajorityVote, WeightedMean
 from keras_e2e.models.modular_model import ModularModel
 from keras_e2e.models.modularize import strip
 from keras_e2e.modules.boundary import ModuleBoundary
-from keras_e2e.modules.training_mode import ModeName, TrainingMode
 from keras_e2e.objectives import Prediction
-from keras_e2e.trainers.modular_trainer import ModularTraining
+from keras_e2e.trainers.modular_trainer import ModularTrainer
 from keras_e2e.utils import compat
 from keras_e2e.utils.graphs import inputs_like, share_dtype_policy, strategy_scope
 from keras_e2e.utils.validation import check_integer
@@ -27,7 +26,7 @@ def ensemble(
     members: Iterable[keras.Model],
     vote: Any = "mean",
     *,
-    training_mode: TrainingMode | ModeName = "end_to_end",
+    training_mode: Any = "end_to_end",
     name: str = "ensemble",
 ) -> ModularModel:
     """Joins models into one that combines their predictions.
@@ -189,7 +188,7 @@ def _graph(member: Any) -> keras.Model:
     """The graph of a member, without its boundaries."""
     if not isinstance(member, keras.Model):
         raise TypeError(f"members: expected Keras models. Found: {member!r}.")
-    plain = strip(member) if isinstance(member, ModularTraining) else member
+    plain = strip(member) if isinstance(member, ModularTrainer) else member
     if not compat.is_functional(plain) or not compat.has_stock_call(plain):
         raise ValueError(
             f"Member {member.name!r} ({type(member).__name__}) is not a graph of layers. "

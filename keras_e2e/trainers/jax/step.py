@@ -1,19 +1,26 @@
-"""The training step on JAX: Keras's own, with what must stand still put back."""
+"""The training step on JAX: Keras's own, with what must stay as it is put back."""
 
-from typing import Any
+from typing import TYPE_CHECKING
 
 import keras
 
+from keras_e2e.modules.step_context import step_context
+from keras_e2e.trainers.state import ModularState
 
-class ModularStep:
-    """Mixin with the JAX `train_step` of modular models."""
+if TYPE_CHECKING:
+    from keras import Model
+else:
+    Model = object
 
-    _modular: Any
-    name: str
+
+class ModularStep(Model):
+    """The JAX `train_step` of modular models."""
+
+    _modular: ModularState
 
     def train_step(self, state, data):
         modular = self._modular
-        modular.traces[(str(modular.mode), False)] += 1
+        modular.steps.count_trace(modular.mode)
         separate = modular.flow().separate
         if separate:
             raise NotImplementedError(
@@ -21,16 +28,13 @@ class ModularStep:
                 f"losses of {list(separate)}, which the tensorflow backend has and "
                 "jax has not. Use reach 1 or 'all', or KERAS_BACKEND=tensorflow."
             )
-        modular.local.targets = keras.utils.unpack_x_y_sample_weight(data)[1:]
-        try:
+        targets = keras.utils.unpack_x_y_sample_weight(data)[1:]
+        with step_context(modular, targets=targets):
             logs, new_state = super().train_step(state, data)
-        finally:
-            del modular.local.targets
-        self._forget_forward()
-        still = modular.still_variables()
+        frozen = modular.frozen_variables()
         # A zero gradient still moves a variable under momentum or weight decay.
         trainable = [
-            old if id(variable) in still else new
+            old if id(variable) in frozen else new
             for variable, old, new in zip(
                 self.trainable_variables, state[0], new_state[0], strict=True
             )
@@ -51,10 +55,3 @@ class ModularStep:
             super().make_train_function(force=force)
         finally:
             del self.train_step
-
-    def _instrument(self, quantities: list) -> Any:
-        raise RuntimeError(
-            f"{self.name}: diagnostics need the instrumented step, which exists for "
-            "the tensorflow backend only. Train without ModuleTensorBoard here, or set "
-            "KERAS_BACKEND=tensorflow."
-        )

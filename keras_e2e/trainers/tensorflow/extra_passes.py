@@ -1,4 +1,4 @@
-"""Further passes over the batch of a step, for diagnostics: they move nothing."""
+"""Extra passes over the batch of a step, for diagnostics: they have no side effects."""
 
 import contextlib
 from typing import Any
@@ -7,12 +7,13 @@ import keras
 import tensorflow as tf
 from keras import tree
 
+from keras_e2e.modules.step_context import step_context
 from keras_e2e.modules.training_mode import TrainingMode
 from keras_e2e.trainers.local_losses import build_outputs, missing
-from keras_e2e.trainers.tensorflow.gradients import Backward
+from keras_e2e.trainers.tensorflow.gradients import StepGradients
 
 
-class Passes:
+class ExtraPasses:
     """Gradients on the batch of the step under way, or on parts of it.
 
     Nothing that a pass assigns is kept: no moving statistic, no seed, no metric. A pass
@@ -28,7 +29,7 @@ class Passes:
     def __init__(self, model: Any, x: Any, y: Any, sample_weight: Any):
         self.model = model
         self.batch = (x, y, sample_weight)
-        self.y, _, self.labels, _ = model._split(y, sample_weight)
+        self.given = model._split(y, sample_weight)
 
     def halves(self) -> tuple[dict, dict] | None:
         """Gradients of the task loss, end to end, on both halves of the batch.
@@ -36,7 +37,7 @@ class Passes:
         By `id` of the variable. An odd example is left out. None where there are labels
         of boundaries only.
         """
-        if self.y is None and self.labels:
+        if self._only_labels():
             return None
         count = tf.shape(first_tensor(self.batch[0]))[0] // 2
         mode = TrainingMode("end_to_end")
@@ -49,10 +50,10 @@ class Passes:
         for module in self.model._modular.modules:
             if module.boundary is None:
                 continue
-            given = self.labels.get(module.name)
-            if module.objective is None or missing(module, self.y, given):
+            labels = self.given.labels.get(module.name)
+            if module.objective is None or missing(module, self.given.y, labels):
                 return None
-        if self.y is None and self.labels:
+        if self._only_labels():
             return None
         return self._gradients(TrainingMode("local"), self.batch)
 
@@ -61,12 +62,12 @@ class Passes:
         return self._gradients(self.model._modular.mode, self.batch)
 
     def classes(self) -> Any:
-        """The targets of the only output as `(batch, classes)`; None if they are none.
+        """The targets of the only output as `(batch, classes)`, if they are classes.
 
-        Those of a cross-entropy are classes.
+        Those of a cross-entropy are. None for any others.
         """
         model = self.model
-        output, *more = build_outputs(model, model._modular.keys(), self.y, None)
+        output, *more = build_outputs(model, model._modular.keys(), self.given.y, None)
         shape = model._modular.outputs[0].spec.shape
         if more or output.y is None or len(shape) != 2 or not shape[1]:
             return None
@@ -77,29 +78,30 @@ class Passes:
             return tf.cast(y, tf.float32)
         return tf.one_hot(tf.cast(tf.reshape(y, (-1,)), tf.int32), max(shape[1], 2))
 
+    def _only_labels(self) -> bool:
+        return self.given.y is None and bool(self.given.labels)
+
     def _gradients(self, mode: TrainingMode, batch: Any) -> dict:
         x, y, sample_weight = batch
         state = self.model._modular
-        variables = self.model.trainable_variables
+        variables = state.steps.variables(self.model)
+        targets = (y, sample_weight)
         with contextlib.ExitStack() as stack:
-            stack.enter_context(state.override_mode(mode))
+            change = step_context(state, mode=mode, targets=targets, tap=None)
+            context = stack.enter_context(change)
             persistent = bool(state.flow().separate)
             tape = stack.enter_context(tf.GradientTape(persistent=persistent))
             # With values, or Keras finds none for its penalties of weights.
             values = [(v, v.value) for v in variables]
             stack.enter_context(keras.StatelessScope(values))
-            state.local.targets = (y, sample_weight)
-            try:
-                y_pred = self.model(x, training=True)
-            finally:
-                del state.local.targets
+            y_pred = self.model(x, training=True)
             loss = self.model.compute_loss(
                 x=x, y=y, y_pred=y_pred, sample_weight=sample_weight, training=True
             )
             if loss is None:
                 return {}
-            backward = Backward(self.model, tape, loss)
-            found = backward.gradients(variables)
+            gradients = StepGradients(self.model, context, tape, loss)
+            found = gradients.of(variables)
         return {id(v): g for v, g in zip(variables, found, strict=True)}
 
 

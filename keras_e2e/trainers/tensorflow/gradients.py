@@ -1,57 +1,53 @@
 """From the losses to the gradients: one backward pass, or one for each reach."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import tensorflow as tf
 
+from keras_e2e.modules.graph import Module
+from keras_e2e.modules.step_context import StepContext
 
-class Backward:
+
+class _Part(NamedTuple):
+    """A loss that is differentiated on its own.
+
+    Attributes:
+        loss: the loss, scaled as the optimizer asks.
+        variables: `id`s of the variables that it may change; None for all.
+        window: the modules that it reaches; None for all.
+    """
+
+    loss: Any
+    variables: set[int] | None = None
+    window: frozenset[str] | None = None
+
+
+class StepGradients:
     """The losses of a step, ready to be differentiated.
 
     As a rule they are one sum and need one backward pass: what a loss must not reach,
     a stopped gradient keeps from it. Where a boundary is open for one loss and closed
     for another (`reach`), the sum is taken apart: a loss that would flow too far is
-    differentiated on its own, with respect to the variables it may move only.
+    differentiated on its own, with respect to the variables it may change only.
 
     Made inside the tape, which must then be persistent.
 
     Args:
         model: the modular model, after `compute_loss`.
+        context: the context of the step, with its losses.
         tape: the tape of the step.
         loss: the sum of all.
     """
 
-    def __init__(self, model: Any, tape: tf.GradientTape, loss: Any):
+    def __init__(self, model: Any, context: StepContext, tape: tf.GradientTape, loss: Any):
         self.tape = tape
-        state = model._modular
-        flow = state.flow()
-        scale = model.optimizer.scale_loss
-        if not flow.separate:
-            self.parts: list[tuple] = [(scale(loss), None, None)]
-            return
-        modules = {module.name: module for module in state.modules}
-        terms = dict(model._take_forward().terms)
-        self.parts = []
-        for name in flow.separate:
-            window = flow.windows[name]
-            movable = _variables([modules[inside] for inside in window])
-            self.parts.append((scale(terms.pop(name)), movable, window))
-        last = state.modules[-1].name
-        if last not in terms:
-            # Penalties of weights came with the task loss. The modules that this one
-            # does not reach have theirs on their own.
-            for name in (n for n in modules if n not in flow.windows[last]):
-                layers = [*modules[name].layers, modules[name].objective]
-                penalties = [p for layer in layers if layer for p in layer.losses]
-                if penalties:
-                    own = _variables([modules[name]])
-                    part = (scale(tf.add_n(penalties)), own, frozenset([name]))
-                    self.parts.append(part)
-        if terms:
-            self.parts.append((scale(tf.add_n(list(terms.values()))), None, None))
+        if model._modular.flow().separate:
+            self.parts = _parts(model, dict(context.losses.terms))
+        else:
+            self.parts = [_Part(model.optimizer.scale_loss(loss))]
 
-    def gradients(
+    def of(
         self,
         variables: Sequence,
         taps: Sequence = (),
@@ -60,9 +56,9 @@ class Backward:
         """The gradients of the variables, then of the taps; None where there is none.
 
         Args:
-            variables: the variables to move.
+            variables: the variables to change.
             taps: further tensors on the tape.
-            places: for each tap the modules that a loss must reach to speak through it.
+            places: for each tap the modules that a loss must reach to flow through it.
         """
         sources = [*variables, *taps]
         total: list = [None] * len(sources)
@@ -72,7 +68,7 @@ class Backward:
                 for i in range(len(sources))
                 if movable is None
                 or (i < len(variables) and id(sources[i]) in movable)
-                or (i >= len(variables) and places[i - len(variables)] & window)
+                or (i >= len(variables) and places[i - len(variables)] & (window or set()))
             ]
             found = self.tape.gradient(loss, [sources[i] for i in chosen])
             for i, gradient in zip(chosen, found, strict=True):
@@ -80,16 +76,41 @@ class Backward:
                     total[i] = gradient if total[i] is None else _sum(total[i], gradient)
         return total
 
+    def release(self) -> None:
+        """Lets go of the tape, which holds every activation; no gradients afterwards."""
+        del self.tape
+
+
+def _parts(model: Any, terms: dict[str, Any]) -> list[_Part]:
+    """The loss taken apart where some losses must not flow as far as others."""
+    state, scale = model._modular, model.optimizer.scale_loss
+    flow = state.flow()
+    modules = {module.name: module for module in state.modules}
+    parts = []
+    for name in flow.separate:
+        window = flow.windows[name]
+        movable = _variables([modules[inside] for inside in window])
+        parts.append(_Part(scale(terms.pop(name)), movable, window))
+    last = state.modules[-1].name
+    if last not in terms:
+        # Penalties of weights came with the task loss. The modules that this one
+        # does not reach have theirs on their own.
+        for name in (n for n in modules if n not in flow.windows[last]):
+            layers = [*modules[name].layers, modules[name].objective]
+            penalties = [p for layer in layers if layer for p in layer.losses]
+            if penalties:
+                own = _variables([modules[name]])
+                parts.append(_Part(scale(tf.add_n(penalties)), own, frozenset([name])))
+    if terms:
+        parts.append(_Part(scale(tf.add_n(list(terms.values())))))
+    return parts
+
 
 def _sum(first: Any, second: Any) -> Any:
     # An embedding's gradient may be sparse.
     return tf.convert_to_tensor(first) + tf.convert_to_tensor(second)
 
 
-def _variables(modules: list) -> set[int]:
-    """`id`s of what the losses that reach these modules may move, heads included."""
-    return {
-        id(v)
-        for module in modules
-        for v in [*module.trainable_variables, *module.head_variables]
-    }
+def _variables(modules: list[Module]) -> set[int]:
+    """`id`s of what the losses that reach these modules may change, heads included."""
+    return {id(v) for module in modules for v in module.all_trainable_variables}

@@ -1,39 +1,85 @@
-"""What one instrumented step collects of each module."""
+"""What one instrumented step measures of each module."""
 
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
 import tensorflow as tf
 from keras import tree
 
-from keras_e2e.diagnostics.quantity import ModuleView
-from keras_e2e.trainers.tensorflow.extra_passes import Passes, first_tensor
+from keras_e2e.diagnostics.quantity import ModuleView, Quantity
+from keras_e2e.modules.graph import Module
+from keras_e2e.modules.step_context import StepContext
+from keras_e2e.trainers.tensorflow.extra_passes import ExtraPasses, first_tensor
+from keras_e2e.trainers.tensorflow.gradients import StepGradients
 from keras_e2e.trainers.tensorflow.recorder import Recorder
 from keras_e2e.utils import compat
+from keras_e2e.utils.graphs import strategy_scope
+
+
+def instrument(model: Any, quantities: list[Quantity]) -> Any:
+    """Lets the steps of a model measure these quantities, too. See `ModularTrainer`."""
+    model._refuse_unknown_modules("instrument()")
+    state = model._modular
+    shapes = {
+        m.name: [tuple(v.shape) for v in state.trained_variables(m)] for m in state.modules
+    }
+    before = state.recorder
+    wanted = quantities if before is None else before.with_added(quantities)
+    if before is None or before.shapes != shapes or wanted != before.quantities:
+        with strategy_scope(model):
+            state.recorder = Recorder(shapes, wanted)
+        if before is not None:
+            state.recorder.carry_asked(before)
+        state.steps.forget_instrumented()
+    state.recorder.ask(quantities)
+    return state.recorder
+
+
+class _Signals(NamedTuple):
+    """Gradients of the loss with respect to tensors of the forward pass.
+
+    Attributes:
+        outputs: with respect to the model's outputs.
+        activations: with respect to what entered each boundary.
+        boundary_outputs: with respect to what left each boundary.
+    """
+
+    outputs: list
+    activations: list
+    boundary_outputs: list
+
+
+class _Further(NamedTuple):
+    """What extra passes found, by `id` of the variable; None where one was not made."""
+
+    halves: Sequence[Mapping[int, Any]] = ()
+    local: Mapping[int, Any] | None = None
+    later: Mapping[int, Any] | None = None
+    classes: Any = None
 
 
 class StepInstrumentation:
-    """What one instrumented step collects, from the tape to the recorder.
+    """What one instrumented step measures, from the tape to the recorder.
 
     Args:
         model: the modular model, after its loss was computed.
-        y_pred: what it put out.
-        passes: further passes over the batch.
-        recorder: where the numbers go.
-        level: how much is due: `READING` or `PERIODIC`.
+        context: the context of the step.
+        y_pred: what the model returned.
+        passes: extra passes over the batch.
     """
 
-    def __init__(
-        self, model: Any, y_pred: Any, passes: Passes, recorder: Recorder, level: int
-    ):
+    def __init__(self, model: Any, context: StepContext, y_pred: Any, passes: ExtraPasses):
         self.model, self.passes = model, passes
-        self.recorder, self.level = recorder, level
-        self.needs = recorder.needs(level)
-        self.collector = model._take_forward()
+        self.state = model._modular
+        self.measured = self.state.steps.measuring
+        self.needs = self.state.recorder.needs(self.measured)
+        self.losses = context.losses
+        self.crossings = [] if context.record is None else context.record.crossings
         self.outputs = [] if y_pred is None else tree.flatten(y_pred)
 
-    def differentiate(self, backward, variables) -> tuple[list, dict]:
-        """Gradients of the variables and signals at the crossings, in one pass."""
-        crossings = self.collector.crossings
+    def differentiate(self, gradients: StepGradients, variables: Sequence) -> list:
+        """Gradients of the variables, in one pass with the signals at the crossings."""
+        crossings = self.crossings
         taps = [
             *self.outputs,
             *[c.activation for c in crossings],
@@ -41,25 +87,26 @@ class StepInstrumentation:
         ]
         # A cross-entropy on probabilities is computed from the values under them.
         raw = [compat.logits_of(tensor) for tensor in taps]
-        found = backward.gradients(variables, [*taps, *raw], self._places() * 2)
+        found = gradients.of(variables, [*taps, *raw], self._places() * 2)
         self.before = [tf.identity(v) for v in variables]
-        self.further = self._further()
-        gradients, found = found[: len(variables)], found[len(variables) :]
-        direct, below = found[: len(taps)], found[len(taps) :]
+        self.halves = self.passes.halves() if "halves" in self.needs else None
+        self.local = self.passes.local() if "local" in self.needs else None
+        self.classes = self.passes.classes() if "classes" in self.needs else None
+        own, at_taps = found[: len(variables)], found[len(variables) :]
+        direct, below = at_taps[: len(taps)], at_taps[len(taps) :]
         # Always those where there are any: in mixed precision a cast hides them from the
-        # loss, and the reading must not depend on the precision.
+        # loss, and the measurement must not depend on the precision.
         signals = [d if b is None else b for d, b in zip(direct, below, strict=True)]
         ends = len(self.outputs), len(self.outputs) + len(crossings)
-        return gradients, {
-            "outputs": signals[: ends[0]],
-            "activations": signals[ends[0] : ends[1]],
-            "boundary_outputs": signals[ends[1] :],
-        }
+        self.signals = _Signals(
+            signals[: ends[0]], signals[ends[0] : ends[1]], signals[ends[1] :]
+        )
+        return own
 
     def _places(self) -> list[frozenset[str]]:
-        """For each tap the modules whose losses speak through it."""
-        modules = self.model._modular.modules
-        crossed = [c.boundary.module for c in self.collector.crossings]
+        """For each tap the modules whose losses flow through it."""
+        modules = self.state.modules
+        crossed = [c.boundary.module for c in self.crossings]
         following = {
             name: frozenset(m.name for m in modules if name in m.inputs) for name in crossed
         }
@@ -69,106 +116,105 @@ class StepInstrumentation:
             *[following[name] for name in crossed],
         ]
 
-    def record(self, variables, gradients, signals) -> None:
-        """Makes the views of the modules, after the step, and has them written."""
-        scale = self.model.optimizer.scale_loss(tf.ones(()))
-        strategy = tf.distribute.get_strategy()
-        alone = strategy.num_replicas_in_sync == 1
+    def record(self, variables: Sequence, gradients: Sequence) -> None:
+        """Makes the views of the modules, after the step, and has them written.
 
-        def total(tensor):
-            if alone:
-                return tensor
-            context = tf.distribute.get_replica_context()
-            return context.all_reduce(tf.distribute.ReduceOp.SUM, tensor)
-
-        def unscaled(tensor):
-            if tensor is None:
-                return None
-            return tf.cast(tf.convert_to_tensor(tensor), tf.float32) / scale
-
-        def summed(found):
-            """Gradients by variable, over all replicas."""
-            return {
-                # Keras leaves the static shape of some gradients open.
-                id(v): total(tf.ensure_shape(unscaled(found[id(v)]), v.shape))
-                for v in self.model.trainable_variables
-                if found.get(id(v)) is not None
-            }
-
+        Args:
+            variables: what the step has changed.
+            gradients: their gradients.
+        """
+        self.scale = self.model.optimizer.scale_loss(tf.ones(()))
         before = {id(v): old for v, old in zip(variables, self.before, strict=True)}
-        trained_by = summed({id(v): g for v, g in zip(variables, gradients, strict=True)})
-        further = self.further
-        if "later" in self.needs:
-            further["later"] = self.passes.later()
-        halves = [summed(half) for half in further.get("halves") or ()]
-        others = {
-            name: summed(further[name])
-            for name in ("local", "later")
-            if further.get(name) is not None
-        }
-        examples = total(
-            tf.cast(tf.shape(first_tensor(self.passes.batch[0]))[0], tf.float32)
+        found = {id(v): g for v, g in zip(variables, gradients, strict=True)}
+        trained_by = self._summed(found)
+        later = self.passes.later() if "later" in self.needs else None
+        further = _Further(
+            halves=[self._summed(half) for half in self.halves or ()],
+            local=None if self.local is None else self._summed(self.local),
+            later=None if later is None else self._summed(later),
+            classes=self.classes,
         )
-        crossings = self.collector.crossings
-        views = []
-        for module in self.model._modular.modules:
-            ends = [i for i, c in enumerate(crossings) if c.boundary is module.boundary]
-            starts = [
-                i for i, c in enumerate(crossings) if c.boundary.module in module.inputs
-            ]
-            taught = [signals["activations"][i] for i in ends]
-            if module.boundary is None:
-                taught = signals["outputs"]
-            theirs = module.trainable_variables
-            updates = [v - before[id(v)] if id(v) in before else None for v in theirs]
+        size = tf.shape(first_tensor(self.passes.batch[0]))[0]
+        examples = _over_replicas(tf.cast(size, tf.float32))
+        self.state.recorder.write(
+            [
+                self._view(module, before, trained_by, further, examples)
+                for module in self.state.modules
+            ],
+            self.measured,
+        )
 
-            def of(found, theirs=theirs):
-                return [found.get(id(v)) for v in theirs]
+    def _view(
+        self,
+        module: Module,
+        before: Mapping,
+        trained_by: Mapping,
+        further: _Further,
+        examples,
+    ) -> ModuleView:
+        """What the step shows of one module."""
+        crossings = self.crossings
+        ends = [i for i, c in enumerate(crossings) if c.boundary is module.boundary]
+        starts = [i for i, c in enumerate(crossings) if c.boundary.module in module.inputs]
+        signals = [self.signals.activations[i] for i in ends]
+        if module.boundary is None:
+            signals = self.signals.outputs
+        own = self.state.trained_variables(module)
 
-            views.append(
-                ModuleView(
-                    name=module.name,
-                    variables=[before[id(v)] for v in theirs if id(v) in before],
-                    gradients=of(trained_by),
-                    updates=updates,
-                    loss=self._loss_of(module),
-                    activation=_joined(
-                        [tf.cast(crossings[i].activation, tf.float32) for i in ends]
-                    ),
-                    signal=_joined([unscaled(t) for t in taught]),
-                    input_signal=_joined(
-                        [unscaled(signals["boundary_outputs"][i]) for i in starts]
-                    ),
-                    total=total,
-                    num_examples=examples,
-                    halves=(of(halves[0]), of(halves[1])) if halves else None,
-                    local_gradients=of(others["local"]) if "local" in others else None,
-                    later_gradients=of(others["later"]) if "later" in others else None,
-                    classes=further.get("classes"),
-                    mask=compat.mask_of(crossings[ends[0]].output)
-                    if len(ends) == 1
-                    else None,
-                )
-            )
-        self.recorder.write(views, self.level)
+        def of(found: Mapping | None) -> Any:
+            return None if found is None else [found.get(id(v)) for v in own]
 
-    def _further(self) -> dict:
-        """What quantities need beyond the step itself, before it moves anything."""
-        made = {
-            "halves": self.passes.halves,
-            "local": self.passes.local,
-            "classes": self.passes.classes,
-        }
-        return {name: make() for name, make in made.items() if name in self.needs}
+        sent_back = [self.signals.boundary_outputs[i] for i in starts]
+        return ModuleView(
+            name=module.name,
+            variables=[before[id(v)] for v in own if id(v) in before],
+            gradients=of(trained_by),
+            updates=[v - before[id(v)] if id(v) in before else None for v in own],
+            loss=self._loss_of(module),
+            activation=_joined(
+                [tf.cast(crossings[i].activation, tf.float32) for i in ends]
+            ),
+            signal=_joined([self._unscaled(t) for t in signals]),
+            input_signal=_joined([self._unscaled(t) for t in sent_back]),
+            total=_over_replicas,
+            num_examples=examples,
+            halves=(of(further.halves[0]), of(further.halves[1]))
+            if further.halves
+            else None,
+            local_gradients=of(further.local),
+            later_gradients=of(further.later),
+            classes=further.classes,
+            mask=compat.mask_of(crossings[ends[0]].output) if len(ends) == 1 else None,
+        )
 
-    def _loss_of(self, module) -> Any:
-        """The local loss of a module; for the last one what is left of the total."""
-        losses = self.collector.losses
-        if module.boundary is not None:
-            return losses.get(module.name)
-        if not self.outputs:
+    def _unscaled(self, tensor: Any) -> Any:
+        """A gradient in float32, without the loss scale of mixed precision."""
+        if tensor is None:
             return None
-        return self.collector.task_loss
+        return tf.cast(tf.convert_to_tensor(tensor), tf.float32) / self.scale
+
+    def _summed(self, found: Mapping[int, Any]) -> dict[int, Any]:
+        """Gradients by variable, over all replicas."""
+        return {
+            # Keras leaves the static shape of some gradients open.
+            id(v): _over_replicas(tf.ensure_shape(self._unscaled(found[id(v)]), v.shape))
+            for v in self.state.steps.variables(self.model)
+            if found.get(id(v)) is not None
+        }
+
+    def _loss_of(self, module: Module) -> Any:
+        """The local loss of a module; for the last one the task loss."""
+        if module.boundary is not None:
+            return self.losses.local.get(module.name)
+        return self.losses.task if self.outputs else None
+
+
+def _over_replicas(tensor: Any) -> Any:
+    """The sum of a tensor over the replicas; the tensor itself on one device."""
+    if tf.distribute.get_strategy().num_replicas_in_sync == 1:
+        return tensor
+    context = tf.distribute.get_replica_context()
+    return context.all_reduce(tf.distribute.ReduceOp.SUM, tensor)
 
 
 def _joined(tensors: list) -> Any:

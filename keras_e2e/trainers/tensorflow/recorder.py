@@ -1,5 +1,6 @@
 """Where instrumented steps write their numbers, on TensorFlow."""
 
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -7,8 +8,7 @@ import tensorflow as tf
 
 from keras_e2e.diagnostics.quantity import ModuleView, Quantity
 
-# The levels of a step: 0 is without diagnostics.
-READING, PERIODIC = 1, 2
+Shapes = Mapping[str, list[tuple]]
 
 
 class Recorder:
@@ -16,36 +16,76 @@ class Recorder:
 
     One variable with the numbers, `[modules, numbers]`, and what the quantities keep
     between steps. Keras does not track them: they are in no weights, logs or files. Each
-    replica holds its own copy with the same values, so writing needs no synchronisation.
+    replica holds its own copy with the same values, so writing needs no synchronization.
+
+    Args:
+        shapes: by module, in order, the shapes of the variables that the steps train.
+        quantities: what the steps can measure.
 
     Attributes:
         module_names: the rows.
-        quantities: what is computed.
+        quantities: what the steps can measure.
         columns: the names of the numbers: those of the quantities, and what comes along.
     """
 
-    def __init__(self, modules: list, quantities: list[Quantity]):
-        self.module_names = [module.name for module in modules]
-        self.shapes = _shapes(modules)
-        self.quantities = quantities
+    def __init__(self, shapes: Shapes, quantities: Sequence[Quantity]):
+        self.shapes = shapes
+        self.module_names = list(shapes)
+        self.quantities = list(quantities)
         self.columns = [name for quantity in quantities for name in quantity.columns]
         # The numbers, and 1 where there is one, else 0.
-        self.values = _local_variable((2, len(modules), len(self.columns)))
+        self.values = _local_variable((2, len(shapes), len(self.columns)))
         self.kept = [
-            [
-                [_local_variable(s) for s in quantity.init_state(shapes)]
-                for quantity in quantities
-            ]
-            for shapes in self.shapes
+            [[_local_variable(s) for s in q.init_state(own)] for q in quantities]
+            for own in shapes.values()
         ]
+        self._asked: set[str] = set()
 
-    def fits(self, modules: list, quantities: list[Quantity]) -> bool:
-        """Whether it can serve these: the same variables of the modules are trainable."""
-        return self.quantities == quantities and self.shapes == _shapes(modules)
+    def begin_fit(self) -> None:
+        """Forgets who asked for which quantity: a `fit` begins."""
+        self._asked.clear()
 
-    def needs(self, level: int) -> set[str]:
-        """What the quantities that are due take besides the step: passes, and targets."""
-        due = [q for q in self.quantities if level >= PERIODIC or q.schedule is None]
+    def with_added(self, wanted: Sequence[Quantity]) -> list[Quantity]:
+        """The quantities there are with those that are wanted too.
+
+        Equal ones are shared. Of two different ones of a name the wanted one stays, unless
+        the other was asked for in this `fit`.
+
+        Raises:
+            ValueError: two different quantities of one name are asked for in one `fit`.
+        """
+        found = list(self.quantities)
+        for quantity in wanted:
+            same = [q for q in found if set(q.columns) & set(quantity.columns)]
+            if same == [quantity]:
+                continue
+            for other in same:
+                if other.name in self._asked:
+                    raise ValueError(
+                        f"Two different quantities of the name {other.name!r} are asked "
+                        f"for in one fit: {_shown(other)} and {_shown(quantity)}. Give "
+                        "both callbacks equal ones, or one of them another name."
+                    )
+                found.remove(other)
+            found.append(quantity)
+        return found
+
+    def ask(self, wanted: Sequence[Quantity]) -> None:
+        """Notes who is asked for; one that is asked for by a new object begins anew."""
+        for quantity in wanted:
+            index = self.quantities.index(quantity)
+            if quantity.name not in self._asked and self.quantities[index] is not quantity:
+                self.quantities[index] = quantity
+                self._reset([quantity])
+            self._asked.add(quantity.name)
+
+    def carry_asked(self, other: "Recorder") -> None:
+        """Takes over from the recorder whose place it takes who was asked for."""
+        self._asked |= other._asked
+
+    def needs(self, measured: Collection[str]) -> set[str]:
+        """The extra passes that these quantities take, and `"classes"` for targets."""
+        due = [q for q in self.quantities if q.name in measured]
         passes = {name for quantity in due for name in quantity.extra_passes}
         return passes | {"classes" for quantity in due if quantity.requires_targets}
 
@@ -53,7 +93,7 @@ class Recorder:
         """The numbers of the latest instrumented step, by name and module.
 
         One transfer. Holds no entry where a quantity does not apply to a module, or was
-        not due; NaN and infinity are as they came out.
+        not measured; NaN and infinity are as they came out.
         """
         values, applies = self.values.numpy().tolist()
         return {
@@ -69,30 +109,31 @@ class Recorder:
         """Forgets what was kept.
 
         Args:
-            everything: also what outlasts a switch of modes; running averages, which
-                belong to the loss of one mode, are forgotten in any case.
+            everything: also what is kept across a switch of modes; running averages,
+                which belong to the loss of one mode, are forgotten in any case.
         """
+        self._reset([q for q in self.quantities if everything or not q.keep_across_modes])
+
+    def _reset(self, chosen: Sequence[Quantity]) -> None:
         for row in self.kept:
             for quantity, kept in zip(self.quantities, row, strict=True):
-                if everything or not quantity.keep_across_modes:
-                    for variable in kept:
-                        variable.assign(tf.zeros_like(variable))
+                for variable in kept if quantity in chosen else ():
+                    variable.assign(tf.zeros_like(variable))
 
-    def write(self, views: list[ModuleView], level: int) -> None:
-        """Computes what is due of every module; called in a traced step.
+    def write(self, views: Sequence[ModuleView], measured: Collection[str]) -> None:
+        """Measures quantities of every module; called in a traced step.
 
         Args:
             views: what the step shows of each module.
-            level: `READING`, or `PERIODIC` for what is dear, too.
+            measured: the names of the quantities.
         """
         rows, applies = [], []
         for row, view in enumerate(views):
             numbers: list = []
-            for column, quantity in enumerate(self.quantities):
-                if quantity.schedule is not None and level < PERIODIC:
+            for quantity, kept in zip(self.quantities, self.kept[row], strict=True):
+                if quantity.name not in measured:
                     numbers += [None] * len(quantity.columns)
                     continue
-                kept = self.kept[row][column]
                 found, following = quantity.compute(view, [tf.identity(v) for v in kept])
                 for variable, new in zip(kept, following, strict=True):
                     variable.assign(new)
@@ -112,13 +153,15 @@ def _as_many(quantity: Quantity, found: Any) -> list:
     if len(numbers) != len(quantity.columns):
         raise ValueError(
             f"{type(quantity).__name__}.compute gave {len(numbers)} numbers for "
-            f"{quantity.columns}. Return one for the name and one for each of `extra_outputs`."
+            f"{quantity.columns}. Return one for the name and one for each of "
+            "`extra_outputs`."
         )
     return numbers
 
 
-def _shapes(modules: list) -> list[list[tuple]]:
-    return [[tuple(v.shape) for v in m.trainable_variables] for m in modules]
+def _shown(quantity: Quantity) -> str:
+    given = ", ".join(f"{name}={value!r}" for name, value in vars(quantity).items())
+    return f"{type(quantity).__name__}({given})"
 
 
 def _local_variable(shape: tuple) -> tf.Variable:

@@ -1,101 +1,90 @@
-"""The training step on TensorFlow: Keras's own numbers, plus diagnostics when due."""
+"""The training step on TensorFlow: Keras's own numbers, plus diagnostics when asked."""
 
 import warnings
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import keras
 import tensorflow as tf
 from keras import tree
 
-from keras_e2e.diagnostics.quantity import Quantity
-from keras_e2e.trainers.tensorflow.extra_passes import Passes, first_tensor
-from keras_e2e.trainers.tensorflow.gradients import Backward
+from keras_e2e.modules.step_context import StepContext, step_context
+from keras_e2e.trainers.state import ModularState
+from keras_e2e.trainers.tensorflow.extra_passes import ExtraPasses, first_tensor
+from keras_e2e.trainers.tensorflow.gradients import StepGradients
 from keras_e2e.trainers.tensorflow.instrumentation import StepInstrumentation
-from keras_e2e.trainers.tensorflow.recorder import Recorder
 from keras_e2e.utils import compat
 
+if TYPE_CHECKING:
+    from keras import Model
+else:
+    Model = object
 
-class ModularStep:
-    """Mixin with the TensorFlow `train_step` of modular models.
+
+class ModularStep(Model):
+    """The TensorFlow `train_step` of modular models.
 
     It follows Keras's own step call by call. It differs in two ways: variables that
-    must not move in the training mode are left out of the apply, and an instrumented
-    step also asks the tape for the signals at the boundaries.
+    must not change in the training mode are left out of the apply, and an instrumented
+    step also asks the tape for the gradients at the boundaries.
     """
 
-    _modular: Any
-    name: str
+    _modular: ModularState
 
     def train_step(self, data):
         state = self._modular
-        instrumented = state.instrumented
         metric_variables = len(self.metrics_variables)
         x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
-        apart = bool(state.flow().separate)
-        with tf.GradientTape(persistent=apart) as tape:
-            state.local.tap = _tap(tape if instrumented else None)
-            state.local.targets = (y, sample_weight)
-            try:
+        tape = tf.GradientTape(persistent=bool(state.flow().separate))
+        tap = _tap(tape if state.steps.measuring else None)
+        with step_context(state, targets=(y, sample_weight), tap=tap) as context:
+            with tape:
                 y_pred = self(x, training=True)
-            finally:
-                state.local.tap = None
-                del state.local.targets
-            loss = self.compute_loss(
-                x=x, y=y, y_pred=y_pred, sample_weight=sample_weight, training=True
-            )
-            replicas = tf.distribute.get_strategy().num_replicas_in_sync
-            compat.loss_tracker(self).update_state(
-                loss * tf.cast(replicas, loss.dtype) if replicas > 1 else loss,
-                sample_weight=tf.shape(first_tensor(x))[0],
-            )
-            backward = Backward(self, tape, loss)
-        still = state.still_variables()
-        variables = [v for v in self.trainable_variables if id(v) not in still]
-        if instrumented:
-            passes = Passes(self, x, y, sample_weight)
-            instrumentation = StepInstrumentation(
-                self, y_pred, passes, state.recorder, instrumented
-            )
-            gradients, signals = instrumentation.differentiate(backward, variables)
+                loss = self.compute_loss(
+                    x=x, y=y, y_pred=y_pred, sample_weight=sample_weight, training=True
+                )
+                self._track_loss(loss, x)
+                gradients = StepGradients(self, context, tape, loss)
+            del tape  # the gradients let go of it when they are taken
+            self._update(gradients, context, x, loss, y_pred)
+        logs = self.compute_metrics(x, y, y_pred, sample_weight=sample_weight)
+        if len(self.metrics_variables) == metric_variables:
+            # Else Keras has just made its metrics, in a trace that TensorFlow repeats.
+            state.steps.count_trace(state.mode)
+        return logs
+
+    def _track_loss(self, loss: Any, x: Any) -> None:
+        """Updates the reported loss, as Keras does."""
+        replicas = tf.distribute.get_strategy().num_replicas_in_sync
+        compat.loss_tracker(self).update_state(
+            loss * tf.cast(replicas, loss.dtype) if replicas > 1 else loss,
+            sample_weight=tf.shape(first_tensor(x))[0],
+        )
+
+    def _update(
+        self, gradients: StepGradients, context: StepContext, x: Any, loss: Any, y_pred: Any
+    ) -> None:
+        """Applies the gradients, and measures what this step is to measure."""
+        state = self._modular
+        frozen = state.frozen_variables()
+        variables = [v for v in state.steps.variables(self) if id(v) not in frozen]
+        instrumentation = None
+        if state.steps.measuring:
+            passes = ExtraPasses(self, x, *context.targets)
+            instrumentation = StepInstrumentation(self, context, y_pred, passes)
+            found = instrumentation.differentiate(gradients, variables)
         else:
-            gradients = backward.gradients(variables)
-        del tape, backward  # a persistent tape holds every activation
+            found = gradients.of(variables)
+        gradients.release()
         if variables:
             with tf.control_dependencies(_forward(state.mode, loss, y_pred)):
-                self.optimizer.apply_gradients(zip(gradients, variables, strict=True))
+                self.optimizer.apply_gradients(zip(found, variables, strict=True))
         else:
             warnings.warn(
                 f"{self.name!r} has nothing to train in mode '{state.mode}'.",
                 stacklevel=2,
             )
-        if instrumented:
-            instrumentation.record(variables, gradients, signals)
-        self._forget_forward()
-        logs = self.compute_metrics(x, y, y_pred, sample_weight=sample_weight)
-        if len(self.metrics_variables) == metric_variables:
-            # Else Keras has just made its metrics, in a trace that TensorFlow repeats.
-            state.traces[(str(state.mode), instrumented)] += 1
-        return logs
-
-    def _instrument(self, quantities: list[Quantity]) -> Recorder:
-        state = self._modular
-        if not state.modules:
-            raise RuntimeError(
-                f"{self.name!r}: the modules are not known yet. Call "
-                "model.examine(x_of_a_few_examples) before instrument()."
-            )
-        if state.recorder is None or not state.recorder.fits(state.modules, quantities):
-            with self.distribute_strategy.scope():  # type: ignore[attr-defined]
-                state.recorder = Recorder(state.modules, quantities)
-            # Instrumented steps write to the recorder they were traced with.
-            state.functions = {k: f for k, f in state.functions.items() if not k[1]}
-        elif any(
-            a is not b for a, b in zip(state.recorder.quantities, quantities, strict=True)
-        ):
-            # Asked for anew, by another callback: the steps serve, the averages do not.
-            state.recorder.quantities = quantities
-            state.recorder.reset()
-        return state.recorder
+        if instrumentation is not None:
+            instrumentation.record(variables, found)
 
 
 def _tap(tape: tf.GradientTape | None) -> Any:
@@ -123,13 +112,13 @@ def _summed_apart(tensor: Any) -> Any:
 
 
 def _forward(mode: Any, loss: Any, y_pred: Any) -> list:
-    """What a step must have computed before a weight moves.
+    """What a step must have computed before a weight changes.
 
     TensorFlow puts each read of a weight before its update. Keras sends all gradients
     through one operation (`all_reduce` to a single replica), in which each seems to
     depend on all, so the graph optimizer drops that order as implied, and then the
     operation. A read from which no gradient of the same weight is made, such as that of
-    a clean pass beside the corrupted one that teaches, could then come too late.
+    a clean pass beside the corrupted one that trains, could then come too late.
     End to end such reads are rare, and the step is Keras's own, to the bit.
     """
     if mode.name == "end_to_end":

@@ -1,4 +1,4 @@
-"""The tags of what is logged for TensorBoard, and their descriptions."""
+"""The tags of what is written for TensorBoard, and their descriptions."""
 
 import functools
 import re
@@ -15,16 +15,15 @@ MODES = ", ".join(f"{index} {name}" for index, name in enumerate(NAMES))
 SIGNAL_GAIN_PRODUCT = "e2e_summary/signal_gain_product"
 
 
-@functools.cache  # called at each measurement
+@functools.cache  # asked for at each reading
 def module_tag(quantity: str, position: int, module: str) -> str:
     """The tag of one quantity of one module: `e2e_<quantity>/<NN>_<module>`.
 
     Args:
-        quantity: String, the name of the quantity.
-        position: Integer, the module's place in the model, counted from 0.
-        module: String, the name of the module. A slash, which would group by it, and
-            parentheses, which the Custom Scalars dashboard takes for the name of a run,
-            become `_`.
+        quantity: name of the quantity.
+        position: the module's place in the model, counted from 0.
+        module: name of the module. A slash, which would group by it, and parentheses,
+            from which the Custom Scalars dashboard reads the name of a run, become `_`.
 
     Example:
 
@@ -36,14 +35,14 @@ def module_tag(quantity: str, position: int, module: str) -> str:
 
 
 def plain(text: str) -> str:
-    """A name with all Markdown escaped."""
+    """A name for a text in Markdown, in which it marks nothing up."""
     return re.sub(r"([\\`*_{}\[\]<>()#+.!|-])", r"\\\1", text)
 
 
 def band_tags(quantity: str) -> tuple[str, str]:
     """The tags of the lower and upper end of a quantity's healthy band.
 
-    They share one group, apart from the values, so that TensorBoard can keep it collapsed.
+    They share one group, apart from the values, so that it can stay closed.
     """
     return f"e2e_healthy/{quantity}_low", f"e2e_healthy/{quantity}_high"
 
@@ -51,11 +50,11 @@ def band_tags(quantity: str) -> tuple[str, str]:
 def descriptions(
     module_names: Sequence[str], quantities: Sequence[Quantity]
 ) -> dict[str, str]:
-    """The description that TensorBoard shows of each scalar, by its tag.
+    """What TensorBoard says of each scalar, by its tag.
 
     Args:
-        module_names: The names of the modules, in order.
-        quantities: List of the `Quantity` objects that are logged of each.
+        module_names: the modules, in order.
+        quantities: what is written for each.
     """
     found = {
         MODE: f"The training mode: {MODES}.",
@@ -69,16 +68,16 @@ def descriptions(
     codes = ", ".join(f"{code} {state.name}" for code, state in enumerate(states.STATES))
     groups = {
         "verdict": f"What the module is judged to be: {codes}.",
-        "confidence": "Confidence of the verdict: the share of measurements that say so.",
+        "confidence": "How sure the verdict is: the share of the readings that say so.",
         "parameters": "Number of parameters of the module.",
         "trained_by": (
-            "What trains the module: 0 the task, 1 its own objective, 2 both, 3 nothing."
+            "What teaches the module: 0 the task, 1 its own objective, 2 both, 3 nothing."
         ),
     }
     for quantity in quantities:
         groups[quantity.name] = _description(quantity)
         for name in quantity.extra_outputs:
-            groups[name] = f"Measured along with {quantity.name}."
+            groups[name] = f"Comes along with {quantity.name}."
     for group, text in groups.items():
         for position, module in enumerate(module_names):
             found[module_tag(group, position, module)] = text

@@ -1,0 +1,133 @@
+"""What the boundaries of a model do in one forward pass."""
+
+from collections.abc import Callable, Container, Mapping
+from typing import Any, NamedTuple
+
+import keras
+from keras import ops, tree
+
+from keras_e2e.modules.forward_record import Crossing, ForwardRecord
+from keras_e2e.utils import compat
+
+
+class FeedbackRoute(NamedTuple):
+    """How an objective with a `feedback_source` takes the gradient at some module's end.
+
+    Attributes:
+        objective: the objective, a `Signal`.
+        weight: the factor of the mode.
+        place: which of the ends that the objective takes feedback from this one is.
+    """
+
+    objective: Any
+    weight: float
+    place: int
+
+    def factor(self) -> Any:
+        """The factor in force: that of the mode times the objective's own."""
+        return self.weight * self.objective.weight_now()
+
+
+class Gate:
+    """Records what crosses the boundaries, and stops or feeds back gradients there.
+
+    Args:
+        boundary_ids: `id`s of the boundaries that count. A boundary of another modular
+            model that shares layers with this one is the identity here.
+        stopping: names of the boundaries that stop the gradient.
+        routes: for the end of each module, by name, the feedback that is taken there
+            (`gradient_flow.GradientFlow`).
+        outputs: the model's targets, for gradients that are predicted from them too.
+        tap: makes of each boundary's output a tensor of its own, or None.
+
+    Attributes:
+        record: the `ForwardRecord` of the pass.
+    """
+
+    def __init__(
+        self,
+        boundary_ids: Container[int],
+        stopping: Container[str] = (),
+        routes: Mapping[str, Mapping[str, FeedbackRoute]] | None = None,
+        outputs: tuple = (),
+        tap: Callable[[Any], Any] | None = None,
+    ):
+        self.boundary_ids = boundary_ids
+        self.stopping = stopping
+        self.routes = routes or {}
+        self.outputs = outputs
+        self.tap = tap
+        self.record = ForwardRecord()
+
+    def cross(self, boundary: Any, activation: Any) -> Any:
+        """Records that a `ModuleBoundary` was crossed and returns what goes on."""
+        if id(boundary) not in self.boundary_ids:
+            return activation
+        name = boundary.module
+        activation = self.inject_feedback(name, [activation])[0]
+        output, predicted = activation, None
+        if name in self.stopping:
+            output = ops.stop_gradient(activation)
+            route = self.routes.get(name, {}).get(name)
+            if route is not None:
+                predicted = route.objective.predict_gradient(output, self.outputs)
+                output = _with_feedback(output, -predicted * route.factor())
+            output = boundary.add_noise(output)
+        if self.tap is not None:
+            output = self.tap(output)
+        self.record.crossings.append(Crossing(boundary, activation, output, predicted))
+        return output
+
+    def inject_feedback(self, end: str, tensors: list) -> list:
+        """Lets the objectives that take their feedback at a module's end have it.
+
+        The tensors keep their values. The gradient that comes back to each of them also
+        goes, through the fixed map of such an objective, to that one's activation.
+
+        Args:
+            end: the module's name.
+            tensors: what leaves the module.
+        """
+        routes = self.routes.get(end, {})
+        for crossing in self.record.crossings:
+            name = crossing.boundary.module
+            if name == end or name not in routes:
+                continue
+            route = routes[name]
+            projected = route.objective.project_feedback(crossing.activation, route.place)
+            factor = route.factor()
+            tensors = [
+                _with_feedback(tensor, one * factor)
+                for tensor, one in zip(tensors, projected, strict=True)
+            ]
+        return tensors
+
+    def inject_output_feedback(self, end: str, outputs: Any) -> Any:
+        """The same at the model's outputs.
+
+        Args:
+            end: the last module's name.
+            outputs: the model's outputs, in their structure.
+        """
+        if not self.routes.get(end):
+            return outputs
+        flat = tree.flatten(outputs)
+        # A cross-entropy is taken from the values under a softmax, another loss is not.
+        raw = [compat.logits_of(tensor) for tensor in flat]
+        fed, fed_raw = self.inject_feedback(end, flat), self.inject_feedback(end, raw)
+        found = []
+        for before, tensor, under, logits in zip(flat, fed, raw, fed_raw, strict=True):
+            if under is not before:
+                # In Keras's own precision for losses, whose cast would lose the logits.
+                dtype = keras.config.floatx()
+                tensor, logits = ops.cast(tensor, dtype), ops.cast(logits, dtype)
+                tensor = compat.with_logits(tensor, logits)
+            compat.set_mask(tensor, compat.mask_of(before))
+            found.append(tensor)
+        return tree.pack_sequence_as(outputs, found)
+
+
+def _with_feedback(tensor: Any, feedback: Any) -> Any:
+    """The tensor, to the bit; its gradient also flows into `feedback`."""
+    feedback = ops.cast(feedback, tensor.dtype)
+    return tensor + (feedback - ops.stop_gradient(feedback))

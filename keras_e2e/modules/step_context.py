@@ -1,0 +1,92 @@
+"""What is in force in this thread while a modular model runs a step."""
+
+import contextlib
+import dataclasses
+import threading
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from keras_e2e.modules.forward_record import ForwardRecord
+from keras_e2e.modules.gate import Gate
+from keras_e2e.modules.training_mode import TrainingMode
+
+
+@dataclasses.dataclass
+class StepContext:
+    """One pass or step of one model, in one thread.
+
+    MirroredStrategy runs each replica in a thread of its own, so each has its own.
+
+    Attributes:
+        state: what the model keeps (`trainers.state.ModularState`): tells whose step it is.
+        mode: the training mode in force here; None for the model's own.
+        targets: `y` and `sample_weight` of the step; None twice where they are not known.
+        tap: what is done to the output of each boundary, or None. An instrumented step
+            watches it, so that it knows what the next module sends back.
+        testing: whether this is a step of `evaluate`.
+        gate: what the boundaries do that are crossed now; None outside of a pass that is
+            recorded.
+        record: the latest pass that was recorded, until its loss is computed.
+        losses: what the losses of the step are made of (`trainers.local_losses`).
+    """
+
+    state: Any = None
+    mode: TrainingMode | None = None
+    targets: tuple = (None, None)
+    tap: Callable[[Any], Any] | None = None
+    testing: bool = False
+    gate: Gate | None = None
+    record: ForwardRecord | None = None
+    losses: Any = None
+
+
+class _Contexts(threading.local):
+    def __init__(self) -> None:
+        # The first one is for a pass that is made outside of a step, by hand.
+        self.open = [StepContext()]
+
+
+_contexts = _Contexts()
+
+
+@contextlib.contextmanager
+def step_context(state: Any, **changes: Any) -> Iterator[StepContext]:
+    """Opens a context for a model in this thread.
+
+    Args:
+        state: the model's `ModularState`.
+        **changes: attributes of `StepContext`; the others are those of the model's context
+            that is open already, if there is one. Its record and losses are its own.
+    """
+    own: dict[str, Any] = {"record": None, "losses": None, **changes}
+    context = dataclasses.replace(context_of(state), **own)
+    _contexts.open.append(context)
+    try:
+        yield context
+    finally:
+        _contexts.open.pop()
+
+
+def context_of(state: Any) -> StepContext:
+    """The innermost open context of a model; one where nothing is set if there is none."""
+    for context in reversed(_contexts.open):
+        if context.state is state:
+            return context
+    return StepContext(state)
+
+
+def open_context() -> StepContext:
+    """The innermost open context, whosever it is."""
+    return _contexts.open[-1]
+
+
+def keep_record(state: Any, record: ForwardRecord) -> None:
+    """Keeps the record of a pass until the loss of that pass is computed.
+
+    Outside of a step, where a user calls the model and then `compute_loss`, it is kept
+    until the next such pass in this thread.
+    """
+    context = context_of(state)
+    if not any(context is each for each in _contexts.open):
+        context = _contexts.open[0] = StepContext(state)
+    context.record = record

@@ -1,0 +1,132 @@
+"""The loss of a step: the compiled loss and the local losses of the training mode."""
+
+from collections.abc import Callable
+from typing import Any
+
+from keras import ops
+
+from keras_e2e.modules.forward_record import ForwardRecord
+from keras_e2e.modules.step_context import context_of
+from keras_e2e.objectives.base import Batch
+from keras_e2e.trainers.forward_pass import extra_records, is_recorded
+from keras_e2e.trainers.local_losses import (
+    StepLosses,
+    build_outputs,
+    local_loss,
+    refuse_missing,
+)
+from keras_e2e.trainers.local_metrics import measured_modules, update_metrics
+from keras_e2e.trainers.state import LocalModule
+from keras_e2e.trainers.targets import StepTargets
+
+
+def step_loss(
+    model: Any, task_loss: Callable[[StepTargets], Any], x: Any, given: StepTargets
+) -> Any:
+    """The loss of a training step.
+
+    Args:
+        model: the modular model, after its forward pass.
+        task_loss: computes the compiled loss, with penalties.
+        x: the inputs.
+        given: the targets.
+    """
+    state = model._modular
+    active = state.active()
+    _refuse_incomplete(state, given, active)
+    task = task_loss(given)
+    if not is_recorded(model):
+        return task
+    model._refuse_unknown_modules(f"training mode '{state.mode}'")
+    record = _take_record(model)
+    batch = _batch(model, x, given)
+    losses = _losses(model, task, active, record, batch, given)
+    context_of(state).losses = losses
+    # Those that count have measured while they computed their loss.
+    asked = measured_modules(state, training=True, testing=False)
+    idle = [local for local in asked if not state.weight(local.module)]
+    update_metrics(idle, record, batch, given.labels)
+    return losses.total()
+
+
+def evaluation_loss(
+    model: Any, task_loss: Callable[[StepTargets], Any], x: Any, given: StepTargets
+) -> Any:
+    """The loss of a step of `evaluate`: the compiled loss alone, with penalties.
+
+    So it means the same in every mode. The metrics of the heads are updated.
+    """
+    state = model._modular
+    _refuse_incomplete(state, given, [])
+    task = task_loss(given)
+    testing = context_of(state).testing
+    measured = measured_modules(state, training=False, testing=testing)
+    if measured:
+        batch = _batch(model, x, given)._replace(sample_weight=None, training=False)
+        update_metrics(measured, _take_record(model), batch, given.labels)
+    return task
+
+
+def _refuse_incomplete(state: Any, given: StepTargets, active: list[LocalModule]) -> None:
+    """Raises ValueError for missing targets, before anything is computed.
+
+    Keras's own error would not name the module.
+    """
+    if given.y is None and given.labels and not state.stops_before_outputs():
+        raise ValueError(
+            f"y holds labels for {sorted(given.labels)} but no targets for the model's "
+            f"output {state.keys()}, whose loss counts in mode '{state.mode}'. Give "
+            "them too, or train that module alone: 'sequential:NAME'."
+        )
+    for module, _ in active:
+        refuse_missing(module, given.y, given.labels.get(module.name))
+
+
+def sum_of_penalties(model: Any) -> Any:
+    """The penalties of a pass that made no prediction; None for none."""
+    penalties = [ops.sum(penalty) for penalty in model.losses]
+    return sum(penalties[1:], penalties[0]) if penalties else None
+
+
+def _losses(
+    model: Any,
+    task: Any,
+    active: list[LocalModule],
+    record: ForwardRecord,
+    batch: Batch,
+    given: StepTargets,
+) -> StepLosses:
+    state = model._modular
+    losses = StepLosses(task)
+    if task is not None:
+        losses.terms[state.modules[-1].name] = task
+    extra = extra_records(model, active, batch)
+    for module, objective in active:
+        own = batch._replace(
+            labels=given.labels.get(module.name),
+            sample_weight=given.label_weights.get(module.name, batch.sample_weight),
+        )
+        flat = model._flat_inputs(batch.x)
+        loss = local_loss(module, objective, record, flat, own, extra)
+        losses.local[module.name] = loss
+        factor = state.weight(module) * objective.weight_now()
+        losses.terms[module.name] = loss * factor
+        objective.advance_weight()
+    return losses
+
+
+def _batch(model: Any, x: Any, given: StepTargets) -> Batch:
+    keys = model._modular.keys()
+    outputs = build_outputs(model, keys, given.y, given.sample_weight)
+    return Batch(x, outputs, None, given.single_weight(), None)
+
+
+def _take_record(model: Any) -> ForwardRecord:
+    record = context_of(model._modular).record
+    if record is None:
+        raise RuntimeError(
+            f"{model.name}: compute_loss(training=True) adds the local losses of "
+            "the latest call of the model with training=True in this thread, and "
+            "there was none. Call the model first, in the same step."
+        )
+    return record
