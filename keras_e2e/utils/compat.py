@@ -1,9 +1,10 @@
-"""The only file that touches a private Keras name.
+"""The only file that touches a private name of Keras or TensorFlow.
 
 Each function says which private name it stands for and why no public one
-serves. When Keras changes, this is the file to mend.
+serves. When Keras or TensorFlow changes, this is the file to mend.
 """
 
+import sys
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple
 
@@ -188,3 +189,21 @@ def copy_weight_decay_exclusions(source: Any, target: Any) -> None:
     for name in ("_exclude_from_weight_decay", "_exclude_from_weight_decay_pattern"):
         if hasattr(source, name):
             setattr(target, name, getattr(source, name))
+
+
+def release_traces() -> None:
+    """Lets go of traced functions that nobody holds any more.
+
+    Stands for TensorFlow's `gradient_registry`. Each `tf.custom_gradient` in a traced
+    function registers a gradient that holds the function's graph, and nothing removes it.
+    Keras has one in every training step, so that a process that traces steps grows for as
+    long as it lives. Afterwards no gradient can be taken through a function that was traced
+    before; a training step takes its gradients inside the function and runs on.
+    """
+    if "tensorflow" not in sys.modules:
+        return
+    from tensorflow.python.framework import ops
+
+    registered = ops.gradient_registry._registry
+    for name in [name for name in registered if name.startswith("CustomGradient")]:
+        del registered[name]

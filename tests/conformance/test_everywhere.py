@@ -171,7 +171,8 @@ def test_weights_and_saved_model_files_hold_the_same_model(case, tmp_path):
     cases.fit(model, x, y)
     model.save_weights(tmp_path / "model.weights.h5")
     other = case.compiled("local", seed=2)
-    other.load_weights(tmp_path / "model.weights.h5")
+    with pytest.warns(UserWarning, match="Skipping variable loading for optimizer"):
+        other.load_weights(tmp_path / "model.weights.h5")  # it has not trained yet
     assert models.same(cases.values(model.weights), cases.values(other.weights))
     if case.name == "prediction":  # the exported function holds no head: one will do
         import tensorflow as tf

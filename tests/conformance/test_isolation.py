@@ -17,6 +17,10 @@ from keras_e2e.objectives import IntermediateTarget, Prediction, Reconstruction
 
 from . import cases, models
 
+# Keras says so where an objective is off: its module is not trained, as it should be.
+pytestmark = pytest.mark.filterwarnings(
+    "ignore:Gradients do not exist for variables:UserWarning"
+)
 on_tensorflow = keras.config.backend() == "tensorflow"
 MODES = {
     "all": "local",

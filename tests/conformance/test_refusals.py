@@ -505,6 +505,7 @@ def test_a_layer_shared_by_two_modules_of_a_subclassed_model_is_refused(built):
         examined(model, ["mix"])
 
 
+@pytest.mark.filterwarnings("ignore:`build\\(\\)` was called on layer 'sub':UserWarning")
 def test_a_variable_tied_across_modules_of_a_subclassed_model_is_refused():
     def tying(self, x):
         return ops.matmul(self.b(self.a(x)), ops.transpose(self.a.kernel))
@@ -642,6 +643,7 @@ def test_a_boundary_in_a_loop_of_a_call_is_refused():
         examined(model, ["b"])
 
 
+@pytest.mark.filterwarnings("ignore:`build\\(\\)` was called on layer 'sub':UserWarning")
 def test_a_boundary_that_a_call_never_crosses_is_refused():
     model = subclassed(idle=layers.Dense(3, name="idle"))
     model.idle.build((None, 6))
@@ -969,6 +971,7 @@ def test_what_is_no_model_is_refused(value):
     "method",
     ["train_step", "test_step", "predict_step", "compute_loss", "compute_metrics"],
 )
+@pytest.mark.filterwarnings("ignore:The structure of `inputs` doesn't match:UserWarning")
 @pytest.mark.parametrize("functional", [True, False])
 def test_a_model_with_training_logic_of_its_own_is_refused(method, functional):
     def own(self, *args, **kwargs):
@@ -987,6 +990,7 @@ def test_a_model_with_training_logic_of_its_own_is_refused(method, functional):
         e2e.modularize(model, ["a"])
 
 
+@pytest.mark.filterwarnings("ignore:The structure of `inputs` doesn't match:UserWarning")
 def test_a_functional_model_with_a_call_of_its_own_is_refused():
     class Doubled(keras.Model):
         def call(self, inputs, training=None, mask=None):

@@ -22,7 +22,7 @@ def outputs(model):
     """What each module of the dense model puts out, by hand."""
     h, found = X.astype("float64"), {}
     for module in model.modules:
-        kernel, bias = (np.array(v) for v in module.variables)
+        kernel, bias = (v.numpy() for v in module.variables)
         h = h @ kernel + bias
         if module.boundary is not None:
             h = np.tanh(h)

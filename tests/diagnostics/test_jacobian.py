@@ -16,7 +16,7 @@ def by_hand(model):
     """The Jacobians of each module, `(examples, outputs, inputs)`."""
     h, found = X.astype("float64"), []
     for module in model.modules:
-        kernel, bias = (np.array(v) for v in module.variables)
+        kernel, bias = (v.numpy() for v in module.variables)
         h = h @ kernel + bias
         if module.boundary is not None:
             h = np.tanh(h)

@@ -214,9 +214,9 @@ def test_a_probe_reads_two_classes_off_one_output(axes):
     model = e2e.modularize(base, ["a"])
     model.compile("sgd", "binary_crossentropy")
     recorder = model.instrument([ProbeAccuracy()])
-    x = RNG.normal(size=(64, 5)).astype("float32")
+    x = RNG.normal(size=(512, 5)).astype("float32")
     hidden = np.asarray(base.get_layer("a")(x))[:, 0]
-    y = (hidden > 0).astype("float32").reshape((64,) + (1,) * (axes - 1))
+    y = (hidden > 0).astype("float32").reshape((512,) + (1,) * (axes - 1))
     step(model, x, y)
     step(model, x, y)
     assert recorder.read()["probe_accuracy"]["a"] > 0.9

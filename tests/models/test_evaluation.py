@@ -86,7 +86,7 @@ def test_nothing_of_the_model_changes():
 
     def state():
         variables = [*model.variables, *model.optimizer.variables, *model.metrics_variables]
-        return [np.array(v) for v in variables]
+        return [v.numpy() for v in variables]
 
     before = state()
     model.evaluate_modules(x, y, batch_size=7, probe_data=(x, y), probe_epochs=1)

@@ -221,6 +221,9 @@ def test_layers_in_nested_layers_can_be_named():
     assert [module.parameters for module in model.modules] == [35 + 30, 30, 30 + 18]
 
 
+@pytest.mark.filterwarnings(
+    "ignore:`build\\(\\)` was called on layer 'reusing':UserWarning"
+)
 def test_a_raw_input_and_a_boundarys_output_may_be_used_again():
     class Reusing(Net):
         def call(self, x, training=None):

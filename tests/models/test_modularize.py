@@ -10,6 +10,10 @@ from keras_e2e import ModuleBoundary, TrainingMode
 from keras_e2e.objectives import IntermediateTarget, Prediction, Reconstruction
 
 RNG = np.random.default_rng(0)
+# Keras says so of the model in `dicts`, and of what is made of it.
+pytestmark = pytest.mark.filterwarnings(
+    "ignore:When providing `inputs` as a dict, all keys in the dict must match:UserWarning"
+)
 
 
 def dense_chain():

@@ -269,6 +269,7 @@ def test_each_augmentation_has_a_pass_of_its_own():
     assert passes(model) == (2, 3)
 
 
+@pytest.mark.filterwarnings("ignore:Gradients do not exist for variables:UserWarning")
 def test_no_pass_is_made_for_an_objective_that_does_not_count():
     model = shared(BarlowTwins(Shift(), projection_dim=D), Reconstruction())
     model.training_mode = e2e.TrainingMode("mixed", stop=["b"], weights={"b": 1.0})

@@ -104,6 +104,7 @@ ALL = {"a": "a", "b": "ab", "c": "abc", "out": [*"abc", "out"]}
 # Weight
 
 
+@pytest.mark.filterwarnings("ignore:Gradients do not exist for variables:UserWarning")
 def test_a_weight_scales_loss_and_gradient():
     weights = {"a": 0.5, "b": 1.0, "c": 3.0}
     objectives = {n: Prediction("mlp", weight=w) for n, w in weights.items()}
@@ -125,6 +126,7 @@ def copies(objectives):
     return {n: type(o).from_config(o.get_config()) for n, o in objectives.items()}
 
 
+@pytest.mark.filterwarnings("ignore:Gradients do not exist for variables:UserWarning")
 def test_it_multiplies_the_weight_of_the_mode():
     objectives = {n: Prediction("mlp", weight=0.5) for n in NAMES}
     mode = TrainingMode("local", weights={"a": 4.0, "b": 0.0})

@@ -120,6 +120,7 @@ def test_accumulation_is_by_module():
     assert int(plain.optimizer.iterations) == int(ours.optimizer.iterations) == 3
 
 
+@pytest.mark.filterwarnings("ignore:.*the variables of whole modules:UserWarning")
 def test_averages_are_written_for_modules_that_were_trained():
     def averaging():
         return optimizers.SGD(0.1, use_ema=True, ema_momentum=0.5)
@@ -359,7 +360,7 @@ def test_on_jax():
 def test_on_two_devices_and_loaded_in_a_fresh_process(tmp_path):
     model = trained(mixed(), n=32)
     model.save(tmp_path / "model.keras")
-    run("tests.test_optimizers", str(tmp_path))
+    run("tests.optimizers.test_module_optimizers", str(tmp_path))
     trained(None, model=model, n=32)
     with np.load(tmp_path / "weights.npz") as loaded:
         assert models.same(cases.weights(model), list(loaded.values()))
