@@ -6,11 +6,23 @@ import keras
 
 from keras_e2e.models import downstream, early_exit, evaluation
 from keras_e2e.models.summary import print_modules
+from keras_e2e.modules.boundary import ModuleBoundary
+from keras_e2e.modules.module import Module
 from keras_e2e.trainers.modular_trainer import ModularTrainer
 
 
 class ModularBase(ModularTrainer):
     """The base of `ModularModel` and `ModularWrapper`, in front of `keras.Model`."""
+
+    @property
+    def modules(self) -> list[Module]:
+        """The modules, in order: name, layers, variables, parameters, objective."""
+        return list(self._modular.modules)
+
+    @property
+    def boundaries(self) -> dict[str, ModuleBoundary]:
+        """The boundaries by name, in order."""
+        return {m.name: m.boundary for m in self._modular.modules if m.boundary is not None}
 
     def module_summary(self, print_fn: Any = None) -> None:
         """Prints a table of the modules.

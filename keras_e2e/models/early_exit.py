@@ -7,7 +7,7 @@ import keras
 from keras import tree
 
 from keras_e2e.modules.boundary import ModuleBoundary
-from keras_e2e.modules.graph import Module
+from keras_e2e.modules.module import Module
 from keras_e2e.objectives.base import Exit, LocalObjective, Output
 from keras_e2e.objectives.heads.model_based import AugLocal
 from keras_e2e.trainers.local_losses import build_outputs

@@ -8,7 +8,7 @@ from keras import ops, tree
 
 from keras_e2e.models import early_exit, linear_probe
 from keras_e2e.modules.forward_record import ForwardRecord
-from keras_e2e.modules.graph import Module
+from keras_e2e.modules.module import Module
 from keras_e2e.objectives import head_metrics
 from keras_e2e.objectives.base import Batch, LocalObjective, Output
 from keras_e2e.trainers.local_losses import build_outputs, local_loss, missing

@@ -6,7 +6,8 @@ from keras_e2e.models.base import ModularBase
 from keras_e2e.models.sub_models import Stages
 from keras_e2e.modules.blocks import blocks_after
 from keras_e2e.modules.boundary import ModuleBoundary
-from keras_e2e.modules.graph import Graph, ModuleSpec
+from keras_e2e.modules.graph import Graph
+from keras_e2e.modules.module import ModuleSpec
 from keras_e2e.modules.training_mode import TrainingMode
 from keras_e2e.objectives.base import OutputSpec
 from keras_e2e.objectives.heads.output_activation import ending_of
@@ -71,7 +72,7 @@ class ModularModel(ModularBase, keras.Model):
         self._set_modules(specs, list(self.inputs), outputs)
         # Keras unpacks a list of one output, but not a dict.
         self._modular.single_output = len(keys) == 1 and not isinstance(self.output, dict)
-        self._modular.mode = self._check_mode(mode)
+        self._modular.mode = self.check_training_mode(mode)
 
     def _plain_call(self, inputs, training, mask, **kwargs):
         return super(ModularTrainer, self).call(

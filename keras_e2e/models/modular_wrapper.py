@@ -1,20 +1,22 @@
 """Modular training of subclassed models, whose `call` is code rather than a graph."""
 
-import functools
 import inspect
-from collections.abc import Callable, Mapping
 from typing import Any
 
 import keras
-import numpy as np
-from keras import ops, tree
+from keras import tree
 
 from keras_e2e.models.base import ModularBase
+from keras_e2e.models.examples import (
+    built_example,
+    describe,
+    first_examples,
+    from_description,
+)
+from keras_e2e.models.layer_tap import tap_layer
 from keras_e2e.modules.boundary import ModuleBoundary
 from keras_e2e.modules.discovery import examine, spec_of
-from keras_e2e.modules.gate import Gate
 from keras_e2e.modules.graph import LOOPS, in_loop
-from keras_e2e.modules.step_context import open_context
 from keras_e2e.modules.training_mode import TrainingMode
 from keras_e2e.objectives.base import OutputSpec
 from keras_e2e.trainers import targets
@@ -66,8 +68,8 @@ class ModularWrapper(ModularBase, keras.Model):
             boundary = following.get(id(layer))
             leaf = not list(compat.sublayers(layer))
             if boundary is not None or (leaf and takes_training(layer)):
-                self._undo.append(_tap(layer, boundary))
-        example = _built_example(base)
+                self._undo.append(tap_layer(layer, boundary))
+        example = built_example(base)
         if example is not None:
             try:
                 self.examine(example)
@@ -99,8 +101,8 @@ class ModularWrapper(ModularBase, keras.Model):
             ],
         )
         self._modular.single_output = not tree.is_nested(found.outputs)
-        self._modular.mode = self._check_mode(self._modular.mode)
-        self._example[:] = [tree.map_structure(_describe, x)]
+        self._modular.mode = self.check_training_mode(self._modular.mode)
+        self._example[:] = [tree.map_structure(describe, x)]
         self.built = True
 
     def unwrap(self) -> keras.Model:
@@ -123,7 +125,7 @@ class ModularWrapper(ModularBase, keras.Model):
     def _examine_first(self, x: Any) -> None:
         if self._modular.modules:
             return
-        example = _first_examples(x)
+        example = first_examples(x)
         if example is None:
             raise ValueError(
                 f"{self.name!r}: the modules of a subclassed model are found by "
@@ -175,7 +177,7 @@ class ModularWrapper(ModularBase, keras.Model):
 
     def build_from_config(self, config):
         if config and "example" in config and not self._modular.modules:
-            self.examine(_from_description(config["example"]))
+            self.examine(from_description(config["example"]))
 
 
 class _Untracked(list):
@@ -197,115 +199,3 @@ def _find(base, sublayers, name: str) -> keras.layers.Layer:
             "after the model has been called)."
         )
     return found[0]
-
-
-class _Tap:
-    """A layer's `call` that boundaries may follow and that may be made to stand still.
-
-    Keras has no hooks on layers. The layer's `call` is replaced on this instance by one
-    that does the same unless a collector is open.
-    """
-
-    def __init__(self, layer: keras.layers.Layer):
-        self.layer = layer
-        self.call = layer.call
-        self.previous = layer.__dict__.get("call")
-        self.signature = inspect.signature(layer.call)
-        self.users: list[ModuleBoundary | None] = []
-        functools.update_wrapper(self, layer.call)
-
-    def __call__(self, *args, **kwargs):
-        context = open_context()
-        gate = context.gate
-        if gate is None:
-            return self.call(*args, **kwargs)
-        if "training" in self.signature.parameters and _in_frozen_module(
-            context.state, gate
-        ):
-            bound = self.signature.bind_partial(*args, **kwargs)
-            bound.arguments["training"] = False
-            args, kwargs = bound.args, bound.kwargs
-        outputs = self.call(*args, **kwargs)
-        for boundary in self.users:
-            if boundary is not None:
-                outputs = gate.cross(boundary, outputs)
-        return outputs
-
-
-def _in_frozen_module(state: ModularState, gate: Gate) -> bool:
-    """Whether the layer called now belongs to a module that is frozen in this mode."""
-    if state.mode.name != "sequential" or not state.modules:
-        return False
-    names = [module.name for module in state.modules]
-    return len(gate.record.crossings) != names.index(str(state.mode.module))
-
-
-def _tap(layer: keras.layers.Layer, boundary: ModuleBoundary | None) -> Callable:
-    """Lets a boundary follow a layer. Returns what undoes it, in any order."""
-    tap = layer.__dict__.get("call")
-    if not isinstance(tap, _Tap):
-        tap = _Tap(layer)
-        layer.call = tap
-    tap.users.append(boundary)
-
-    def undo():
-        tap.users = list(tap.users)
-        index = next(i for i, user in enumerate(tap.users) if user is boundary)
-        del tap.users[index]
-        if not tap.users and layer.__dict__.get("call") is tap:
-            if tap.previous is None:
-                del layer.call
-            else:
-                layer.call = tap.previous
-
-    return undo
-
-
-def _first_examples(x: Any, count: int = 2) -> Any:
-    """The first examples of what was given to `fit`; None if that uses them up."""
-    if hasattr(x, "element_spec") and hasattr(x, "take"):  # a tf.data.Dataset
-        for batch in x.take(1):
-            x = keras.utils.unpack_x_y_sample_weight(batch)[0]
-    elif isinstance(x, keras.utils.PyDataset):
-        x = keras.utils.unpack_x_y_sample_weight(x[0])[0]
-    if x is None or not all(hasattr(t, "shape") for t in tree.flatten(x)):
-        return None
-    return tree.map_structure(lambda t: ops.convert_to_tensor(t[:count]), x)
-
-
-def _describe(tensor: Any) -> dict:
-    dtype = keras.backend.standardize_dtype(tensor.dtype)
-    return {"dtype": dtype, "size": "x".join(map(str, tensor.shape))}
-
-
-def _from_description(description: Any) -> Any:
-    if isinstance(description, Mapping) and set(description) == {"dtype", "size"}:
-        shape = tuple(int(n) for n in description["size"].split("x"))
-        return _invented(shape, description["dtype"])
-    if isinstance(description, Mapping):
-        return {k: _from_description(v) for k, v in description.items()}
-    return type(description)(_from_description(v) for v in description)
-
-
-def _invented(shape: tuple, dtype: str) -> Any:
-    """Values between 0 and 1: as integers they are valid indices everywhere."""
-    values = np.random.default_rng(0).uniform(size=shape)
-    return ops.convert_to_tensor(values.astype(dtype))
-
-
-def _built_example(base: keras.Model) -> Any:
-    """A batch that a built model takes, made up from the shapes it was built with."""
-    config = base.get_build_config() or {}
-    shape = config.get("input_shape")
-    if shape is None or not base.built or isinstance(shape, (dict, Mapping)):
-        return None
-    if not isinstance(shape, (list, tuple)) or not all(
-        n is None or isinstance(n, int) for n in shape
-    ):
-        return None
-    example = _invented((2, *[n or 8 for n in shape[1:]]), keras.config.floatx())
-    try:
-        base(example, training=False) if takes_training(base) else base(example)
-    except Exception:  # the model takes something else; fit will bring it
-        return None
-    return example

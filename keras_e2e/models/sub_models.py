@@ -6,7 +6,7 @@ import keras
 from keras import tree
 
 from keras_e2e.modules.boundary import ModuleBoundary
-from keras_e2e.modules.graph import Module
+from keras_e2e.modules.module import Module
 from keras_e2e.utils import compat
 from keras_e2e.utils.graphs import input_like
 

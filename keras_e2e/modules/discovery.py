@@ -10,7 +10,8 @@ from keras import ops, tree
 from keras_e2e.modules.boundary import ModuleBoundary
 from keras_e2e.modules.forward_record import ForwardRecord
 from keras_e2e.modules.gate import Gate
-from keras_e2e.modules.graph import Module, ModuleSpec, on_input
+from keras_e2e.modules.graph import on_input
+from keras_e2e.modules.module import Module, ModuleSpec
 from keras_e2e.modules.step_context import step_context
 from keras_e2e.modules.training_mode import TrainingMode
 from keras_e2e.utils import compat

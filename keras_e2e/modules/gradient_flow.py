@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 from keras_e2e.modules.gate import FeedbackRoute
-from keras_e2e.modules.graph import Module
+from keras_e2e.modules.module import Module
 from keras_e2e.modules.training_mode import TrainingMode
 
 Routes = Mapping[str, Mapping[str, FeedbackRoute]]

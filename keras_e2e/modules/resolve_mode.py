@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from keras_e2e.modules.gradient_flow import gradient_flow
-from keras_e2e.modules.graph import Module
+from keras_e2e.modules.module import Module
 from keras_e2e.modules.training_mode import TrainingMode
 from keras_e2e.utils.validation import check_reach_fits
 

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import keras
 
-from keras_e2e.modules.graph import ModuleSpec
+from keras_e2e.modules.module import ModuleSpec
 from keras_e2e.objectives.base import ModelSpec, OutputSpec
 from keras_e2e.utils.validation import check_reach_fits
 

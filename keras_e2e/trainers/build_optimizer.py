@@ -17,7 +17,7 @@ def build_optimizer(model: Any) -> None:
     inner = getattr(optimizer, "inner_optimizer", optimizer)
     with strategy_scope(model):
         if isinstance(inner, ModuleOptimizers) and not inner.built:
-            inner.bind({m.name: m.all_trainable_variables for m in model.modules})
+            inner.bind({m.name: m.all_trainable_variables for m in model._modular.modules})
             # A LossScaleOptimizer that Keras built before the modules were known
             # would not build it again.
             inner.build(model.trainable_variables)

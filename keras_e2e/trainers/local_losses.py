@@ -8,7 +8,7 @@ from typing import Any
 from keras import ops, tree
 
 from keras_e2e.modules.forward_record import Crossing, ForwardRecord
-from keras_e2e.modules.graph import Module
+from keras_e2e.modules.module import Module
 from keras_e2e.objectives.base import Batch, LocalObjective, Output
 from keras_e2e.trainers import targets
 from keras_e2e.utils import compat

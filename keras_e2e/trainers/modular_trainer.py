@@ -6,9 +6,8 @@ from typing import TYPE_CHECKING, Any
 from keras import tree
 
 from keras_e2e.diagnostics.quantity import Quantity
-from keras_e2e.modules.boundary import ModuleBoundary
 from keras_e2e.modules.forward_record import ForwardRecord
-from keras_e2e.modules.graph import Module, ModuleSpec
+from keras_e2e.modules.module import ModuleSpec
 from keras_e2e.modules.resolve_mode import refuse_averages, resolve_mode
 from keras_e2e.modules.step_context import context_of, step_context
 from keras_e2e.modules.training_mode import TrainingMode
@@ -68,7 +67,7 @@ class ModularTrainer(ModularStep, Model):
 
     @training_mode.setter
     def training_mode(self, mode: TrainingMode | str) -> None:
-        mode = self._check_mode(TrainingMode.get(mode))
+        mode = self.check_training_mode(mode)
         state = self._modular
         if mode != state.mode:
             state.mode = mode
@@ -81,25 +80,11 @@ class ModularTrainer(ModularStep, Model):
         Raises:
             ValueError: the mode does not fit this model; nothing is changed.
         """
-        return self._check_mode(TrainingMode.get(mode))
-
-    def _check_mode(self, mode: TrainingMode) -> TrainingMode:
+        mode = TrainingMode.get(mode)
         refuse_averages(self.name, mode, getattr(self, "optimizer", None))
         modules = self._modular.modules
         # A wrapper that has not seen data yet knows none; it is checked then.
         return resolve_mode(mode, modules) if modules else mode
-
-    # Modules
-
-    @property
-    def modules(self) -> list[Module]:
-        """The modules, in order: name, layers, variables, parameters, objective."""
-        return list(self._modular.modules)
-
-    @property
-    def boundaries(self) -> dict[str, ModuleBoundary]:
-        """The boundaries by name, in order."""
-        return {m.name: m.boundary for m in self._modular.modules if m.boundary is not None}
 
     # Compiled steps and diagnostics
 

@@ -3,7 +3,7 @@
 from typing import Any, NamedTuple
 
 from keras_e2e.modules.gradient_flow import GradientFlow, gradient_flow
-from keras_e2e.modules.graph import Module
+from keras_e2e.modules.module import Module
 from keras_e2e.modules.step_context import context_of
 from keras_e2e.modules.training_mode import TrainingMode
 from keras_e2e.objectives.base import LocalObjective, OutputSpec

@@ -68,3 +68,8 @@ def takes_training(layer: Any) -> bool:
 def count_parameters(variables: Iterable[Any]) -> int:
     """How many numbers some variables hold."""
     return sum(math.prod(variable.shape) for variable in variables)
+
+
+def unique(items: Iterable[Any]) -> list:
+    """The items without repetitions, told apart by identity, in order."""
+    return list({id(item): item for item in items}.values())

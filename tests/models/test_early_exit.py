@@ -201,7 +201,9 @@ def test_padding_counts_as_little_as_in_the_model():
     labels = tokens % 2
     labels[:4, 2:] = 1  # one label for half of the padding, another for the rest
     model.fit(tokens, labels, verbose=0)
-    found = model.evaluate_modules(tokens, labels, probe_data=(tokens, labels), probe_epochs=60)
+    found = model.evaluate_modules(
+        tokens, labels, probe_data=(tokens, labels), probe_epochs=60
+    )
     for name in ("words", "context"):
         early = model.early_exit_model(name)
         early.compile(**compiled)

@@ -7,7 +7,7 @@ import tensorflow as tf
 from keras import tree
 
 from keras_e2e.diagnostics.quantity import ModuleView, Quantity
-from keras_e2e.modules.graph import Module
+from keras_e2e.modules.module import Module
 from keras_e2e.modules.step_context import StepContext
 from keras_e2e.trainers.tensorflow.extra_passes import ExtraPasses, first_tensor
 from keras_e2e.trainers.tensorflow.gradients import StepGradients

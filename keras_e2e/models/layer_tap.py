@@ -1,0 +1,73 @@
+"""Boundaries that follow the layers of a subclassed model, which shows no graph."""
+
+import functools
+import inspect
+from collections.abc import Callable
+
+import keras
+
+from keras_e2e.modules.boundary import ModuleBoundary
+from keras_e2e.modules.gate import Gate
+from keras_e2e.modules.step_context import open_context
+from keras_e2e.trainers.state import ModularState
+
+
+class LayerTap:
+    """A layer's `call` that boundaries may follow and that may be frozen.
+
+    Keras has no hooks on layers. The layer's `call` is replaced on this instance by one
+    that does the same, unless a pass is recorded.
+    """
+
+    def __init__(self, layer: keras.layers.Layer):
+        self.layer = layer
+        self.call = layer.call
+        self.previous = layer.__dict__.get("call")
+        self.signature = inspect.signature(layer.call)
+        self.users: list[ModuleBoundary | None] = []
+        functools.update_wrapper(self, layer.call)
+
+    def __call__(self, *args, **kwargs):
+        context = open_context()
+        gate = context.gate
+        if gate is None:
+            return self.call(*args, **kwargs)
+        takes_training = "training" in self.signature.parameters
+        if takes_training and _in_frozen_module(context.state, gate):
+            bound = self.signature.bind_partial(*args, **kwargs)
+            bound.arguments["training"] = False
+            args, kwargs = bound.args, bound.kwargs
+        outputs = self.call(*args, **kwargs)
+        for boundary in self.users:
+            if boundary is not None:
+                outputs = gate.cross(boundary, outputs)
+        return outputs
+
+
+def _in_frozen_module(state: ModularState, gate: Gate) -> bool:
+    """Whether the layer called now belongs to a module that is frozen in this mode."""
+    if state.mode.name != "sequential" or not state.modules:
+        return False
+    names = [module.name for module in state.modules]
+    return len(gate.record.crossings) != names.index(str(state.mode.module))
+
+
+def tap_layer(layer: keras.layers.Layer, boundary: ModuleBoundary | None) -> Callable:
+    """Lets a boundary follow a layer. Returns what undoes it, in any order."""
+    tap = layer.__dict__.get("call")
+    if not isinstance(tap, LayerTap):
+        tap = LayerTap(layer)
+        layer.call = tap
+    tap.users.append(boundary)
+
+    def undo():
+        tap.users = list(tap.users)
+        index = next(i for i, user in enumerate(tap.users) if user is boundary)
+        del tap.users[index]
+        if not tap.users and layer.__dict__.get("call") is tap:
+            if tap.previous is None:
+                del layer.call
+            else:
+                layer.call = tap.previous
+
+    return undo

@@ -1,0 +1,81 @@
+"""A module: the layers between two boundaries."""
+
+from typing import Any, NamedTuple
+
+from keras_e2e.modules.boundary import ModuleBoundary
+from keras_e2e.objectives.base import LocalObjective
+from keras_e2e.utils.graphs import count_parameters, unique
+
+
+class Module(NamedTuple):
+    """The layers between two boundaries.
+
+    Attributes:
+        name: the name of the boundary that ends it; for the last module that of the
+            model's output layer, or `"outputs"` where there are several.
+        boundary: the `ModuleBoundary` that ends it; None for the last module.
+        layers: its layers, in the order of the graph.
+        inputs: names of the boundaries that lead into it.
+        model_inputs: which of the model's inputs lead into it, by position.
+    """
+
+    name: str
+    boundary: ModuleBoundary | None
+    layers: tuple
+    inputs: tuple[str, ...]
+    model_inputs: tuple[int, ...] = ()
+    own_variables: tuple = ()
+
+    @property
+    def variables(self) -> list:
+        """All weights of the module, its head left out."""
+        if self.own_variables:
+            return list(self.own_variables)
+        return unique(v for layer in self.layers for v in layer.weights)
+
+    @property
+    def trainable_variables(self) -> list:
+        """The trainable weights of the module, its head left out.
+
+        Like Keras it asks each variable, not the layer: a frozen layer may hold a sublayer
+        that is trained, as LoRA does.
+        """
+        return [v for v in self.variables if v.trainable]
+
+    @property
+    def parameters(self) -> int:
+        """How many numbers the module's weights hold."""
+        return count_parameters(self.variables)
+
+    @property
+    def objective(self) -> LocalObjective | None:
+        """The local objective; None for the last module, or where there is none."""
+        return None if self.boundary is None else self.boundary.objective
+
+    @property
+    def head_variables(self) -> list:
+        """The trainable weights of the objective's head."""
+        return [] if self.objective is None else self.objective.trainable_weights
+
+    @property
+    def all_trainable_variables(self) -> list:
+        """The trainable weights of the module and of its head."""
+        return [*self.trainable_variables, *self.head_variables]
+
+
+class ModuleSpec(NamedTuple):
+    """A module with the shapes around it, before the head of its objective is built.
+
+    Attributes:
+        module: the module.
+        inputs: a `keras.KerasTensor`, or a list of several: what the module is given.
+        activation: the `keras.KerasTensor` that enters its boundary; None for the last
+            module.
+        following_blocks: the blocks of layers behind the boundary (`blocks.Block`), where
+            the model shows a graph.
+    """
+
+    module: Module
+    inputs: Any
+    activation: Any = None
+    following_blocks: tuple = ()
