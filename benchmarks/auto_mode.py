@@ -77,7 +77,7 @@ def run(models: _shared.Traced, task: tasks.Task, regime: str, seed: int) -> dic
         "accuracy": found["accuracy"],
         "success": bool(found["accuracy"] >= task.success),
         "reached": (above[0] + 1) * WINDOW if above else None,
-        "decisions": [[d.step, d.mode] for d in getattr(used[0], "decisions", [])],
+        "decisions": [[d.step, str(d.mode)] for d in getattr(used[0], "decisions", [])],
     }
 
 

@@ -152,12 +152,12 @@ def measure(kind: str, folder: str) -> list[dict]:
     base = stock(kind)
     ours = compiled(e2e.modularize(base, CUTS[kind]), "end_to_end")
     plain, twin = compiled(base), compiled(keras.Model(base.inputs, base.outputs))
-    board = e2e.callbacks.ModuleTensorBoard(os.path.join(folder, kind), every=10)
+    board = e2e.callbacks.ModuleTensorBoard(os.path.join(folder, kind), update_freq=10)
     full = e2e.callbacks.ModuleTensorBoard(
         os.path.join(folder, f"{kind}_full"),
-        every=10,
+        update_freq=10,
         quantities="full",
-        periodic_every=PERIOD,
+        expensive_update_freq=PERIOD,
     )
     kerass = keras.callbacks.TensorBoard(
         os.path.join(folder, f"{kind}_keras"), update_freq=10, write_graph=False

@@ -95,7 +95,7 @@ class Trained(_shared.Traced):
         )
         self.seen.set_weights(model.get_weights())
         found = self.seen.predict(task.test.x, batch_size=500, verbose=0)
-        return found, [[d.step, d.mode] for d in auto.decisions]
+        return found, [[d.step, str(d.mode)] for d in auto.decisions]
 
 
 def of_scenes(test: tasks.Split, found: dict[str, np.ndarray]) -> dict[str, float]:

@@ -13,233 +13,41 @@ import json
 import os
 import pathlib
 import time
-from collections.abc import Callable
-from typing import Any, NamedTuple
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 import keras
-import numpy as np
+from _verdict_cases import CASES, Case
 from absl import app, flags
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
-import keras_e2e as e2e
 from keras_e2e.callbacks import ModuleDiagnostics
-from keras_e2e.experiments import tasks
 
 FLAGS = flags.FLAGS
 
-BATCH, EVERY, PERIODIC, GOAL = 64, 5, 30, 0.95
-layers = keras.layers
-# Heads are trained, and their modules hardly feel it.
-WATCHED = e2e.TrainingMode("deep_supervision", weights=0.1)
+BATCH, UPDATE_FREQ, EXPENSIVE_UPDATE_FREQ, GOAL = 64, 5, 30, 0.95
 
 
 def define_flags() -> None:
     """Defines the flags; not on import, for the tests import this."""
     flags.DEFINE_integer("seeds", 20, "How many seeds, counted from 0.", lower_bound=1)
-    flags.DEFINE_integer("steps", 300, "Training steps of a run.", lower_bound=10 * EVERY)
+    flags.DEFINE_integer(
+        "steps", 300, "Training steps of a run.", lower_bound=10 * UPDATE_FREQ
+    )
     flags.DEFINE_list("only", None, "Names of cases; by default all.")
     flags.DEFINE_string("output", "benchmarks/results", "Folder of the JSON file.")
 
 
-class Case(NamedTuple):
-    """A model with a planted fault, or a healthy one.
-
-    Attributes:
-        make: makes a compiled modular model and its data from a seed.
-        module: where the fault is; None for a healthy model.
-        states: the verdicts that name it.
-        mode: how it is trained.
-    """
-
-    make: Callable[[int], tuple[keras.Model, Any, Any]]
-    module: str | None = None
-    states: tuple[str, ...] = ()
-    mode: Any = "end_to_end"
-
-
-def digits(seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Images of 8 x 8 in [0, 1], in an order of the seed, and their classes."""
-    (x, y), _ = tasks.load_digits(seed)
-    order = np.random.default_rng(seed).permutation(len(x))
-    return x[order].reshape(-1, 8, 8), y[order]
-
-
-def finish(base: keras.Model, objectives: Any, loss: Any = None) -> keras.Model:
-    """The modular model, compiled."""
-    model = e2e.modularize(base, objectives)
-    model.compile(keras.optimizers.Adam(1e-3), loss or "sparse_categorical_crossentropy")
-    return model
-
-
-def chain(middle: list, first: Any = None) -> keras.Model:
-    """Three modules: `first`, the layers in the middle, and a classifier."""
-    parts = [
-        keras.Input((8, 8)),
-        layers.Flatten(),
-        first or layers.Dense(64, activation="relu", name="first"),
-        *middle,
-        layers.Dense(32, activation="relu"),
-        layers.Dense(10, activation="softmax", name="digit"),
-    ]
-    return keras.Sequential(parts)
-
-
-def planted(middle: Callable[[], list], **first: Any) -> Callable:
-    """Makes a chain with these layers in the middle; the last one is named `middle`."""
-
-    def make(seed):
-        keras.utils.set_random_seed(seed)
-        return finish(chain(middle(), **first), ["first", "middle"]), *digits(seed)
-
-    return make
-
-
-def dense(
-    count: int, activation: str, initializer: Any, bias: float = 0.0
-) -> Callable[[], list]:
-    """Dense layers of 64 units."""
-
-    def make():
-        names = [None] * (count - 1) + ["middle"]
-        start = keras.initializers.Constant(bias)
-        return [
-            layers.Dense(64, activation, True, initializer(), start, name=name)
-            for name in names
-        ]
-
-    return make
-
-
-def normal(scale: float) -> Callable:
-    """Kernels that pass on `scale` times the variance that He's initialisation would."""
-    return lambda: keras.initializers.VarianceScaling(scale, mode="fan_in")
-
-
-HEALTHY = dense(2, "relu", normal(2.0))
-
-
-def dead_units(seed):
-    """Nine of ten units of the first module never act."""
-    model, x, y = planted(HEALTHY)(seed)
-    bias = np.full(64, -30.0)
-    bias[:6] = 0.0
-    model.get_layer("first").bias.assign(bias)
-    return model, x, y
-
-
-def frozen(seed):
-    """The middle is not trainable."""
-    keras.utils.set_random_seed(seed)
-    base = chain(HEALTHY())
-    for layer in base.layers[2:4]:
-        layer.trainable = False
-    return finish(base, ["first", "middle"]), *digits(seed)
-
-
-def noise(seed):
-    """Labels without any relation to the images, new ones in each epoch."""
-    model, x, _ = planted(HEALTHY)(seed)
-    x = np.concatenate([x] * 20)
-    return model, x, np.random.default_rng(seed).integers(0, 10, len(x))
-
-
-@keras.saving.register_keras_serializable("benchmark")
-class Opposed(e2e.objectives.Prediction):
-    """Trains its head to tell the class, and the module to hide it from the head."""
-
-    def compute_loss(self, activation, batch):
-        turned = 2.0 * keras.ops.stop_gradient(activation) - activation
-        return super().compute_loss(turned, batch)
-
-
-def opposed(seed):
-    """The local objective of the first module works against the task."""
-    keras.utils.set_random_seed(seed)
-    objectives = {"first": Opposed("mlp"), "middle": "pred"}
-    return finish(chain(HEALTHY()), objectives), *digits(seed)
-
-
-def parity(seed):
-    """Parity of four digits, which end-to-end training does not learn."""
-    images, classes = tasks.load_digits(seed)[0]
-    data = tasks.parity_tuples(images, classes, 4, 20000, seed=seed)
-    base = tasks.parity_model(4, images.shape[-1], seed=seed)
-    return finish(base, ["symbols"], "binary_crossentropy"), data.x, data.parity
-
-
-def mlp(seed):
-    """A plain MLP."""
-    return planted(HEALTHY)(seed)
-
-
-def convnet(seed):
-    """A residual convolutional network with BatchNorm."""
-    keras.utils.set_random_seed(seed)
-    x = inputs = keras.Input((8, 8))
-    x = layers.Conv2D(16, 3, padding="same", activation="relu")(
-        layers.Reshape((8, 8, 1))(x)
-    )
-    for name in ("first", "middle"):
-        y = layers.Conv2D(16, 3, padding="same", use_bias=False)(x)
-        y = layers.ReLU()(layers.BatchNormalization()(y))
-        y = layers.BatchNormalization()(layers.Conv2D(16, 3, padding="same")(y))
-        x = layers.ReLU(name=name)(layers.Add()([x, y]))
-    x = layers.GlobalAveragePooling2D()(x)
-    base = keras.Model(inputs, layers.Dense(10, activation="softmax", name="digit")(x))
-    return finish(base, ["first", "middle"]), *digits(seed)
-
-
-def transformer(seed):
-    """Two blocks of attention over the rows of the image."""
-    keras.utils.set_random_seed(seed)
-    x = inputs = keras.Input((8, 8))
-    places = layers.Embedding(8, 32)(keras.ops.arange(8))
-    x = layers.Dense(32)(x) + places
-    for name in ("first", "middle"):
-        y = layers.LayerNormalization()(x)
-        x = layers.Add()([x, layers.MultiHeadAttention(4, 8)(y, y)])
-        y = layers.Dense(64, activation="gelu")(layers.LayerNormalization()(x))
-        x = layers.Add(name=name)([x, layers.Dense(32)(y)])
-    x = layers.GlobalAveragePooling1D()(layers.LayerNormalization()(x))
-    base = keras.Model(inputs, layers.Dense(10, activation="softmax", name="digit")(x))
-    return finish(base, ["first", "middle"]), *digits(seed)
-
-
-CASES = {
-    "layers at zero": Case(
-        planted(dense(2, "tanh", keras.initializers.Zeros)),
-        "middle",
-        ("dormant", "vanishing"),
-    ),
-    "saturated sigmoids": Case(
-        planted(dense(4, "sigmoid", normal(2.0), bias=8.0)), "middle", ("vanishing",)
-    ),
-    "exploding stack": Case(
-        planted(dense(6, "linear", normal(100.0))), "middle", ("exploding",)
-    ),
-    "dead ReLUs": Case(dead_units, "first", ("dormant",)),
-    "frozen module": Case(frozen, "middle", ("frozen",)),
-    "labels are noise": Case(noise, "first", ("starved",)),
-    "parity of four": Case(parity, "symbols", ("starved",)),
-    "opposed objective": Case(opposed, "first", ("conflicting",), WATCHED),
-    "healthy MLP": Case(mlp),
-    "healthy ConvNet": Case(convnet),
-    "healthy transformer": Case(transformer),
-}
-
-
 class Watched(ModuleDiagnostics):
-    """Judges at every tenth reading, and notes each alarm."""
+    """Judges at every tenth measurement, and notes each alarm."""
 
     def on_train_begin(self, logs=None):
         super().on_train_begin(logs)
         self.alarms: set[tuple[str, str]] = set()
 
-    def take(self, step, readings):
+    def on_measurement(self, step, measurements):
         if len(self.steps) % 10 == 0:
             for name, verdict in self.verdicts().items():
                 if verdict.alarm:
@@ -264,7 +72,7 @@ def run(case: Case, seeds: int) -> list[dict]:
         made, x, y = case.make(seed)
         if model is None:
             model, optimizer = made, made.optimizer
-            model._build_optimizer()
+            optimizer.build(model.trainable_variables)
             fresh = [keras.ops.convert_to_numpy(v) for v in optimizer.variables]
         else:
             model.set_weights(made.get_weights())
@@ -272,7 +80,7 @@ def run(case: Case, seeds: int) -> list[dict]:
                 variable.assign(value)
         model.training_mode = case.mode
         keras.utils.set_random_seed(seed)
-        watch = Watched(EVERY, "full", PERIODIC)
+        watch = Watched(UPDATE_FREQ, "full", EXPENSIVE_UPDATE_FREQ)
         model.fit(
             x, y, batch_size=BATCH, epochs=FLAGS.steps, verbose=0, callbacks=[watch, Stop()]
         )

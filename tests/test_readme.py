@@ -80,7 +80,7 @@ def test_an_objective_of_ones_own_in_fifteen_lines(in_an_empty_folder):
     model.training_mode = "local"
     rng = np.random.default_rng(0)
     x, y = rng.normal(size=(64, 6)).astype("float32"), rng.integers(0, 3, 64)
-    board = e2e.callbacks.ModuleTensorBoard("logs", every=1)
+    board = e2e.callbacks.ModuleTensorBoard("logs", update_freq=1)
     model.fit(x, y, epochs=20, verbose=0, callbacks=[board])
     losses = board.history["loss"]["code"]
     assert losses[-1] < losses[0]

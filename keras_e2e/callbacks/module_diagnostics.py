@@ -1,10 +1,12 @@
-"""Reads the diagnostics of each module while `fit` runs, and judges by them."""
+"""Measures the diagnostics of each module while `fit` runs, and judges by them."""
 
+import os
 from collections.abc import Iterable
 from typing import Any
 
 import keras
 
+from keras_e2e.callbacks.steps import count_steps
 from keras_e2e.diagnostics import (
     Quantity,
     Verdict,
@@ -14,40 +16,46 @@ from keras_e2e.diagnostics import (
 )
 from keras_e2e.modules.training_mode import TrainingMode
 from keras_e2e.trainers.modular_trainer import ModularTrainer
+from keras_e2e.utils.validation import check_integer, did_you_mean
 
 SETS = {"default": default_quantities, "full": full_quantities}
 
 
 class ModuleDiagnostics(keras.callbacks.Callback):
-    """Keeps the diagnostics of each module while `fit` runs.
+    """Measures the diagnostics of each module while `fit` runs.
 
-    Every `every` steps one step also computes the quantities; every `periodic_every`
-    steps those that are dear, too (`Quantity.schedule`). With `steps_per_execution=N`
-    whole executions are instrumented, those in which a multiple falls, and the last of
-    their N steps is read.
+    A *quantity* is one diagnostic number of each module (`keras_e2e.diagnostics`). Every
+    `update_freq` steps one step also computes the quantities; those that are expensive
+    have a schedule of their own (`Quantity.schedule`), at whose steps the others are
+    measured, too. With `steps_per_execution=N` whole executions are instrumented, those
+    in which a multiple of `update_freq` falls, and the last of their N steps is measured.
 
-    Weights, logs and `val_` logs are what they are without it. Put it after
-    `TrainingModeScheduler` and other callbacks that set the mode when an epoch or batch begins.
-    Several on one model must have equal quantities.
+    Weights, logs and `val_` logs are what they are without this callback. Put it after
+    `TrainingModeScheduler` and other callbacks that set the training mode when an epoch
+    or batch begins.
 
     Args:
-        every: steps from one reading to the next; the first step of all has one.
-        quantities: `"default"`, `"full"`, or `Quantity` objects.
-        periodic_every: steps from one reading of what is periodic to the next; these
-            steps have a reading in any case.
+        update_freq: Integer, the number of steps from one measurement to the next.
+            The first step of all is measured. Defaults to 10.
+        quantities: `"default"`, `"full"` (with those that are expensive), or a list of
+            `Quantity` objects. Defaults to `"default"`.
+        expensive_update_freq: Integer, the number of steps from one measurement of the
+            expensive quantities to the next, in place of their own schedules. Defaults
+            to `None`: each keeps its schedule.
 
     Attributes:
-        history: the readings, by name and module: a list as long as `steps`, NaN where
-            there was none. Starts anew with each `fit`.
-        steps: the step of each reading: `optimizer.iterations` after it.
-        modes: the `TrainingMode` of each reading.
+        history: Dict from quantity to a dict from module to the list of its measurements,
+            one for each entry of `steps`, NaN where there is none. Starts anew with each
+            `fit`.
+        steps: List of the step of each measurement: `optimizer.iterations` after it.
+        modes: List of the `TrainingMode` of each measurement.
 
     Raises:
-        ValueError: `every` or `periodic_every` is no positive integer, or there are no
+        ValueError: If a number of steps is not a positive integer, or there are no
             quantities, two of one name, or an unknown set.
-        TypeError: something else than `Quantity` objects is given. When training
-            starts: the model is not modular.
-        RuntimeError: when training starts: the Keras backend has no diagnostics.
+        TypeError: If something else than `Quantity` objects is given. When training
+            starts: If the model is not modular.
+        RuntimeError: When training starts: If the Keras backend has no diagnostics.
 
     Example:
 
@@ -55,35 +63,39 @@ class ModuleDiagnostics(keras.callbacks.Callback):
     >>> base = keras.Sequential([keras.Input((2,)), *map(keras.layers.Dense, (3, 1))])
     >>> model = e2e.modularize(base, 1)
     >>> model.compile("sgd", "mse")
-    >>> readings = e2e.callbacks.ModuleDiagnostics(every=2)
-    >>> logs = model.fit(np.ones((12, 2)), np.ones(12), 4, verbose=0, callbacks=[readings])
-    >>> readings.steps, [verdict.state for verdict in readings.verdicts().values()]
+    >>> watch = e2e.callbacks.ModuleDiagnostics(update_freq=2)
+    >>> logs = model.fit(np.ones((12, 2)), np.ones(12), 4, verbose=0, callbacks=[watch])
+    >>> watch.steps, [verdict.state for verdict in watch.verdicts().values()]
     ([1, 3], ['unclear', 'unclear'])
     """
 
     def __init__(
         self,
-        every: int = 10,
+        update_freq: int = 10,
         quantities: str | Iterable[Quantity] = "default",
-        periodic_every: int = 200,
+        expensive_update_freq: int | None = None,
     ):
         super().__init__()
         self._who = type(self).__name__
-        for name, value in (("every", every), ("periodic_every", periodic_every)):
-            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-                raise ValueError(
-                    f"{self._who}({name}={value!r}): expected a whole number of steps, 1 "
-                    "or larger."
-                )
-        self.every, self.periodic_every = every, periodic_every
+        check_integer(f"{self._who}: update_freq", update_freq, 1)
+        if expensive_update_freq is not None:
+            check_integer(f"{self._who}: expensive_update_freq", expensive_update_freq, 1)
+        self.update_freq = int(update_freq)
+        self.expensive_update_freq = expensive_update_freq
         self.quantities = self._checked(quantities)
         self.recorder: Any = None
+        self.module_names: list[str] = []
         self.history: dict[str, dict[str, list[float]]] = {}
         self.steps: list[int] = []
         self.modes: list[TrainingMode] = []
         self._first_step = 0
-        self._due = False
-        self._read_in: Any = None
+        self._due: list[str] = []
+        self._measured_in: Any = None
+
+    @property
+    def columns(self) -> list[str]:
+        """The names of the numbers: those of the quantities, and their extra outputs."""
+        return [column for quantity in self.quantities for column in quantity.columns]
 
     def on_train_begin(self, logs=None):
         if not isinstance(self.model, ModularTrainer):
@@ -92,43 +104,53 @@ class ModuleDiagnostics(keras.callbacks.Callback):
                 f"{type(self.model).__name__}. Use keras_e2e.modularize(model, ...)."
             )
         self.recorder = self.model.instrument(self.quantities)
-        self._due = False
-        names = self.recorder.module_names
-        columns = [name for q in self.quantities for name in q.columns]
-        self.history = {column: {name: [] for name in names} for column in columns}
+        self.module_names = [module.name for module in self.model.modules]
+        self._due = []
+        self.history = {
+            column: {module: [] for module in self.module_names} for column in self.columns
+        }
         self.steps, self.modes = [], []
 
     def on_epoch_begin(self, epoch, logs=None):
         self._first_step = self._iterations()
 
     def on_train_batch_begin(self, batch, logs=None):
-        periodic = self._falls(batch, self.periodic_every)
-        self._due = periodic or self._falls(batch, self.every)
-        self._read_in = self.model.training_mode  # another callback may set the next one
+        self._due = self._due_at(batch)
+        self._measured_in = self.model.training_mode  # another callback may set the next
         if self._due:
-            self.model.request_diagnostics(
-                [q.name for q in self.quantities if periodic or q.schedule is None]
-            )
+            self.model.request_diagnostics(self._due)
 
     def on_train_batch_end(self, batch, logs=None):
         if not self._due:
             return
-        readings = self.model.read_diagnostics()
+        found = self.model.read_diagnostics()
+        measurements = {
+            column: found[column] if quantity.name in self._due else {}
+            for quantity in self.quantities
+            for column in quantity.columns
+        }
         self.steps.append(self._iterations())
-        self.modes.append(self._read_in)
-        for name, kept in self.history.items():
-            for module, values in kept.items():
-                values.append(readings[name].get(module, float("nan")))
-        self.take(self.steps[-1], readings)
+        self.modes.append(self._measured_in)
+        for column, by_module in self.history.items():
+            for module, values in by_module.items():
+                values.append(measurements[column].get(module, float("nan")))
+        self.on_measurement(self.steps[-1], measurements)
 
-    def take(self, step: int, readings: dict[str, dict[str, float]]) -> None:
-        """What a subclass does with a reading."""
+    def on_measurement(self, step: int, measurements: dict[str, dict[str, float]]) -> None:
+        """Called after each measurement; a subclass overrides it.
+
+        Args:
+            step: Integer, `optimizer.iterations` after the step that was measured.
+            measurements: Dict from quantity to a dict from module to number. There is no
+                entry for a module that the quantity does not apply to, and none for any
+                module where the quantity was not measured in this step.
+        """
 
     def verdicts(self) -> dict[str, Verdict]:
-        """Judges each module by the readings so far (`diagnostics.judge`).
+        """Judges each module by the measurements so far (`diagnostics.judge`).
 
-        The latest mode's readings count; the loss at the start is that of the first
-        reading of all.
+        The measurements in the latest mode count; the loss at the start is that of the
+        first measurement of all.
         """
         if not self.modes:
             return {}
@@ -136,18 +158,41 @@ class ModuleDiagnostics(keras.callbacks.Callback):
         since = len(self.modes)
         while since and self.modes[since - 1] == latest:
             since -= 1
-        still = [m.name for m in self.model.modules if not m.variables]
+        frozen = [m.name for m in self.model.modules if not m.variables]
         if latest.name == "sequential":
-            still += [n for n in self.recorder.module_names if n != latest.module]
-        return judge(self.history, since, still)
+            frozen += [name for name in self.module_names if name != latest.module]
+        return judge(self.history, since, frozen)
+
+    def _path(self, **argument: Any) -> str:
+        """The one argument given, a path, as a string."""
+        ((name, value),) = argument.items()
+        if not isinstance(value, str | os.PathLike):
+            raise TypeError(
+                f"{self._who}: {name}={value!r}: expected the path of a folder, a string "
+                "or a path object."
+            )
+        return os.fspath(value)
 
     def _iterations(self) -> int:
-        return int(self.model.optimizer.iterations)
+        return count_steps(self.model)
+
+    def _due_at(self, batch: int) -> list[str]:
+        """The names of the quantities that the execution starting here is to measure."""
+        scheduled = [
+            quantity.name
+            for quantity in self.quantities
+            if quantity.schedule is not None
+            and self._falls(batch, self.expensive_update_freq or quantity.schedule)
+        ]
+        if not scheduled and not self._falls(batch, self.update_freq):
+            return []
+        always = [q.name for q in self.quantities if q.schedule is None]
+        return always + scheduled
 
     def _falls(self, batch: int, every: int) -> bool:
         """Whether a multiple of `every` falls in the execution that starts here.
 
-        Counts batches from the step read when the epoch began: nothing to wait for.
+        Counts batches from the step at which the epoch began: nothing to wait for.
         """
         steps = self.model.steps_per_execution
         in_epoch = (self.params or {}).get("steps")
@@ -156,19 +201,26 @@ class ModuleDiagnostics(keras.callbacks.Callback):
         return -(self._first_step + batch) % every < steps
 
     def _checked(self, quantities: str | Iterable[Quantity]) -> list[Quantity]:
+        """The quantities of a set, or those given; an error says what is wrong."""
         if isinstance(quantities, str):
             if quantities not in SETS:
                 raise ValueError(
-                    f"{self._who}(quantities={quantities!r}): expected one of "
-                    f"{list(SETS)}, or Quantity objects."
+                    f"{self._who}: quantities={quantities!r}: expected one of "
+                    f"{list(SETS)}, or a list of Quantity objects."
+                    + did_you_mean(quantities, SETS)
                 )
             return SETS[quantities]()
+        if not isinstance(quantities, Iterable):
+            raise TypeError(
+                f"{self._who}: quantities={quantities!r}: expected one of {list(SETS)}, or "
+                "a list of Quantity objects, such as [keras_e2e.diagnostics.GradRMS()]."
+            )
         given = list(quantities)
         for quantity in given:
             if not isinstance(quantity, Quantity):
                 raise TypeError(
-                    f"{self._who}: expected Quantity objects, such as "
-                    f"keras_e2e.diagnostics.GradRMS(); found {quantity!r}."
+                    f"{self._who}: quantities holds {quantity!r}; expected Quantity "
+                    "objects, such as keras_e2e.diagnostics.GradRMS()."
                 )
         names = [column for quantity in given for column in quantity.columns]
         if not names or len(set(names)) < len(names):

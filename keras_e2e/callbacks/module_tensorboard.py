@@ -4,48 +4,48 @@ import os
 from collections.abc import Iterable
 from typing import Any
 
-import numpy as np
-
 from keras_e2e.callbacks.module_diagnostics import ModuleDiagnostics
-from keras_e2e.diagnostics import Quantity, states
-from keras_e2e.modules import training_mode
+from keras_e2e.diagnostics import Quantity
 from keras_e2e.modules.training_mode import TrainingMode
-from keras_e2e.visualization.tensorboard import tags as charts
-from keras_e2e.visualization.tensorboard.run_data import TRAINED_BY
 
-# Readings from one verdict to the next; there is one at the end of an epoch, too.
+# Measurements from one verdict to the next; there is one at the end of an epoch, too.
 VERDICT_EVERY = 10
 
 
 class ModuleTensorBoard(ModuleDiagnostics):
     """Shows in TensorBoard whether each module gets a usable learning signal.
 
-    Every `every` steps one step also computes the quantities. They go to the run
-    `<log_dir>/modules` as `e2e_<quantity>/<NN>_<module>`, with formula and healthy
-    range in the description; totals and the training mode to `e2e_summary/`; a text
-    `e2e_mode` marks each switch. The Custom Scalars dashboard has a chart over all
-    modules for each quantity. The step is `optimizer.iterations` after the reading.
+    Every `update_freq` steps one step also computes the quantities. They are written to
+    the run `<log_dir>/modules` as `e2e_<quantity>/<NN>_<module>`, with formula and
+    healthy range in the description; totals and the training mode to `e2e_summary/`; a
+    text `e2e_mode` marks each switch of modes. The Custom Scalars dashboard has a chart
+    over all modules for each quantity. The step is `optimizer.iterations` after the step
+    that was measured.
 
-    Every tenth reading and at the end of each epoch each module is judged: the code of
-    the verdict goes to `e2e_verdict/`, how sure it is to `e2e_confidence/`, and all of them in
-    words to the text `e2e_verdicts`.
+    After each tenth measurement and at the end of each epoch each module is judged: the
+    code of the verdict is written to `e2e_verdict/`, its confidence to
+    `e2e_confidence/`, and all of them in words to the text `e2e_verdicts`.
 
-    When it reads, what it leaves alone and what it keeps is as in `ModuleDiagnostics`.
+    When it measures, and what has no side effects, is as in `ModuleDiagnostics`.
 
     Args:
-        log_dir: where TensorBoard looks.
-        every: steps from one reading to the next; the first step of all has one.
-        quantities: `"default"`, `"full"`, or `Quantity` objects.
-        periodic_every: steps from one reading of what is periodic to the next.
+        log_dir: String or path of the folder that TensorBoard reads.
+        update_freq: Integer, the number of steps from one measurement to the next. The
+            first step of all is measured. Defaults to 10.
+        quantities: `"default"`, `"full"` (with those that are expensive), or a list of
+            `Quantity` objects. Defaults to `"default"`.
+        expensive_update_freq: Integer, the number of steps from one measurement of the
+            expensive quantities to the next, in place of their own schedules. Defaults
+            to `None`: each keeps its schedule.
 
     Attributes:
-        history: the readings, as in `ModuleDiagnostics`.
-        steps: the step of each reading.
-        modes: the `TrainingMode` of each reading.
+        history: The measurements, as in `ModuleDiagnostics`.
+        steps: List of the step of each measurement.
+        modes: List of the `TrainingMode` of each measurement.
 
     Raises:
-        ValueError, TypeError, RuntimeError: as `ModuleDiagnostics`.
-        OSError: when training starts: `log_dir` cannot be written.
+        ValueError, TypeError, RuntimeError: As `ModuleDiagnostics`.
+        OSError: When training starts: If `log_dir` cannot be written.
 
     Example:
 
@@ -54,7 +54,7 @@ class ModuleTensorBoard(ModuleDiagnostics):
     >>> model = e2e.modularize(base, 1)
     >>> model.compile("sgd", "mse")
     >>> with tempfile.TemporaryDirectory() as folder:
-    ...     board = e2e.callbacks.ModuleTensorBoard(folder, every=2)
+    ...     board = e2e.callbacks.ModuleTensorBoard(folder, update_freq=2)
     ...     logs = model.fit(
     ...         np.ones((12, 2)), np.ones(12), 4, verbose=0, callbacks=[board]
     ...     )
@@ -65,109 +65,54 @@ class ModuleTensorBoard(ModuleDiagnostics):
     def __init__(
         self,
         log_dir: str | os.PathLike[str],
-        every: int = 10,
+        update_freq: int = 10,
         quantities: str | Iterable[Quantity] = "default",
-        periodic_every: int = 200,
+        expensive_update_freq: int | None = None,
     ):
-        super().__init__(every, quantities, periodic_every)
-        self.log_dir = os.fspath(log_dir)
-        self._writer: Any = None
-        self._mode: Any = None
+        super().__init__(update_freq, quantities, expensive_update_freq)
+        self.log_dir = self._path(log_dir=log_dir)
+        self._run: Any = None  # a ModuleRun while `fit` runs
+        self._mode: TrainingMode | None = None
         self._judged = 0
 
     def on_train_begin(self, logs=None):
-        # Here, so that `import keras_e2e` does not load TensorBoard.
-        from keras_e2e.visualization.tensorboard import custom_scalars
-        from keras_e2e.visualization.tensorboard.event_writer import Writer
+        from keras_e2e.callbacks.module_run import ModuleRun  # loads TensorBoard
 
         super().on_train_begin(logs)
-        names = self.recorder.module_names
-        descriptions = charts.descriptions(names, self.quantities)
-        writer = Writer(os.path.join(self.log_dir, "modules"), descriptions)
-        self._close()  # after a fit that was interrupted
-        self._writer, self._mode, self._judged = writer, None, 0
         step = self._iterations()
-        writer.write(step, custom_scalars.summary(names, self.quantities))
-        sizes = [float(module.parameters) for module in self.model.modules]
-        writer.scalars(step, self._by_module("parameters", sizes))
+        run = ModuleRun(self.log_dir, step, self.module_names, self.quantities)
+        self._close()  # after a fit that was interrupted
+        self._run, self._mode, self._judged = run, None, 0
+        run.parameters(step, [module.parameters for module in self.model.modules])
 
     def on_train_batch_begin(self, batch, logs=None):
-        if self.model.training_mode != self._mode:
-            self._mark_mode()
+        mode = self.model.training_mode
+        if mode != self._mode:
+            state = self.model._modular
+            trained_by = [state.trained_by(module) for module in state.modules]
+            self._run.mode(self._iterations(), mode, trained_by)
+            self._mode = mode
         super().on_train_batch_begin(batch, logs)
 
-    def take(self, step, readings):
-        self._writer.scalars(step, self._scalars(readings))
+    def on_measurement(self, step, measurements):
+        """Writes the numbers, and now and then the verdicts."""
+        self._run.measurements(step, measurements)
         if len(self.steps) >= self._judged + VERDICT_EVERY:
             self._judge(step)
 
     def on_epoch_end(self, epoch, logs=None):
         if len(self.steps) > self._judged:
             self._judge(self._iterations())
-        self._writer.flush()
+        self._run.flush()
 
     def on_train_end(self, logs=None):
         self._close()
 
-    def _mark_mode(self) -> None:
-        """Notes a switch, with the old mode at the same step: a step function."""
-        step, mode = self._iterations(), self.model.training_mode
-        for each in (self._mode, mode):
-            if each is not None:
-                self._writer.scalars(step, [_mode_scalar(each)])
-        state = self.model._modular
-        taught = [TRAINED_BY.index(state.trained_by(module)) for module in state.modules]
-        self._writer.scalars(step, self._by_module("trained_by", taught))
-        text = f"Training mode **{mode}** from step {step} on."
-        self._writer.text(step, charts.MODE_TEXT, text)
-        self._mode = mode
-
     def _judge(self, step: int) -> None:
-        found = self.verdicts()
         self._judged = len(self.steps)
-        codes = [states.CODES[verdict.state] for verdict in found.values()]
-        self._writer.scalars(
-            step,
-            [
-                *self._by_module("verdict", codes),
-                *self._by_module(
-                    "confidence", [verdict.confidence for verdict in found.values()]
-                ),
-            ],
-        )
-        words = [f"* **{charts.plain(m)}**: {v.message}" for m, v in found.items()]
-        self._writer.text(step, charts.VERDICTS_TEXT, "\n".join(words))
-
-    def _by_module(self, group: str, values: Iterable[float]) -> list[tuple[str, float]]:
-        names = self.recorder.module_names
-        return [
-            (charts.module_tag(group, position, name), value)
-            for position, (name, value) in enumerate(zip(names, values, strict=True))
-        ]
-
-    def _scalars(self, readings: dict[str, dict[str, float]]) -> list[tuple[str, float]]:
-        scalars = [_mode_scalar(self._mode)]
-        for column in self.history:
-            for position, module in enumerate(self.recorder.module_names):
-                if module in readings[column]:
-                    tag = charts.module_tag(column, position, module)
-                    scalars.append((tag, readings[column][module]))
-        for quantity in self.quantities:
-            if quantity.healthy is not None and readings[quantity.name]:
-                tags = charts.band_tags(quantity.name)
-                scalars += zip(tags, quantity.healthy, strict=True)
-        gains = readings.get("signal_gain")
-        if gains:
-            with np.errstate(over="ignore"):  # infinity is written as such
-                product = np.prod(np.array([*gains.values()], "float32"))
-            scalars.append((charts.SIGNAL_GAIN_PRODUCT, product))
-        return scalars
+        self._run.verdicts(step, self.verdicts())
 
     def _close(self) -> None:
-        if self._writer is not None:
-            self._writer.close()
-            self._writer = None
-
-
-def _mode_scalar(mode: TrainingMode) -> tuple[str, float]:
-    return charts.MODE, training_mode.NAMES.index(mode.name)
+        if self._run is not None:
+            self._run.close()
+            self._run = None

@@ -2,10 +2,12 @@
 
 import numbers
 from collections.abc import Mapping
+from typing import Any
 
 import keras
 
-from keras_e2e.modules.training_mode import TrainingMode
+from keras_e2e.callbacks.steps import count_steps
+from keras_e2e.modules.training_mode import ModeName, TrainingMode
 from keras_e2e.trainers.modular_trainer import ModularTrainer
 
 UNITS = ("epoch", "step")
@@ -17,19 +19,22 @@ class TrainingModeScheduler(keras.callbacks.Callback):
     An entry is in force from its epoch (or step) on, also when training is resumed in
     the middle of the schedule (`initial_epoch`). Before the first entry the model's mode
     stays what it is. Steps count the optimizer's iterations; with
-    `steps_per_execution=N` a switch happens at the next multiple of N.
+    `steps_per_execution=N` a switch happens when the next execution starts.
 
-    It must stand before callbacks that look at the mode.
+    Put it before callbacks that look at the mode.
 
     Args:
-        schedule: dict from epoch (or step), counted from 0, to training mode.
-        unit: `"epoch"` or `"step"`.
+        schedule: Dict from epoch (or step), an integer counted from 0, to training mode:
+            a name, `"sequential:MODULE"` or a `TrainingMode`. Keys in ascending order.
+        unit: `"epoch"` or `"step"`, what the keys of the schedule count. Defaults to
+            `"epoch"`.
 
     Raises:
-        ValueError: an empty schedule, an unknown unit or mode, keys that are no whole
-            numbers, negative or out of order. When training starts: a mode that does
+        ValueError: If the schedule is empty, a unit or mode is unknown, or a key is not
+            an integer, negative or out of order. When training starts: If a mode does
             not fit the model. Nothing is changed then.
-        TypeError: the model is not modular.
+        TypeError: If the schedule is not a dict. When training starts: If the model is
+            not modular.
 
     Example: local first, then everything end to end.
 
@@ -39,34 +44,34 @@ class TrainingModeScheduler(keras.callbacks.Callback):
     'end_to_end'
     """
 
-    def __init__(self, schedule: Mapping[int, TrainingMode | str], unit: str = "epoch"):
+    def __init__(
+        self, schedule: Mapping[int, TrainingMode | ModeName], unit: str = "epoch"
+    ):
         super().__init__()
         if unit not in UNITS:
             raise ValueError(
-                f"TrainingModeScheduler(unit={unit!r}): expected one of {list(UNITS)}."
+                f"TrainingModeScheduler: unit={unit!r}: expected one of {list(UNITS)}."
+            )
+        if not isinstance(schedule, Mapping):
+            raise TypeError(
+                f"TrainingModeScheduler: schedule={schedule!r}: expected a dict from "
+                f"{unit} to training mode, such as {{0: 'local', 10: 'end_to_end'}}."
             )
         if not schedule:
             raise ValueError(
                 "TrainingModeScheduler({}): give at least one entry, such as {0: 'local'}."
             )
-        previous = -1
-        for key in schedule:
-            if isinstance(key, bool) or not isinstance(key, numbers.Integral) or key < 0:
-                raise ValueError(
-                    f"TrainingModeScheduler: {key!r} is no {unit}; expected a whole number >= 0."
-                )
-            if key <= previous:
-                raise ValueError(
-                    f"TrainingModeScheduler: {unit} {key} comes after {previous}. Put the entries "
-                    "in ascending order."
-                )
-            previous = key
+        _check_keys([*schedule], unit)
         self.unit = unit
         self.schedule = {int(k): TrainingMode.get(mode) for k, mode in schedule.items()}
         self._first_step = 0
 
     def mode_at(self, when: int) -> TrainingMode | None:
-        """The mode in force at an epoch (or step); None before the first entry."""
+        """The mode in force at an epoch (or step); None before the first entry.
+
+        Args:
+            when: Integer, the epoch or step, counted from 0.
+        """
         entries = [mode for key, mode in self.schedule.items() if key <= when]
         return entries[-1] if entries else None
 
@@ -83,7 +88,7 @@ class TrainingModeScheduler(keras.callbacks.Callback):
         if self.unit == "epoch":
             self._switch(epoch)
         else:
-            self._first_step = int(self.model.optimizer.iterations)
+            self._first_step = count_steps(self.model)
 
     def on_train_batch_begin(self, batch, logs=None):
         if self.unit == "step":
@@ -93,3 +98,20 @@ class TrainingModeScheduler(keras.callbacks.Callback):
         mode = self.mode_at(when)
         if mode is not None:
             self.model.training_mode = mode
+
+
+def _check_keys(keys: list[Any], unit: str) -> None:
+    """Raises ValueError unless they are integers that rise from 0 or later."""
+    previous = -1
+    for key in keys:
+        if isinstance(key, bool) or not isinstance(key, numbers.Integral) or key < 0:
+            raise ValueError(
+                f"TrainingModeScheduler: {key!r} is not a valid {unit}; expected an "
+                "integer of at least 0."
+            )
+        if key <= previous:
+            raise ValueError(
+                f"TrainingModeScheduler: {unit} {key} comes after {previous}. Put the "
+                "entries in ascending order."
+            )
+        previous = int(key)

@@ -13,10 +13,11 @@ from keras_e2e.utils.state import preserve_state
 
 
 class OnDemand(Described):
-    """A number for each module that is measured on demand: too expensive for a training step.
+    """A number for each module that is measured on demand, outside of training.
 
-    Call `measure`, or give the object to `keras_e2e.diagnose(on_demand=[...])`. A subclass
-    sets the class attributes below and implements `compute`.
+    It takes passes of its own, too expensive for a training step. Call `measure`, or give
+    the object to `keras_e2e.diagnose(on_demand=[...])`. A subclass sets the class
+    attributes below and implements `compute`.
 
     Attributes:
         name: String, its name.

@@ -1,4 +1,4 @@
-"""The states that a module is judged to be in: what each means and what to do about it."""
+"""The states that a module may be in: what each means and what to do about it."""
 
 import math
 from collections.abc import Mapping
@@ -9,11 +9,11 @@ class State(NamedTuple):
     """One state.
 
     Attributes:
-        name: in one word; its place in `STATES` is its code in TensorBoard.
-        alarm: whether something is wrong, and should be seen to.
-        meaning: what it says of the module, in a sentence.
-        advice: what to do, or what could be; empty where nothing is to be done.
-        evidence: the quantities that tell.
+        name: String, one word; its place in `STATES` is its code in TensorBoard.
+        alarm: Boolean, whether something is wrong that should be looked at.
+        meaning: String, what it says of the module, in a sentence.
+        advice: String, what to do, or what could be done; empty if nothing is to be done.
+        evidence: Tuple of the names of the quantities that it is judged by.
     """
 
     name: str
@@ -25,7 +25,13 @@ class State(NamedTuple):
 
 # The order is that of the codes in log files: new ones go to the end.
 STATES = (
-    State("unclear", False, "Too few readings to tell, or they contradict.", "", ()),
+    State(
+        "unclear",
+        False,
+        "Too few measurements to tell, or they contradict each other.",
+        "",
+        (),
+    ),
     State(
         "healthy",
         False,
@@ -53,7 +59,7 @@ STATES = (
         "vanishing",
         True,
         "Hardly any signal reaches the module, or comes back out of it.",
-        "Look for saturated or dead units, or weights at zero; normalise, add a skip "
+        "Look for saturated or dead units, or weights at zero; normalize, add a skip "
         "connection, or put a boundary behind the module before it.",
         ("signal_gain", "grad_rms"),
     ),
@@ -61,13 +67,13 @@ STATES = (
         "exploding",
         True,
         "The signal grows on its way back through this module.",
-        "Lower the learning rate or the initial weights, normalise, or clip the gradient.",
+        "Lower the learning rate or the initial weights, normalize, or clip the gradient.",
         ("signal_gain", "grad_rms"),
     ),
     State(
         "dormant",
         True,
-        "Most units of the module hardly ever act.",
+        "Most units of the module are hardly ever active.",
         "Lower the learning rate, start the biases higher, or use an activation that "
         "does not die, such as leaky ReLU.",
         ("dormant_fraction",),
@@ -75,8 +81,9 @@ STATES = (
     State(
         "frozen",
         True,
-        "The weights do not move.",
-        "If that is not meant: look at trainable, the learning rate and the mode.",
+        "The weights do not change.",
+        "If that is not intended: check `trainable`, the learning rate and the training "
+        "mode.",
         ("update_ratio",),
     ),
     State(
@@ -89,7 +96,7 @@ STATES = (
     State(
         "stalled",
         False,
-        "The loss fell and came to rest far above zero, and the gradient is noise: either "
+        "The loss fell and plateaued far above zero, and the gradient is noise: either "
         "this is all there is to learn, or no usable signal gets through any more.",
         "Compare the loss with what is possible. If there should be more: lower the "
         "learning rate, or train the module on labels of its own, if you have some.",
@@ -109,28 +116,28 @@ BY_NAME = {state.name: state for state in STATES}
 CODES = {state.name: code for code, state in enumerate(STATES)}
 
 
-def in_words(state: str, confidence: float, numbers: Mapping[str, float]) -> str:
-    """A verdict as a text: state, certainty, the numbers behind it, what to do.
+def message(state: str, confidence: float, numbers: Mapping[str, float]) -> str:
+    """A verdict as a text: state, confidence, the numbers that it rests on, what to do.
 
     Args:
-        state: name of the state.
-        confidence: how sure the verdict is, from 0 to 1.
-        numbers: values by the name of the quantity; `loss at start` among them. Those
-            that tell nothing about this state may be there.
+        state: String, the name of the state.
+        confidence: Float from 0 to 1.
+        numbers: Dict of numbers by the name of the quantity, and `loss at start`. Those
+            that are no evidence for this state are left out of the text.
 
     Example:
 
-    >>> from keras_e2e.diagnostics.states import in_words
-    >>> in_words("converged", 0.9, {"gradient_snr": 0.0, "loss": 0.01}).split(". ")[0]
+    >>> from keras_e2e.diagnostics.states import message
+    >>> message("converged", 0.9, {"gradient_snr": 0.0, "loss": 0.01}).split(". ")[0]
     'Converged (90 % confidence): gradient_snr 0, loss 0.01'
     """
     known = BY_NAME[state]
-    told = [f"{name} {numbers[name]:.3g}" for name in known.evidence if name in numbers]
-    if "loss" in known.evidence and "loss at start" in numbers and told:
-        told[-1] += f" ({numbers['loss at start']:.3g} at the start)"
+    shown = [f"{name} {numbers[name]:.3g}" for name in known.evidence if name in numbers]
+    if "loss" in known.evidence and "loss at start" in numbers and shown:
+        shown[-1] += f" ({numbers['loss at start']:.3g} at the start)"
     head = state.capitalize()
     if state != "unclear" and math.isfinite(confidence):
         head += f" ({100 * confidence:.0f} % confidence)"
-    if told:
-        head += f": {', '.join(told)}"
+    if shown:
+        head += f": {', '.join(shown)}"
     return " ".join(filter(None, [f"{head}.", known.meaning, known.advice]))

@@ -1,39 +1,38 @@
-"""From numbers to words: what state is each module in?
+"""From measurements to verdicts: what state is each module in?
 
-A decision list over the latest readings, from the plain to the subtle. Heuristic: the
-thresholds are set by the runs of `benchmarks/verdicts.py`, and each is said here.
+A decision list over the latest measurements, from plain faults to subtle ones. Heuristic:
+the thresholds are set by the runs of `benchmarks/verdicts.py`, and each is stated here.
 """
 
-import itertools
 import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
 from keras_e2e.diagnostics import states
+from keras_e2e.diagnostics.plateau import (
+    MEASUREMENTS,
+    UNMOVED,
+    at_start,
+    fallen,
+    plateaued,
+)
 
-# Single readings stray: the latest this many count.
-READINGS = 10
-# Of what is periodic there are fewer; below this many nothing is said.
-PERIODIC_READINGS = 3
+# Of expensive quantities there are fewer; with fewer than this many they say nothing.
+EXPENSIVE_MEASUREMENTS = 3
 # How far it looks back for them: what is rarer than one in eighty is not judged by. A
 # verdict then costs as much late in a run as early.
 LOOKBACK = 500
+# A loss that plateaus above this share of where it began may have more to learn.
+FAR = 0.25
 # A gradient SNR below this is taken for noise (digits, k-tuple parity: BUILD_NOTES.md).
 SNR_FLOOR = 0.02
-# A loss that has fallen by less than this share of its starting value has not moved. It
-# leaves room for the first steps, in which a model learns how frequent the classes are and
-# nothing else.
-UNMOVED = 0.1
-# A loss is at rest that has not fallen by more than this share over so many readings. One
-# that rests above this share of where it began may have more to learn.
-REST, RESTING, FAR = 0.05, 20, 0.25
-# Signal that comes out of a module, relative to what went in; and a gradient relative to
-# the largest of any module. A module of many layers may well lose two decades.
+# The signal at a module's input, relative to that at its output; and a gradient relative
+# to the largest of any module. A module of many layers may well lose two decades.
 GAIN_LOW, GAIN_HIGH = 1e-3, 1e3
 GRADIENT_LOW = 1e-5
-# Units at rest: ReLU networks in good health leave up to half of theirs unused.
+# Dormant units: healthy ReLU networks leave up to half of theirs unused.
 DORMANT = 0.7
 # Size of the steps relative to the weights: below it is rounding.
 STILL = 1e-7
@@ -43,19 +42,29 @@ CONFLICT, RELIABLE = -0.1, 0.05
 # Of what training achieves, the share that is lost with the module frozen. Below it
 # training does as well without.
 IDLE = 0.02
-# The share of readings that must say so.
+# The share of measurements that must say so.
 MAJORITY = 0.7
 
 
 class Verdict(NamedTuple):
-    """What the numbers say of one module.
+    """What the measurements say of one module.
 
     Attributes:
-        state: a name from `diagnostics.states`.
-        confidence: the share of the readings that say so, from 0 to 1; less where there are few.
-        numbers: the medians behind it, by quantity, and `loss at start`.
-        no_signal_reason: "starved" or "stalled" where noise and loss say so, whatever the state, which
-            may name a cause (dormant units, say); else empty.
+        state: String, the name of the state; `states.STATES` says what each means.
+        confidence: Float from 0 to 1, the share of the measurements that say so; less
+            where there are few.
+        numbers: Dict of the medians that the verdict rests on, by quantity, and
+            `loss at start`.
+        no_signal_reason: `"starved"` or `"stalled"` where the SNR and the loss say that no
+            usable signal arrives, whatever the state, which may name a cause (dormant
+            units, say); empty otherwise.
+
+    Example:
+
+    >>> from keras_e2e.diagnostics import Verdict
+    >>> verdict = Verdict("frozen", 1.0, {"update_ratio": 0.0})
+    >>> verdict.alarm, verdict.message.split(". ")[0]
+    (True, 'Frozen (100 % confidence): update_ratio 0')
     """
 
     state: str
@@ -65,31 +74,32 @@ class Verdict(NamedTuple):
 
     @property
     def alarm(self) -> bool:
-        """Whether something is wrong, and should be seen to."""
+        """Whether something is wrong that should be looked at."""
         return states.BY_NAME[self.state].alarm
 
     @property
     def message(self) -> str:
         """The verdict as a text, with the numbers and what to do."""
-        return states.in_words(self.state, self.confidence, self.numbers)
+        return states.message(self.state, self.confidence, self.numbers)
 
 
 def judge(
     history: Mapping[str, Mapping[str, Sequence[float]]],
     since: int = 0,
-    standing: Sequence[str] = (),
+    frozen: Sequence[str] = (),
 ) -> dict[str, Verdict]:
-    """Judges every module from its readings.
+    """Judges every module by its measurements.
 
     Args:
-        history: by quantity and module the readings over time, NaN where there was none
-            (`callbacks.ModuleTensorBoard.history`), modules in order.
-        since: the reading from which on the present training mode is in force. Earlier
-            ones count for the loss at the start only.
-        standing: modules that the mode lets stand still on purpose.
+        history: Dict of dicts: by quantity and module the measurements over time, NaN where
+            there was none (`callbacks.ModuleDiagnostics.history`), modules in order.
+        since: Integer, the index of the first measurement in the present training mode.
+            Earlier ones count for the loss at the start only. Defaults to 0.
+        frozen: Names of the modules that the training mode freezes on purpose. Defaults to
+            none.
 
     Returns:
-        A `Verdict` for each module.
+        A dict with a `Verdict` for each module.
 
     Example:
 
@@ -109,19 +119,19 @@ def judge(
     finite = [value for value in largest if np.isfinite(value)]
     found = {}
     for module in modules:
-        readings = {quantity: late(quantity, module) for quantity in history}
+        measured = {quantity: late(quantity, module) for quantity in history}
         # A module without a loss of its own serves the task, whose loss is the last's. An
         # objective that does not count is in no conflict: its head was never trained.
-        own = "loss" in readings and np.isfinite(readings["loss"]).any()
+        own = "loss" in measured and np.isfinite(measured["loss"]).any()
         serves = module if own else modules[-1]
         if not own:
-            readings.pop("local_alignment", None)
-        readings["loss"] = late("loss", serves)
+            measured.pop("local_alignment", None)
+        measured["loss"] = late("loss", serves)
+        start = at_start(history.get("loss", {}).get(serves, ()))
         found[module] = _judge_one(
-            readings,
-            at_start(history.get("loss", {}).get(serves, ())),
+            _Evidence(measured, start),
             max(finite, default=float("nan")),
-            module in standing,
+            module in frozen,
         )
     return found
 
@@ -129,16 +139,19 @@ def judge(
 def with_measured(
     verdicts: Mapping[str, Verdict], measured: Mapping[str, Mapping[str, float]]
 ) -> dict[str, Verdict]:
-    """Adds to verdicts what was measured on demand, and judges by it which are idle.
+    """Adds to verdicts what was measured on demand, and says which modules are idle.
 
-    A module is idle that is healthy or converged otherwise, and without the training of
-    which the task does as well: `frozen_utility` below 0.02. It is as sure as the verdict
-    that it takes the place of.
+    A module is idle if it is healthy or converged otherwise, and the task does as well
+    without training it: `frozen_utility` is below 0.02. The confidence stays that of the
+    verdict that this one replaces.
 
     Args:
-        verdicts: by module (`judge`).
-        measured: by quantity and module, NaN where there is no number
-            (`OnDemand.measure`).
+        verdicts: Dict of verdicts by module, from `judge`.
+        measured: Dict of dicts by quantity and module, NaN where there is no number, from
+            `OnDemand.measure`.
+
+    Returns:
+        A dict with a `Verdict` for each module.
 
     Example:
 
@@ -160,59 +173,73 @@ def with_measured(
     return found
 
 
-def at_start(losses: Sequence[float]) -> float:
-    """The median of a loss's first three readings; NaN without any."""
-    first = list(itertools.islice(filter(math.isfinite, losses), 3))
-    return float(np.median(first)) if first else float("nan")
+class _Evidence:
+    """The latest measurements of one module, and the share of them that say something.
 
-
-def fallen(value: Any, start: float, share: float) -> Any:
-    """Whether a loss has fallen by a share of what it was; it may be negative."""
-    return value < start - share * abs(start) if np.isfinite(start) else value < start
-
-
-def resting(losses: Sequence[float], span: int = RESTING, share: float = REST) -> bool:
-    """Whether a loss has not fallen by that share from so many readings ago until now.
-
-    Medians of ten readings are compared; with too few readings it is not at rest.
+    Attributes:
+        measured: by quantity the measurements, NaN where there was none.
+        numbers: their medians, and `loss at start`.
+        noise: the share of those of the SNR that are noise.
+        unmoved: the share of those of the loss that are no lower than at the start.
     """
-    values = np.asarray(losses, float)
-    values = values[np.isfinite(values)][-span - READINGS :]
-    if len(values) < span + READINGS:
-        return False
-    before, now = np.median(values[:READINGS]), np.median(values[-READINGS:])
-    return not fallen(now, before, share)
 
+    def __init__(self, measured: dict[str, np.ndarray], start: float):
+        self.measured, self.start = measured, start
+        numbers = {name: _median(v) for name, v in measured.items() if len(v)}
+        numbers["loss at start"] = start
+        self.numbers = {n: value for n, value in numbers.items() if not np.isnan(value)}
+        self.noise = self.share("gradient_snr", lambda v: v < SNR_FLOOR)
+        self.unmoved = self.share("loss", lambda v: ~fallen(v, start, UNMOVED))
 
-def _judge_one(readings: dict, start: float, largest: float, still: bool) -> Verdict:
-    numbers = {name: _median(values) for name, values in readings.items() if len(values)}
-    numbers["loss at start"] = start
-    numbers = {name: value for name, value in numbers.items() if not np.isnan(value)}
-
-    def share(quantity: str, says: Callable, latest: int = READINGS) -> float:
-        """The share of the latest readings that say so; 0 where there are too few."""
-        values = readings.get(quantity, np.empty(0))
+    def share(self, quantity: str, says: Callable, latest: int = MEASUREMENTS) -> float:
+        """The share of the latest measurements that say so; 0 if there are too few."""
+        values = self.measured.get(quantity, np.empty(0))
         values = values[~np.isnan(values)][-latest:]
-        enough = PERIODIC_READINGS if latest < READINGS else READINGS
+        enough = EXPENSIVE_MEASUREMENTS if latest < MEASUREMENTS else MEASUREMENTS
         return float(np.mean(says(values))) if len(values) >= enough else 0.0
 
-    noise = share("gradient_snr", lambda v: v < SNR_FLOOR)
-    unmoved = share("loss", lambda v: ~fallen(v, start, UNMOVED))
-    far = numbers.get("loss", 0.0) > FAR * start > 0
-    no_signal_reason = ""
-    if noise >= MAJORITY and unmoved >= MAJORITY:
-        no_signal_reason = "starved"
-    elif noise >= MAJORITY and far and resting(readings["loss"]):
-        no_signal_reason = "stalled"
+    def blown(self) -> float:
+        """The share of the latest measurements that are infinite, or NaN after numbers."""
+        may_blow = {"loss", "grad_rms", "update_ratio"} & set(self.measured)
+        return max(_blown(self.measured[name]) for name in may_blow)
+
+    def frozen(self) -> float:
+        """1 if no weight changed in any of the latest measurements, otherwise 0."""
+        moved = self.measured.get("update_ratio", np.empty(0))[-MEASUREMENTS:]
+        if not len(moved):
+            return 0.0
+        # NaN where no weight may change. With accumulated gradients most steps change
+        # nothing, so a single one that does acquits.
+        return 1.0 if np.all(np.isnan(moved) | (moved <= STILL)) else 0.0
+
+    def no_signal_reason(self) -> str:
+        """Why no usable signal arrives, by SNR and loss; empty if one does."""
+        far = self.numbers.get("loss", 0.0) > FAR * self.start > 0
+        if self.noise >= MAJORITY and self.unmoved >= MAJORITY:
+            return "starved"
+        if self.noise >= MAJORITY and far and plateaued(self.measured["loss"]):
+            return "stalled"
+        return ""
+
+
+def _judge_one(evidence: _Evidence, largest: float, frozen: bool) -> Verdict:
+    """The verdict on one module.
+
+    Args:
+        evidence: its measurements.
+        largest: the largest gradient of any module.
+        frozen: whether the training mode freezes it on purpose.
+    """
+    noise, unmoved, share = evidence.noise, evidence.unmoved, evidence.share
+    reason = evidence.no_signal_reason()
 
     def verdict(state: str, confidence: float) -> Verdict:
-        return Verdict(state, confidence, numbers, no_signal_reason)
+        return Verdict(state, confidence, evidence.numbers, reason)
 
-    may_blow = {"loss", "grad_rms", "update_ratio"} & set(readings)
-    blown = max(_blown(readings[name]) for name in may_blow)
+    blown = evidence.blown()
     if blown >= MAJORITY:
         return verdict("exploding", blown)
-    if still or len(readings["loss"]) < READINGS:
+    if frozen or len(evidence.measured["loss"]) < MEASUREMENTS:
         return verdict("unclear", 0.0)
     # Causes before effects: dead units pass no signal on, and without one nothing moves.
     checks = [
@@ -220,43 +247,32 @@ def _judge_one(readings: dict, start: float, largest: float, still: bool) -> Ver
         ("dormant", share("dormant_fraction", lambda v: v >= DORMANT)),
         ("vanishing", share("signal_gain", lambda v: v < GAIN_LOW)),
         ("vanishing", share("grad_rms", lambda v: v <= GRADIENT_LOW * largest)),
-        ("frozen", _frozen(readings)),
+        ("frozen", evidence.frozen()),
     ]
     for state, says in checks:
         if says >= MAJORITY:
             return verdict(state, says)
-    opposed = share("local_alignment", lambda v: v < CONFLICT, PERIODIC_READINGS * 2)
-    # The median: single cosines of noisy halves stray far.
-    if opposed >= MAJORITY and numbers.get("reliability", 0.0) > RELIABLE:
+    opposed = share("local_alignment", lambda v: v < CONFLICT, EXPENSIVE_MEASUREMENTS * 2)
+    # The median: single cosines of noisy halves scatter widely.
+    if opposed >= MAJORITY and evidence.numbers.get("reliability", 0.0) > RELIABLE:
         return verdict("conflicting", opposed)
-    if no_signal_reason == "starved":
+    if reason == "starved":
         return verdict("starved", min(noise, unmoved))
     if noise >= MAJORITY:
-        return verdict(no_signal_reason or "converged", min(noise, 1.0 - unmoved))
+        return verdict(reason or "converged", min(noise, 1.0 - unmoved))
     # A signal that comes and goes, and has moved nothing yet.
     wavering = unmoved >= MAJORITY and noise > 1.0 - MAJORITY
-    if wavering or "gradient_snr" not in numbers:
+    if wavering or "gradient_snr" not in evidence.numbers:
         return verdict("unclear", 0.0)
     return verdict("healthy", 1.0 - noise)
 
 
-def _frozen(readings: dict) -> float:
-    """The share of readings in which the weights stood still; all must have."""
-    moved = readings.get("update_ratio", np.empty(0))[-READINGS:]
-    if not len(moved):
-        return 0.0
-    # Nothing to read where no weight may move. With accumulated gradients most steps
-    # move nothing, so a single one that does acquits.
-    return 1.0 if np.all(np.isnan(moved) | (moved <= STILL)) else 0.0
-
-
 def _blown(values: np.ndarray) -> float:
-    """The share of the latest readings that are infinite, or NaN after numbers."""
-    if np.isnan(values).all():  # nothing was read
+    if np.isnan(values).all():  # nothing was measured
         return 0.0
-    return float(np.mean(~np.isfinite(values[-READINGS:])))
+    return float(np.mean(~np.isfinite(values[-MEASUREMENTS:])))
 
 
 def _median(values: np.ndarray) -> float:
-    latest = values[~np.isnan(values)][-READINGS:]
+    latest = values[~np.isnan(values)][-MEASUREMENTS:]
     return float(np.median(latest)) if len(latest) else float("nan")

@@ -16,6 +16,7 @@ from keras_e2e.diagnostics import judge
 from keras_e2e.experiments import tasks
 from keras_e2e.experiments.demo_figure import draw
 from keras_e2e.models.modularize import modularize
+from keras_e2e.modules.training_mode import ModeName, TrainingMode
 from keras_e2e.objectives import IntermediateTarget
 
 MODULE = "symbols"
@@ -39,7 +40,7 @@ class Settings(NamedTuple):
     output_dir: str = "demo_output"
 
 
-def regimes(epochs: int) -> dict[str, dict[int, str]]:
+def regimes(epochs: int) -> dict[str, dict[int, TrainingMode | ModeName]]:
     """The schedules that are compared, all with the same number of steps."""
     half = max(1, epochs // 2)
     return {
@@ -162,7 +163,7 @@ def _train_all(settings, k, train, test, progress, task) -> list[Run]:
         progress.update(task, description=title)
         name = f"k{k}_{regime.replace(', ', '_').replace(' ', '_')}"
         logs = pathlib.Path(settings.output_dir, "logs", name)
-        board = ModuleTensorBoard(str(logs), every=settings.every)
+        board = ModuleTensorBoard(str(logs), update_freq=settings.every)
         begin = time.perf_counter()
         model.fit(
             data.x,

@@ -1,80 +1,25 @@
-"""A check-up of a modular model: train it for a while, judge its modules, put it back."""
+"""A check-up of a modular model: train it for a while, judge its modules, restore it."""
 
-import io
-import math
+import inspect
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import keras
-from rich.console import Console
-from rich.table import Table
 
 from keras_e2e.callbacks.module_diagnostics import ModuleDiagnostics
-from keras_e2e.diagnostics import OnDemand, Verdict, states
+from keras_e2e.diagnostics import OnDemand
 from keras_e2e.diagnostics.verdicts import with_measured
-from keras_e2e.modules import training_mode
+from keras_e2e.models.diagnosis import Diagnosis
+from keras_e2e.modules.training_mode import ModeName, TrainingMode
 from keras_e2e.trainers.modular_trainer import ModularTrainer
+from keras_e2e.utils.data import brings_batches
 from keras_e2e.utils.state import preserve_state
+from keras_e2e.utils.validation import check_integer, did_you_mean
 
-# The numbers that the table shows.
-SHOWN = ("loss", "gradient_snr", "signal_gain", "update_ratio", "dormant_fraction")
-
-
-class Diagnosis(NamedTuple):
-    """What `diagnose` found. Printed: tables, and in words what there is to do.
-
-    Attributes:
-        verdicts: a `diagnostics.Verdict` for each module, in order.
-        history: the readings, by name and module.
-        steps: the step of each reading.
-        measured: what was measured on demand, by name and module, before those steps.
-    """
-
-    verdicts: dict[str, Verdict]
-    history: dict[str, dict[str, list[float]]]
-    steps: list[int]
-    measured: dict[str, dict[str, float]]
-
-    def __str__(self) -> str:
-        text = io.StringIO()
-        console = Console(file=text, width=110)
-        console.print(self._judged())
-        if self.measured:
-            console.print(self._on_demand())
-        for module, verdict in self.verdicts.items():
-            if states.BY_NAME[verdict.state].advice:
-                console.print(f"{module}: {verdict.message}", highlight=False, markup=False)
-        return text.getvalue().rstrip()
-
-    def _judged(self) -> Table:
-        table = Table(title=f"Modules after {self.steps[-1]} steps", title_justify="left")
-        table.add_column("#")
-        for name in ("module", "verdict"):
-            table.add_column(name, overflow="fold")
-        for name in ("confidence", *SHOWN):
-            table.add_column(name, justify="right")
-        for number, (module, verdict) in enumerate(self.verdicts.items(), start=1):
-            numbers = [verdict.numbers.get(name) for name in SHOWN]
-            table.add_row(
-                str(number),
-                module,
-                verdict.state,
-                f"{verdict.confidence:.0%}" if verdict.state != "unclear" else "",
-                *("" if n is None else f"{n:.3g}" for n in numbers),
-            )
-        return table
-
-    def _on_demand(self) -> Table:
-        table = Table(title="Measured on demand, before those steps", title_justify="left")
-        table.add_column("#")
-        table.add_column("module", overflow="fold")
-        for name in self.measured:
-            table.add_column(name, justify="right", overflow="fold")
-        for number, module in enumerate(self.verdicts, start=1):
-            values = [self.measured[name][module] for name in self.measured]
-            shown = ("" if math.isnan(v) else f"{v:.3g}" for v in values)
-            table.add_row(str(number), module, *shown)
-        return table
+# A verdict is made of so many measurements.
+MEASUREMENTS = 10
+# What `diagnose` gives to `fit` itself.
+_OWN = ("callbacks", "epochs", "initial_epoch")
 
 
 def diagnose(
@@ -83,37 +28,43 @@ def diagnose(
     y: Any = None,
     *,
     steps: int = 300,
-    every: int = 5,
-    mode: Any = None,
+    update_freq: int = 5,
+    mode: TrainingMode | ModeName | None = None,
     on_demand: Iterable[OnDemand] = (),
     **fit: Any,
 ) -> Diagnosis:
     """Trains a modular model for a few hundred steps and judges each of its modules.
 
-    The model is as it was afterwards, to the bit: its weights, its optimizer, its random
-    generators and its mode. (What it trains is put back, not a copy, for not every model
-    can be copied.) If training fails it is put back as well.
+    Afterwards the model is as it was, to the bit: its weights, its optimizer, its random
+    generators and its mode. (The model itself is trained and restored, not a copy, for not
+    every model can be copied.) If training fails it is restored as well.
 
     Args:
-        model: a compiled modular model.
-        x: as in `model.fit`: arrays, or a dataset, which is repeated if need be.
-        y: as in `model.fit`.
-        steps: for how many steps.
-        every: steps from one reading to the next; a judgement takes ten readings.
-        mode: a training mode; by default the one in force.
-        on_demand: what to measure besides, on the model as it is at the start
-            (`diagnostics.OnDemand`); `x` and `y` must then be arrays. With
-            `FrozenUtility()` a module is judged idle if the task does as well with it
-            frozen. It takes as many more trainings as there are modules, and one.
-        **fit: further arguments of `model.fit`: `batch_size`, `sample_weight`, ...
+        model: A compiled modular model.
+        x: As in `model.fit`: arrays, or a dataset, which is repeated if need be.
+        y: As in `model.fit`.
+        steps: Integer, the number of training steps. Defaults to 300.
+        update_freq: Integer, the number of steps from one measurement to the next; a
+            verdict takes ten measurements. Defaults to 5.
+        mode: `TrainingMode` or its name, the mode to train in. Defaults to `None`, which
+            stands for the mode that the model is in.
+        on_demand: List of `diagnostics.OnDemand` quantities to measure besides, on the
+            model as it is at the start; `x` and `y` must then be arrays. With
+            `FrozenUtility()` a module is judged idle if the task is learned as well while
+            it is frozen, which takes one more training for each module, and one more.
+            Defaults to none.
+        **fit: Further arguments of `model.fit`, such as `batch_size` (`None` stands for
+            32, as in Keras) and `sample_weight`.
 
     Returns:
-        A `Diagnosis`: print it.
+        A `Diagnosis`: print it, or let a notebook show it.
 
     Raises:
-        TypeError: the model is not modular; something in `on_demand` is no `OnDemand`.
-        ValueError: `steps` is too few for ten readings, the model is not compiled, or the
-            mode does not fit it; a dataset or class weights beside `on_demand`.
+        TypeError: If the model is not modular, something in `on_demand` is not an
+            `OnDemand`, or an argument is unknown to `fit` or given to it by `diagnose`.
+        ValueError: If there are too few steps for ten measurements, the model is not
+            compiled, the mode does not fit it, or targets are missing; if a dataset or
+            class weights are given beside `on_demand`.
 
     Example:
 
@@ -125,36 +76,82 @@ def diagnose(
     >>> [verdict.state for verdict in found.verdicts.values()]
     ['frozen', 'frozen']
     """
-    modular = isinstance(model, ModularTrainer)
-    if not modular:
-        raise TypeError(
-            f"diagnose needs a modular model; {model.name!r} is a {type(model).__name__}. "
-            "Use keras_e2e.modularize(model, ...)."
-        )
-    if not model.compiled:
-        raise ValueError(f"diagnose: {model.name!r} is not compiled. Compile it first.")
-    if isinstance(steps, bool) or not isinstance(steps, int) or steps < 10 * every:
-        raise ValueError(
-            f"diagnose(steps={steps!r}, every={every}): expected a whole number of steps, "
-            f"enough for ten readings: {10 * every} or more."
-        )
     on_demand = list(on_demand)
-    _refuse(on_demand, fit)
+    _refuse_model(model)
+    _refuse_arguments(steps, update_freq, fit)
+    _refuse_on_demand(on_demand, fit)
+    if x is None:
+        raise ValueError("diagnose: x is None; expected arrays or a dataset.")
     if not model.modules:
-        model._examine_first(x)  # type: ignore[attr-defined]
-    wanted = model.training_mode if mode is None else training_mode.TrainingMode.get(mode)
-    model.check_training_mode(wanted)
-    periodic = max(every, steps // 10)
-    readings = ModuleDiagnostics(every, "full", periodic)
+        model._examine_first(x)
+    wanted = model.check_training_mode(model.training_mode if mode is None else mode)
+    _refuse_missing_targets(model, x, y)
+    watch = ModuleDiagnostics(update_freq, "full", max(update_freq, steps // MEASUREMENTS))
     with preserve_state(model):
         model.training_mode = wanted
         measured = _measured(on_demand, model, x, y, fit.get("sample_weight"))
         stop = _StopAfter(steps)
-        model.fit(x, y, epochs=steps, callbacks=[readings, stop], **{"verbose": 0, **fit})
-        if not readings.steps:
+        model.fit(x, y, epochs=steps, callbacks=[watch, stop], **{"verbose": 0, **fit})
+        if not watch.steps:
             raise ValueError("diagnose: the data is empty. Give examples to train on.")
-        verdicts = with_measured(readings.verdicts(), measured)
-        return Diagnosis(verdicts, readings.history, readings.steps, measured)
+        verdicts = with_measured(watch.verdicts(), measured)
+        return Diagnosis(verdicts, watch.history, watch.steps, measured)
+
+
+def _refuse_model(model: Any) -> None:
+    """Raises an error for what is not a compiled modular model."""
+    if not isinstance(model, ModularTrainer):
+        name = f"; {model.name!r} is a " if isinstance(model, keras.Model) else "; found a "
+        raise TypeError(
+            f"diagnose needs a modular model{name}{type(model).__name__}. Use "
+            "keras_e2e.modularize(model, ...)."
+        )
+    if not model.compiled:  # type: ignore[attr-defined]
+        raise ValueError(f"diagnose: {model.name!r} is not compiled. Compile it first.")
+
+
+def _refuse_arguments(steps: Any, update_freq: Any, fit: Mapping[str, Any]) -> None:
+    """Raises an error for numbers of steps, or arguments of `fit`, that are invalid."""
+    check_integer("diagnose: update_freq", update_freq, 1)
+    check_integer("diagnose: steps", steps, 1)
+    least = MEASUREMENTS * update_freq
+    if steps < least:
+        raise ValueError(
+            f"diagnose(steps={steps}, update_freq={update_freq}): expected steps enough "
+            f"for {MEASUREMENTS} measurements: {least} or more."
+        )
+    known = [*inspect.signature(keras.Model.fit).parameters][1:]
+    for name in fit:
+        if name in _OWN:
+            raise TypeError(
+                f"diagnose: {name!r} cannot be given: diagnose calls fit with a value of "
+                "its own and restores the model afterwards. To watch a training of yours, "
+                "give ModuleDiagnostics() to model.fit."
+            )
+        if name not in known:
+            raise TypeError(
+                f"diagnose: unknown argument {name!r}.{did_you_mean(name, known)} Expected "
+                f"an argument of diagnose or of model.fit: {known}."
+            )
+
+
+def _refuse_missing_targets(model: Any, x: Any, y: Any) -> None:
+    """Raises ValueError where there are no targets for the compiled loss.
+
+    Some quantities compute it in every training mode.
+    """
+    if model.loss is None:
+        return
+    if brings_batches(x):
+        spec = getattr(x, "element_spec", None)  # a tf.data.Dataset tells beforehand
+        given = spec is None or keras.utils.unpack_x_y_sample_weight(spec)[1] is not None
+    else:
+        given = y is not None
+    if not given:
+        raise ValueError(
+            f"diagnose: there are no targets, but {model.name!r} is compiled with the loss "
+            f"{model.loss!r}. Give y, or a dataset of (x, y)."
+        )
 
 
 def _measured(
@@ -166,7 +163,7 @@ def _measured(
     return found
 
 
-def _refuse(on_demand: Sequence[Any], fit: Mapping[str, Any]) -> None:
+def _refuse_on_demand(on_demand: Sequence[Any], fit: Mapping[str, Any]) -> None:
     """Raises what `diagnose` says it does, of the quantities on demand."""
     for quantity in on_demand:
         if not isinstance(quantity, OnDemand):
@@ -181,8 +178,8 @@ def _refuse(on_demand: Sequence[Any], fit: Mapping[str, Any]) -> None:
         )
     if on_demand and fit.get("class_weight") is not None:
         raise ValueError(
-            "diagnose: what is measured on demand knows no class_weight. Give the weights "
-            "of the examples, as sample_weight."
+            "diagnose: quantities on demand do not take class_weight. Give the weights of "
+            "the examples, as sample_weight."
         )
 
 

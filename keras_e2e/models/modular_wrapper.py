@@ -61,14 +61,15 @@ class ModularWrapper(ModularBase, keras.Model):
             for name, objective in (boundaries or {}).items()
         ]
         following = dict(zip((id(x) for x in chosen.values()), self.inserted, strict=True))
-        # Callables, which Keras does not track: one undoes each tap.
-        self._undo = _Untracked()
+        # Which layers are tapped, and callables that undo it: not for Keras to track.
+        self._tapped, self._undo = _Untracked(), _Untracked()
         self._example = _Untracked()
         for layer in {id(x): x for x in [*sublayers, *chosen.values()]}.values():
             boundary = following.get(id(layer))
             leaf = not list(compat.sublayers(layer))
             if boundary is not None or (leaf and takes_training(layer)):
-                self._undo.append(tap_layer(layer, boundary))
+                self._tapped.append((layer, boundary))
+        self._attach()
         example = built_example(base)
         if example is not None:
             try:
@@ -105,8 +106,18 @@ class ModularWrapper(ModularBase, keras.Model):
         self._example[:] = [tree.map_structure(describe, x)]
         self.built = True
 
+    def _attach(self) -> None:
+        """Taps the layers of the subclassed model, unless that is done."""
+        if not self._undo:
+            self._undo.extend(
+                tap_layer(layer, boundary) for layer, boundary in self._tapped
+            )
+
     def unwrap(self) -> keras.Model:
-        """The subclassed model, with nothing of keras_e2e attached to its layers."""
+        """The subclassed model, with nothing of keras_e2e attached to its layers.
+
+        This model stays usable: it taps the layers anew when it is called.
+        """
         for undo in reversed(self._undo):
             undo()
         del self._undo[:]
@@ -137,6 +148,7 @@ class ModularWrapper(ModularBase, keras.Model):
             self.examine(example)
 
     def _plain_call(self, inputs, training, mask, **kwargs):
+        self._attach()
         if mask is not None and "mask" in inspect.signature(self.base.call).parameters:
             kwargs["mask"] = mask
         if takes_training(self.base):

@@ -1,11 +1,16 @@
 """Choosing where to cut a graph into balanced modules."""
 
+import itertools
 import math
 from typing import Any, NamedTuple
 
 import keras
 
 from keras_e2e.modules.graph import Graph
+from keras_e2e.utils.graphs import count_parameters
+
+# How many boundaries there are where nobody says how many.
+DEFAULT_COUNT = 3
 
 # Layers that act on the next module's input rather than end a module: a loss
 # should see the activation before dropout (Noekland & Eidnes 2019) and in shape.
@@ -22,7 +27,7 @@ _OPENERS = (
     keras.layers.Reshape,
 )
 # Layers that belong to the layer before where nothing else follows it: a convolution and
-# its normalisation stay together, and so do a residual sum and the one that follows it.
+# its normalization stay together, and so do a residual sum and the one that follows it.
 _FINISHERS = (
     keras.layers.BatchNormalization,
     keras.layers.GroupNormalization,
@@ -48,7 +53,7 @@ def cut_points(graph: Graph) -> list[CutPoint]:
 
     Of the layers without weights that follow a layer with weights, only the last one
     that still ends a module in the usual sense is kept (the pooling, say, rather than
-    the convolution or the dropout). A layer is not cut off from the normalisation
+    the convolution or the dropout). A layer is not cut off from the normalization
     that alone follows it.
     """
     calls = graph.calls
@@ -109,31 +114,55 @@ def _ends(points: list[CutPoint], weighted: list[bool]) -> list[CutPoint]:
     return kept
 
 
-def balanced(graph: Graph, count: int) -> list[Any]:
+def balanced(graph: Graph, count: int | None = None) -> list[Any]:
     """The layers at `count` cut points that balance the modules.
 
     The cost of a module is the number of its parameters plus the number of its
     activations for one example; the largest cost over the modules is made as small as
     it can be.
 
+    Args:
+        graph: The graph to cut.
+        count: Integer, the number of cut points. None stands for three, or as many as
+            there are. Defaults to `None`.
+
     Raises:
-        ValueError: `count` is not positive, or the graph has fewer cut points.
+        ValueError: If `count` is not positive, or the graph has fewer cut points, or none.
     """
-    if count < 1:
-        raise ValueError(f"boundaries={count}: expected at least 1 boundary.")
     points = cut_points(graph)
-    if count > len(points):
-        names = [p.layer.name for p in points]
-        raise ValueError(
-            f"boundaries={count}: the model {graph.model.name!r} has only {len(points)} "
-            f"cut points (layers that every path from input to output crosses, with "
-            f"weights on both sides): {names}. Ask for at most {len(points)}, or name "
-            "layers yourself."
-        )
-    total = [0]
-    for cost in _costs(graph):
-        total.append(total[-1] + cost)
+    _refuse_count(graph, points, count)
+    if count is None:
+        count = min(DEFAULT_COUNT, len(points))
     ends = [p.position + 1 for p in points] + [len(graph.calls)]
+    total = [0, *itertools.accumulate(_costs(graph))]
+    return [points[i].layer for i in _best(total, ends, count)]
+
+
+def _refuse_count(graph: Graph, points: list[CutPoint], count: int | None) -> None:
+    """Raises ValueError where so many cut points cannot be chosen."""
+    if count is not None and count < 1:
+        raise ValueError(f"boundaries={count}: expected at least 1 boundary.")
+    if len(points) >= (count or 1):
+        return
+    found = f"only {len(points)} cut points" if points else "no cut points"
+    asked = "" if count is None else f"boundaries={count}: "
+    fewer = f"Ask for at most {len(points)}, or name" if points else "Name"
+    raise ValueError(
+        f"{asked}the model {graph.model.name!r} has {found} (layers that every path from "
+        "input to output crosses, with weights on both sides): "
+        f"{[p.layer.name for p in points]}. {fewer} layers yourself: "
+        "modularize(model, [...])."
+    )
+
+
+def _best(total: list[int], ends: list[int], count: int) -> tuple:
+    """Which of the ends to cut at, so that the largest module is as small as it can be.
+
+    Args:
+        total: the cost of all calls before each place.
+        ends: the places where a module may end, the last one where the last one does.
+        count: how many to choose.
+    """
     # best[k][j]: the smallest largest cost of k+1 modules that end at ends[j].
     best: list[dict[int, tuple[int, tuple]]] = [
         {j: (total[end], ()) for j, end in enumerate(ends)}
@@ -148,8 +177,7 @@ def balanced(graph: Graph, count: int) -> list[Any]:
             cost, i = min(options)
             row[j] = (cost, (*best[k - 1][i][1], i))
         best.append(row)
-    chosen = best[count][len(ends) - 1][1]
-    return [points[i].layer for i in chosen]
+    return best[count][len(ends) - 1][1]
 
 
 def _costs(graph: Graph) -> list[int]:
@@ -158,9 +186,8 @@ def _costs(graph: Graph) -> list[int]:
     costs = []
     for call in graph.calls:
         cost = sum(math.prod(a or 1 for a in t.shape[1:]) for t in call.outputs)
-        for variable in getattr(call.operation, "weights", ()):
-            if id(variable) not in seen:
-                seen.add(id(variable))
-                cost += math.prod(variable.shape)
+        weights = {id(v): v for v in getattr(call.operation, "weights", ())}
+        cost += count_parameters(v for key, v in weights.items() if key not in seen)
+        seen.update(weights)
         costs.append(cost)
     return costs

@@ -3,11 +3,14 @@
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from numbers import Real
-from typing import Any
+from typing import Any, Literal, cast, get_args
 
 from keras_e2e.utils.validation import check_reach
 
-NAMES = ("end_to_end", "local", "deep_supervision", "sequential", "mixed")
+# For type checkers, which refuse "lokal". They cannot know "sequential:MODULE", for modules
+# have any name: typed code says TrainingMode("sequential", module=...).
+ModeName = Literal["end_to_end", "local", "deep_supervision", "sequential", "mixed"]
+NAMES: tuple[str, ...] = get_args(ModeName)
 
 
 @dataclass(frozen=True, init=False)
@@ -24,7 +27,8 @@ class TrainingMode:
 
     Args:
         name: one of the names above. `"sequential:NAME"` is short for
-            `TrainingMode("sequential", module=NAME)`.
+            `TrainingMode("sequential", module=NAME)`, and a type checker takes the
+            long form only. `TrainingMode.get` takes any string.
         weights: factors of the local losses: a number for all of them, or a
             dict from boundary name to number (1 where unnamed). An objective
             of weight 0 is not computed. The default of 1 is that of greedy and
@@ -53,7 +57,7 @@ class TrainingMode:
     (True, False)
     """  # noqa: E501
 
-    name: str
+    name: ModeName
     weights: float | tuple[tuple[str, float], ...] | None
     stop: tuple[str, ...]
     module: str | None
@@ -61,21 +65,14 @@ class TrainingMode:
 
     def __init__(
         self,
-        name: str,
+        name: ModeName,
         *,
         weights: float | Mapping[str, float] | None = None,
         stop: Iterable[str] = (),
         module: str | None = None,
         reach: int | str | None = None,
     ):
-        if isinstance(name, str) and name.startswith("sequential:"):
-            name, _, spelled = name.partition(":")
-            if module not in (None, spelled):
-                raise ValueError(
-                    f"TrainingMode 'sequential:{spelled}' names the module "
-                    f"{spelled!r}, the argument `module` names {module!r}: give one."
-                )
-            module = spelled
+        name, module = _long_form(name, module)
         if name not in NAMES:
             raise ValueError(
                 f"Unknown training mode {name!r}. Expected one of {list(NAMES)}, or "
@@ -124,7 +121,7 @@ class TrainingMode:
         if isinstance(mode, dict):
             return cls(**mode)
         if isinstance(mode, str):
-            return cls(mode)
+            return cls(cast(ModeName, mode))
         raise ValueError(
             f"Expected a training mode: a TrainingMode or one of {list(NAMES)}. "
             f"Found: {mode!r}."
@@ -181,6 +178,19 @@ class TrainingMode:
         elif self.weights is not None:
             details.append(f"x{self.weights:g}")
         return self.name + (f" ({'; '.join(details)})" if details else "")
+
+
+def _long_form(name: Any, module: str | None) -> tuple[Any, str | None]:
+    """Name and module of a mode, also where `"sequential:MODULE"` holds both."""
+    if not isinstance(name, str) or not name.startswith("sequential:"):
+        return name, module
+    name, _, spelled = name.partition(":")
+    if module not in (None, spelled):
+        raise ValueError(
+            f"TrainingMode 'sequential:{spelled}' names the module {spelled!r}, the "
+            f"argument `module` names {module!r}: give one."
+        )
+    return name, spelled
 
 
 def _factor(mode: str, key: str, value: Any) -> float:

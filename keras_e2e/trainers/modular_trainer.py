@@ -10,7 +10,7 @@ from keras_e2e.modules.forward_record import ForwardRecord
 from keras_e2e.modules.module import ModuleSpec
 from keras_e2e.modules.resolve_mode import refuse_averages, resolve_mode
 from keras_e2e.modules.step_context import context_of, step_context
-from keras_e2e.modules.training_mode import TrainingMode
+from keras_e2e.modules.training_mode import ModeName, TrainingMode
 from keras_e2e.objectives.base import OutputSpec
 from keras_e2e.trainers.backend import ModularStep, instrument
 from keras_e2e.trainers.build_heads import build_heads
@@ -66,7 +66,7 @@ class ModularTrainer(ModularStep, Model):
         return self._modular.mode
 
     @training_mode.setter
-    def training_mode(self, mode: TrainingMode | str) -> None:
+    def training_mode(self, mode: TrainingMode | ModeName) -> None:
         mode = self.check_training_mode(mode)
         state = self._modular
         if mode != state.mode:
@@ -74,7 +74,7 @@ class ModularTrainer(ModularStep, Model):
             if state.recorder is not None:
                 state.recorder.reset(everything=False)
 
-    def check_training_mode(self, mode: TrainingMode | str) -> TrainingMode:
+    def check_training_mode(self, mode: TrainingMode | ModeName) -> TrainingMode:
         """The mode that setting `training_mode` would put in force.
 
         Raises:

@@ -7,22 +7,25 @@ import keras
 import numpy as np
 from keras import ops, tree
 
+from keras_e2e.utils.validation import check_integer
+
 
 class Batches:
     """Data batch by batch, in the order given; can be gone through again.
 
     Args:
-        x: arrays (one, or a list or dict of them), or what brings batches itself, with
+        x: Arrays (one, or a list or dict of them), or what brings batches itself, with
             targets and weights: a `tf.data.Dataset`, a `keras.utils.PyDataset` or any
             other iterable.
-        y: targets, with arrays.
-        sample_weight: weights, with arrays.
-        batch_size: number of examples in a batch, with arrays. Defaults to None, which
-            means 32.
+        y: Targets, with arrays.
+        sample_weight: Weights, with arrays.
+        batch_size: Integer or None, the batch size of arrays. None stands for 32, as in
+            Keras. Defaults to `None`.
         who: the caller, for errors.
 
     Raises:
-        ValueError: arrays of different lengths, or none; `y` or weights beside a dataset.
+        ValueError: If arrays have different lengths, or there are none, `batch_size` is
+            not a positive integer, or `y` or weights are given beside a dataset.
 
     Example:
 
@@ -41,9 +44,11 @@ class Batches:
         batch_size: int | None = None,
         who: str = "evaluate_modules",
     ):
-        self.who, self.batch_size = who, 32 if batch_size is None else batch_size
+        batch_size = 32 if batch_size is None else batch_size
+        check_integer(f"{who}: batch_size", batch_size, 1)
+        self.who, self.batch_size = who, batch_size
         self.source: Any = None
-        if _streams(x):
+        if brings_batches(x):
             if y is not None or sample_weight is not None:
                 raise ValueError(
                     f"{who}: x is a {type(x).__name__}, which brings targets and weights "
@@ -96,9 +101,9 @@ def endless(data: Any, size: int, seed: int = 0) -> Any:
     """Shuffled batches without an end, all of one size, put together while training runs.
 
     Args:
-        data: a structure of arrays with as many examples each.
-        size: examples in a batch.
-        seed: seed of the order.
+        data: A structure of arrays with as many examples each.
+        size: Integer, the number of examples in a batch.
+        seed: Integer seed of the order. Defaults to 0.
     """
     import tensorflow as tf  # not on JAX, unless it is used
 
@@ -112,8 +117,8 @@ def endless(data: Any, size: int, seed: int = 0) -> Any:
     ).prefetch(4)
 
 
-def _streams(x: Any) -> bool:
-    """Whether data comes in batches of its own."""
+def brings_batches(x: Any) -> bool:
+    """Whether data comes in batches of its own, and may bring targets and weights."""
     if isinstance(x, keras.utils.PyDataset):
         return True
     arrays = isinstance(x, list | tuple | dict) or hasattr(x, "shape")

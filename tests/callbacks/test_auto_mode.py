@@ -1,13 +1,16 @@
-"""AutoMode switches what is starved to local training, and back when it has learned."""
+"""AutoMode measures, asks its policy, switches and saves."""
 
 import json
+import math
 
 import keras
 import numpy as np
 import pytest
 
 import keras_e2e as e2e
+from keras_e2e import TrainingMode
 from keras_e2e.callbacks import AutoMode, ModuleTensorBoard
+from keras_e2e.callbacks.auto_mode_policy import Decision
 from keras_e2e.experiments import tasks
 from keras_e2e.objectives import IntermediateTarget
 
@@ -16,7 +19,7 @@ X = RNG.normal(size=(320, 4)).astype("float32")
 Y = (X[:, 0] > 0).astype("int32")
 
 
-def model_of_three(objectives=None, optimizer="adam"):
+def model_of_three(objectives=None):
     keras.utils.set_random_seed(1)
     base = keras.Sequential(
         [
@@ -27,7 +30,7 @@ def model_of_three(objectives=None, optimizer="adam"):
         ]
     )
     model = e2e.modularize(base, objectives or ["a", "b"])
-    model.compile(optimizer, "sparse_categorical_crossentropy")
+    model.compile("adam", "sparse_categorical_crossentropy")
     return model
 
 
@@ -37,63 +40,93 @@ def fit(model, callbacks, epochs=1, **options):
     return model.fit(X, Y, epochs=epochs, callbacks=callbacks, **options)
 
 
-class Told(AutoMode):
-    """Is told which modules are starved or stalled, and when they have learned."""
+class Planned:
+    """A policy that has its decisions at given steps, and keeps what it was shown."""
 
-    def __init__(self, starved=(), learned=(), stalled=(), **kwargs):
-        super().__init__(every=1, **kwargs)
-        self.starved_at, self.learned_at = dict(starved), set(learned)
-        self.stalled_at = dict(stalled)
+    def __init__(self, modes=()):
+        self.modes, self.seen = dict(modes), []
 
-    def verdicts(self):
-        found = super().verdicts()
-        told = (("stalled", self.stalled_at), ("starved", self.starved_at))
-        for state, at in told:
-            name = at.get(self.steps[-1])
-            if name:
-                found[name] = found[name]._replace(state=state, no_signal_reason=state)
-        return found
+    def decide(self, history):
+        self.seen.append(history)
+        step = history.steps[-1]
+        mode = self.modes.get(step, history.mode)
+        return Decision(step, TrainingMode.get(mode), f"planned for step {step}")
 
-    def _learned(self, stopped):
-        return self.steps[-1] in self.learned_at
+
+def planned(modes=(), **options):
+    auto = AutoMode(update_freq=1, **options)
+    auto.policy = Planned(modes)
+    return auto
+
+
+STOP_B = TrainingMode("mixed", stop=["b"])
+STOP_BOTH = TrainingMode("mixed", stop=["a", "b"])
+
+
+class ReachedMark(keras.callbacks.Callback):
+    """Ends training after the first epoch with this accuracy."""
+
+    def __init__(self, accuracy):
+        super().__init__()
+        self.accuracy, self.reached = accuracy, False
+
+    def on_epoch_end(self, epoch, logs=None):
+        self.reached = self.model.stop_training = logs["accuracy"] >= self.accuracy
 
 
 def test_what_end_to_end_training_cannot_learn_it_learns():
-    """Parity of four digits: no seed of six learned it end to end (notes of the field)."""
-    images, digits = tasks.load_digits(0)[0]
-    data = tasks.parity_tuples(images, digits, 4, 6000, seed=0)
-    base = tasks.parity_model(4, images.shape[-1], seed=0)
-    model = e2e.modularize(base, {"symbols": IntermediateTarget()})
+    """Parity of four digits, which no seed of six learned end to end in 3,000 steps.
+
+    A rate over seeds, as each seed depends on the rounding of the processor. With AutoMode
+    30 of 30 runs reached .87 in 800 steps (ten seeds; oneDNN on, off, and limited to
+    AVX2), so that the rate is .9 or more with a confidence of 95 %. At a rate of .9 fewer
+    than 3 of 5 reach .75 in less than 1 % of the tests.
+    """
+    task = tasks.parity(4, n=6000, seed=0)
+    model = e2e.modularize(task.build(0), {"symbols": IntermediateTarget()})
     model.compile("adam", "binary_crossentropy", metrics=["accuracy"])
-    auto = AutoMode(patience=100)
-    labels = {"parity": data.parity, "symbols": data.symbols}
-    history = model.fit(data.x, labels, 128, epochs=17, verbose=0, callbacks=[auto])
-    first, *later = auto.decisions
-    assert 200 <= first.step < 300
-    assert "mixed" in first.mode
-    assert "Starved" in first.reason
-    assert "gradient_snr" in first.reason
-    # From then on one return at most, and no second alarm.
-    assert [decision.mode for decision in later] in ([], ["end_to_end"])
-    assert history.history["accuracy"][-1] > 0.85
+    model.optimizer.build(model.trainable_variables)
+    fresh = [variable.numpy() for variable in model.optimizer.variables]
+    repaired = 0
+    for seed in range(5):
+        model.set_weights(task.build(seed).get_weights())
+        for variable, value in zip(model.optimizer.variables, fresh, strict=True):
+            variable.assign(value)
+        keras.utils.set_random_seed(seed)
+        auto, mark = AutoMode(), ReachedMark(task.success)
+        model.fit(
+            task.train.x,
+            task.train.targets(),
+            128,
+            epochs=17,
+            verbose=0,
+            callbacks=[auto, mark],
+        )
+        switched = [decision.causes for decision in auto.decisions]
+        repaired += mark.reached and {"symbols": "starved"} in switched
+    assert repaired >= 3
 
 
-def test_where_nothing_is_starved_it_changes_nothing():
+def test_to_measure_and_to_decide_has_no_side_effects():
     results = []
-    for callbacks in ([], [AutoMode(every=2, warmup=10)]):
+    for callbacks in ([], [planned()]):
         model = model_of_three()
-        fit(model, callbacks, epochs=5)
+        fit(model, callbacks, epochs=2)
         results.append(model.get_weights())
     assert callbacks[0].decisions == []
+    assert len(callbacks[0].policy.seen) == 20
     for ours, theirs in zip(*results, strict=True):
         np.testing.assert_array_equal(ours, theirs)
 
 
-def test_only_what_is_starved_is_switched_and_later_ones_join():
-    model = model_of_three()
-    auto = Told({12: "b", 16: "a"}, {30}, warmup=3)
-    fit(model, [auto], epochs=4)
-    assert [d.step for d in auto.decisions] == [12, 16, 30]
+def test_the_mode_is_the_one_that_the_policy_decides_on():
+    auto = planned({12: STOP_B, 16: STOP_BOTH, 30: "end_to_end"})
+    fit(model_of_three(), [auto], epochs=4)
+    assert [(d.step, d.mode, d.reason) for d in auto.decisions] == [
+        (12, STOP_B, "planned for step 12"),
+        (16, STOP_BOTH, "planned for step 16"),
+        (30, TrainingMode("end_to_end"), "planned for step 30"),
+    ]
     modes = [str(mode) for mode in auto.modes]
     assert modes[11] == "end_to_end"
     assert modes[12] == modes[15] == "mixed (stop b)"
@@ -101,91 +134,68 @@ def test_only_what_is_starved_is_switched_and_later_ones_join():
     assert modes[30] == "end_to_end"
 
 
-def test_after_a_switch_it_waits():
-    auto = Told({12: "b", 13: "a", 22: "a"}, warmup=10)
-    fit(model_of_three(), [auto], epochs=3)
-    assert [d.step for d in auto.decisions] == [12, 22]
+def test_what_the_policy_is_shown():
+    model = model_of_three({"a": IntermediateTarget(), "b": "prediction"})
+    model.optimizer.iterations.assign(5)
+    auto = planned({8: STOP_B})
+    model.fit(X, {"out": Y, "a": Y}, 32, verbose=0, callbacks=[auto])
+    seen = auto.policy.seen[3]
+    assert (seen.start, seen.mode, seen.decisions) == (5, STOP_B, auto.decisions)
+    assert seen.steps is auto.steps and seen.losses is auto.history["loss"]
+    assert list(seen.losses) == list(seen.verdicts) == ["a", "b", "out"]
+    assert seen.trainable_locally == {"a", "b"}
+    assert seen.labeled == {"a"}
 
 
-def test_a_stalled_module_with_labels_of_its_own_is_switched_once():
-    model = model_of_three({"a": IntermediateTarget(), "b": "pred"})
-    at = {12: "b", 14: "a", 25: "a", 32: "a"}
-    auto = Told((), {20}, at, warmup=3)
-    model.fit(X, {"out": Y, "a": Y}, 32, epochs=4, verbose=0, callbacks=[auto])
-    # b has no labels; after the return a is not tried again.
-    assert [(d.step, d.mode) for d in auto.decisions] == [
-        (14, "mixed (stop a)"),
-        (20, "end_to_end"),
-    ]
-    assert auto._level == np.inf
-
-
-def test_dormant_units_of_a_module_that_is_stuck_are_a_reason_and_frozen_weights_none():
-    model = model_of_three()
-    auto = AutoMode(every=1)
-    fit(model, [auto])
-    first, second = (
-        auto.verdicts()[name]._replace(state=state, no_signal_reason="starved")
-        for name, state in (("a", "dormant"), ("b", "frozen"))
-    )
-    assert set(auto._needy({"a": first, "b": second})) == {"a"}
-    assert auto._needy({"a": first._replace(no_signal_reason="")}) == {}
-
-
-def test_a_module_without_an_objective_is_left_alone():
-    model = model_of_three({"a": None, "b": "pred"})
-    auto = AutoMode(every=1, warmup=1)
-    fit(model, [auto])
-    flat = {"loss": [0.7] * 20, "gradient_snr": [0.0] * 20}
-    auto.history = {q: dict.fromkeys(("a", "b", "out"), v) for q, v in flat.items()}
-    auto.modes = [model.training_mode] * 20
-    assert set(auto._needy(auto.verdicts())) == {"b"}
+def test_the_arguments_are_those_of_the_policy():
+    auto = AutoMode(np.int64(5), warmup=20, patience=np.int32(30), min_delta=0.1)
+    assert auto.policy == e2e.callbacks.auto_mode_policy.AutoModePolicy(5, 20, 30, 0.1)
 
 
 def test_a_module_whose_labels_are_missing_is_left_alone_with_a_warning(caplog):
-    model = model_of_three({"a": IntermediateTarget(), "b": "pred"})
-    auto = AutoMode(every=1)
+    model = model_of_three({"a": IntermediateTarget(), "b": "prediction"})
+    auto = planned()
     fit(model, [auto])
-    assert auto._able == {"b"}
+    assert auto.policy.seen[-1].trainable_locally == {"b"}
     assert "['a'] need labels" in caplog.text
     model.fit(X, {"out": Y, "a": Y}, verbose=0, callbacks=[auto])
-    assert auto._able == {"a", "b"}
+    assert auto.policy.seen[-1].trainable_locally == {"a", "b"}
 
 
-def test_without_any_of_the_labels_it_says_so_at_the_first_reading():
+def test_a_module_without_an_objective_cannot_be_trained_locally():
+    auto = planned()
+    fit(model_of_three({"a": None, "b": "prediction"}), [auto])
+    assert auto.policy.seen[-1].trainable_locally == {"b"}
+
+
+def test_without_any_of_the_labels_it_says_so_at_the_first_measurement():
     model = model_of_three({"a": IntermediateTarget(), "b": None})
     with pytest.raises(ValueError, match=r"objectives of \['a'\] need labels.*NAME"):
-        fit(model, [AutoMode(every=1)])
-
-
-@pytest.mark.parametrize(
-    ("local", "task", "changed", "learned"),
-    [
-        ([1.0] * 5 + [0.3] * 40, [0.4] * 45, {}, True),
-        (np.linspace(1, 0.1, 45), [0.4] * 45, {}, False),  # still falls
-        ([1.0] * 5 + [0.3] * 40, [0.7] * 45, {}, False),  # the task does not move
-        ([1.0] * 5 + [0.3] * 40, [0.7] * 45, {"_level": np.inf}, True),  # it need not
-        ([0.3] * 20, [0.4] * 20, {}, False),  # too early
-        ([1.0] * 5 + [0.3] * 40, [0.4] * 45, {"_returns": 1}, False),  # waits longer
-        ([0.3] * 45, [0.4] * 45, {"_since": 200}, False),  # what was before does not count
-    ],
-)
-def test_it_goes_back_when_the_local_losses_rest_and_the_task_moves(
-    local, task, changed, learned
-):
-    auto = AutoMode(every=10, patience=200)
-    auto.history = {"loss": {"a": list(local), "out": list(task)}}
-    auto.steps = [10 * i + 1 for i in range(len(local))]
-    auto._level = 0.7
-    vars(auto).update(changed)
-    assert auto._learned(["a"]) == learned
+        fit(model, [AutoMode(update_freq=1)])
 
 
 def test_tensorboard_marks_its_switches(tmp_path):
-    model = model_of_three()
-    board = ModuleTensorBoard(tmp_path, every=1)
-    fit(model, [Told({12: "b"}, warmup=3), board], epochs=2)
+    board = ModuleTensorBoard(tmp_path, update_freq=1)
+    fit(model_of_three(), [planned({12: STOP_B}), board], epochs=2)
     assert [str(mode) for mode in board.modes[11:13]] == ["end_to_end", "mixed (stop b)"]
+
+
+# After a crash
+
+
+class Starved(AutoMode):
+    """Finds modules starved at given steps; the policy is the real one."""
+
+    def __init__(self, at, **options):
+        super().__init__(update_freq=1, warmup=3, **options)
+        self.at = dict(at)
+
+    def verdicts(self):
+        found = super().verdicts()
+        name = self.at.get(self.steps[-1])
+        if name:
+            found[name] = found[name]._replace(state="starved", no_signal_reason="starved")
+        return found
 
 
 class Crash(keras.callbacks.Callback):
@@ -196,54 +206,75 @@ class Crash(keras.callbacks.Callback):
 
 def test_after_a_crash_it_goes_on_where_it_was(tmp_path):
     def callbacks(name):
-        kept = keras.callbacks.BackupAndRestore(tmp_path / name / "backup")
-        auto = Told({12: "b"}, {35}, warmup=3, backup=tmp_path / f"{name}.json")
+        """Both keep their state in one folder."""
+        kept = keras.callbacks.BackupAndRestore(tmp_path / name)
+        auto = Starved({12: "b", 35: "a"}, backup_dir=tmp_path / name)
         return auto, kept
 
     whole = model_of_three()
     expected, kept = callbacks("whole")
     fit(whole, [expected, kept], epochs=5)
+    # The second switch comes after the crash: what can be trained locally is known again.
+    assert [(d.step, d.mode) for d in expected.decisions] == [(12, STOP_B), (35, STOP_BOTH)]
     with pytest.raises(KeyboardInterrupt):
         fit(model_of_three(), [*callbacks("cut"), Crash()], epochs=5)
-    assert json.loads((tmp_path / "cut.json").read_text())["iterations"] == 30
+    state = json.loads((tmp_path / "cut" / "auto_mode.json").read_text())
+    assert state["iterations"] == 30
     model = model_of_three()
     auto, kept = callbacks("cut")
     fit(model, [auto, kept], epochs=5)
-    assert auto.decisions == expected.decisions
+    for resumed, other in zip(auto.decisions, expected.decisions, strict=True):
+        # Not the reasons: the running averages of the SNR start anew.
+        assert (resumed.step, resumed.mode) == (other.step, other.mode)
+        assert resumed.causes == other.causes
+        np.testing.assert_equal(resumed.task_loss, other.task_loss)
     assert auto.steps == expected.steps
     for ours, theirs in zip(model.get_weights(), whole.get_weights(), strict=True):
         np.testing.assert_array_equal(ours, theirs)
-    assert not (tmp_path / "cut.json").exists(), "the run is complete"
+    assert not list(tmp_path.iterdir()), "the runs are complete"
 
 
 def test_a_state_of_another_run_is_not_taken_up(tmp_path):
-    path = tmp_path / "auto.json"
+    folder = tmp_path / "made" / "folder"
     with pytest.raises(KeyboardInterrupt):
-        fit(model_of_three(), [Told({12: "b"}, warmup=3, backup=path), Crash()], epochs=5)
-    assert path.exists()
-    auto = Told(warmup=3, backup=path)
+        fit(model_of_three(), [planned({12: STOP_B}, backup_dir=folder), Crash()], 5)
+    assert (folder / "auto_mode.json").exists()
+    auto = planned(backup_dir=folder)
     fit(model_of_three(), [auto])
     assert auto.decisions == []
-
-
-def test_a_damaged_backup_is_named(tmp_path):
-    path = tmp_path / "auto.json"
-    path.write_text("{")
-    with pytest.raises(ValueError, match=r"auto\.json.*damaged.*Delete it"):
-        fit(model_of_three(), [AutoMode(backup=path)])
+    assert not folder.exists(), "the run is complete"
 
 
 @pytest.mark.parametrize(
-    ("arguments", "message"),
+    "text", ["{", "[1]", "null", "{}", '{"iterations": 0}', '{"iterations": 0, "modes": 3}']
+)
+def test_a_damaged_backup_is_named(tmp_path, text):
+    (tmp_path / "auto_mode.json").write_text(text)
+    with pytest.raises(ValueError, match=r"auto_mode\.json' is damaged.*Delete it"):
+        fit(model_of_three(), [AutoMode(backup_dir=tmp_path)])
+
+
+def test_a_folder_that_cannot_be_written_is_refused_before_the_first_step(tmp_path):
+    (tmp_path / "file").write_text("not a folder")
+    model = model_of_three()
+    with pytest.raises(OSError, match=r"backup_dir=.*file"):
+        fit(model, [AutoMode(backup_dir=tmp_path / "file")])
+    assert int(model.optimizer.iterations) == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "message"),
     [
-        ({"warmup": 0}, "warmup=0"),
-        ({"patience": 1.5}, r"patience=1\.5"),
-        ({"rest": 1.0}, r"rest=1\.0"),
-        ({"quantities": [e2e.diagnostics.GradRMS()]}, "gradient_snr"),
+        ({"warmup": 0}, ValueError, "AutoMode: warmup=0"),
+        ({"min_delta": "x"}, ValueError, "AutoMode: min_delta='x'"),
+        ({"update_freq": None}, ValueError, "AutoMode: update_freq=None"),
+        ({"quantities": [e2e.diagnostics.GradRMS()]}, ValueError, "GradientSNR"),
+        ({"quantities": None}, TypeError, "AutoMode: quantities=None"),
+        ({"backup_dir": 3}, TypeError, "AutoMode: backup_dir=3"),
     ],
 )
-def test_arguments_out_of_range_are_refused(arguments, message):
-    with pytest.raises(ValueError, match=message):
+def test_arguments_out_of_range_are_refused(arguments, error, message):
+    with pytest.raises(error, match=message):
         AutoMode(**arguments)
 
 
@@ -251,3 +282,11 @@ def test_a_model_without_objectives_is_refused():
     model = model_of_three({"a": None, "b": None})
     with pytest.raises(ValueError, match="is nothing to switch to"):
         fit(model, [AutoMode()])
+
+
+def test_it_returns_to_end_to_end_with_the_task_loss_written_in_json():
+    """Infinity and NaN outlast a crash, too: JSON as Python writes it has them."""
+    for number in (math.inf, math.nan, 0.7):
+        decision = Decision(1, STOP_B, "", {"b": "stalled"}, number)
+        again = Decision.from_config(json.loads(json.dumps(decision.get_config())))
+        np.testing.assert_equal(again.task_loss, number)

@@ -196,3 +196,25 @@ def test_a_wrapper_that_has_seen_no_data_takes_a_schedule():
     model.compile("sgd", "mse", run_eagerly=True)
     watch = fit(model, TrainingModeScheduler({0: "local", 1: "sequential:a"}), epochs=2)
     assert list(watch.epochs.values()) == ["local", "sequential (a)"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "message"),
+    [
+        (({0: "local"}, "batch"), ValueError, "unit='batch': expected one of"),
+        (({0: "local"}, None), ValueError, "unit=None"),
+        ((None,), TypeError, "schedule=None: expected a dict from epoch"),
+        (
+            (["local"], "step"),
+            TypeError,
+            r"schedule=\['local'\]: expected a dict from step",
+        ),
+        (({},), ValueError, "at least one entry"),
+        (({"0": "local"},), ValueError, "'0' is not a valid epoch; expected an integer"),
+        (({3: "local", 1: "local"},), ValueError, "epoch 1 comes after 3"),
+        (({0: None},), ValueError, "Expected a training mode"),
+    ],
+)
+def test_arguments_that_are_invalid_are_named(arguments, error, message):
+    with pytest.raises(error, match=message):
+        TrainingModeScheduler(*arguments)

@@ -19,7 +19,7 @@ def modular(seed=1):
 
 
 def outputs(model):
-    """What each module of the dense model puts out, by hand."""
+    """The outputs of each module of the dense model, by hand."""
     h, found = X.astype("float64"), {}
     for module in model.modules:
         kernel, bias = (v.numpy() for v in module.variables)

@@ -58,7 +58,7 @@ def test_update_ratio_is_the_step_relative_to_the_weights_before_it():
     np.testing.assert_allclose(float(value), expected, rtol=1e-6)
 
 
-def test_a_module_that_stands_still_has_no_update_ratio():
+def test_a_frozen_module_has_no_update_ratio():
     value, _ = UpdateRatio().compute(view(), [])
     assert value is None
 
@@ -67,7 +67,7 @@ def test_a_module_that_stands_still_has_no_update_ratio():
 
 
 def run(gradients, decay=0.9, **kwargs):
-    """All readings and their errors over a sequence of lists of gradients."""
+    """All measurements and their errors over a sequence of lists of gradients."""
     quantity = GradientSNR(decay, **kwargs)
     shapes = [np.shape(g) for g in gradients[0]]
     state = [ops.zeros(shape) for shape in quantity.init_state(shapes)]
@@ -94,12 +94,12 @@ def averages(gradients, decay):
 def test_snr_is_the_ratio_of_the_moments(decay):
     mean = [1.5 * some(3, 4), 1.5 * some(4)]
     gradients = [[m + some(*m.shape) for m in mean] for _ in range(12)]
-    readings = [value for value, _ in run(gradients, decay)]
-    assert np.isnan(readings[0]), "one batch has no variance"
+    measurements = [value for value, _ in run(gradients, decay)]
+    assert np.isnan(measurements[0]), "one batch has no variance"
     for step in range(2, 13):
         signal, spread, c = averages(gradients[:step], decay)
         expected = max(signal - c * spread, 0) / (spread - signal)
-        np.testing.assert_allclose(readings[step - 1], expected, rtol=2e-3)
+        np.testing.assert_allclose(measurements[step - 1], expected, rtol=2e-3)
 
 
 def test_snr_leaves_out_variables_without_a_gradient():
@@ -114,7 +114,7 @@ def test_snr_leaves_out_variables_without_a_gradient():
 
 
 def monte_carlo(mean, noise, steps=30, trials=400, decay=0.9, size=50):
-    """Numerators, denominators and readings after `steps` steps, over trials."""
+    """Numerators, denominators and measurements after `steps` steps, over trials."""
     import tensorflow as tf
 
     quantity = GradientSNR(decay)
@@ -143,7 +143,7 @@ def monte_carlo(mean, noise, steps=30, trials=400, decay=0.9, size=50):
 )
 def test_snr_is_unbiased_in_numerator_and_denominator(mean, noise):
     size = 50
-    above, below, readings, _ = monte_carlo(mean, noise, size=size)
+    above, below, measurements, _ = monte_carlo(mean, noise, size=size)
     # Both carry the factor that one less the sum of squared weights is.
     power = 0.9**30
     factor = 1 - 0.1 * (1 + power) / (1.9 * (1 - power))
@@ -152,17 +152,17 @@ def test_snr_is_unbiased_in_numerator_and_denominator(mean, noise):
         assert abs(found.mean() / factor - expected) < 4 * error
     ratio = above.mean() / below.mean()
     assert abs(ratio - (mean / noise) ** 2) < max(0.004, 0.02 * (mean / noise) ** 2)
-    np.testing.assert_allclose(readings, np.maximum(above, 0) / below, atol=2e-3)
+    np.testing.assert_allclose(measurements, np.maximum(above, 0) / below, atol=2e-3)
 
 
 @pytest.mark.parametrize("mean", [0.0, 0.1])
-def test_the_error_of_the_snr_is_how_far_readings_scatter(mean):
+def test_the_error_of_the_snr_is_how_far_measurements_scatter(mean):
     above, below, _, errors = monte_carlo(mean, 1.0)
     scatter = np.std(above / below)
     assert 0.75 * scatter < np.mean(errors) < 1.25 * scatter
 
 
-def test_the_error_of_the_snr_needs_three_readings():
+def test_the_error_of_the_snr_needs_three_measurements():
     errors = [error for _, error in run([[some(5)] for _ in range(5)])]
     assert np.isnan(errors[:2]).all()
     assert np.isfinite(errors[2:]).all()
@@ -208,9 +208,9 @@ def test_snr_does_not_depend_on_the_scale_of_the_gradients():
 def test_snr_recovers_from_nothing_but_not_from_infinity():
     calm = [[some(5)] for _ in range(3)]
     broken = [*calm, [np.full(5, np.inf, "float32")], *calm]
-    readings = [value for value, _ in run(broken)]
-    assert np.isfinite(readings[1:3]).all()
-    assert not np.isfinite(readings[3:]).any()
+    measurements = [value for value, _ in run(broken)]
+    assert np.isfinite(measurements[1:3]).all()
+    assert not np.isfinite(measurements[3:]).any()
 
 
 @pytest.mark.parametrize("decay", [0.0, 1.0, -0.1, 1.1, float("nan"), "x"])

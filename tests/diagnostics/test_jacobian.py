@@ -67,11 +67,11 @@ def test_an_isometry_has_ones_and_a_constant_has_zeros():
 
 def test_it_is_nan_where_no_single_tensor_of_floats_enters():
     tokens, floats = keras.Input((4,), dtype="int32"), keras.Input((3,))
-    told = layers.Flatten(name="told")(layers.Embedding(5, 2)(tokens))
-    both = layers.Concatenate(name="both")([told, layers.Dense(2)(floats)])
+    embedded = layers.Flatten(name="embedded")(layers.Embedding(5, 2)(tokens))
+    both = layers.Concatenate(name="both")([embedded, layers.Dense(2)(floats)])
     base = keras.Model([tokens, floats], layers.Dense(1, name="out")(both))
-    model = e2e.modularize(base, ["told", "both"])
+    model = e2e.modularize(base, ["embedded", "both"])
     x = [np.ones((6, 4), "int32"), np.ones((6, 3), "float32")]
     for values in JacobianSingularValues().measure(model, x).values():
-        assert np.isnan([values["told"], values["both"]]).all()
+        assert np.isnan([values["embedded"], values["both"]]).all()
         assert values["out"] > 0

@@ -11,7 +11,7 @@ from keras_e2e.diagnostics import DormantFraction, EffectiveRank, ProbeAccuracy
 QUANTITIES = [DormantFraction(0.5), EffectiveRank(), ProbeAccuracy()]
 
 
-def readings(padding):
+def measurements(padding):
     """What two steps on sentences of five words read, padded with so many zeros."""
     rng = np.random.default_rng(0)
     words = rng.integers(1, 9, (24, 5))
@@ -39,8 +39,8 @@ def readings(padding):
     return found
 
 
-def test_more_padding_changes_no_reading():
-    few, many = readings(1), readings(40)
+def test_more_padding_changes_no_measurement():
+    few, many = measurements(1), measurements(40)
     for one, other in zip(few, many, strict=True):
         assert one == pytest.approx(other, rel=1e-4, nan_ok=True)
     assert 1.0 < few[1]["effective_rank"] < 6.0

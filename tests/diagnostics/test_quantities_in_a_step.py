@@ -233,7 +233,7 @@ def test_a_wrapped_subclassed_model_reads_the_same_numbers():
         def call(self, x):
             return self.out(self.b(self.a(x)))
 
-    readings = []
+    measurements = []
     for wrap in (False, True):
         keras.utils.set_random_seed(4)
         base = network()
@@ -245,11 +245,11 @@ def test_a_wrapped_subclassed_model_reads_the_same_numbers():
         model.compile("sgd", LOSS)
         recorder = model.instrument(diagnostics.default_quantities())
         step(model)
-        readings.append(recorder.read())
-    one, other = readings
+        measurements.append(recorder.read())
+    one, other = measurements
     assert list(one) == list(other)
     for name in one:
-        values = [list(read[name].values()) for read in readings]
+        values = [list(read[name].values()) for read in measurements]
         np.testing.assert_allclose(*values, rtol=1e-5)
 
 

@@ -1,4 +1,4 @@
-"""From readings to a state: each rule, its edges and its precedence."""
+"""From measurements to a state: each rule, its edges and its precedence."""
 
 import numpy as np
 import pytest
@@ -19,12 +19,12 @@ HEALTHY = {
 }
 
 
-def state_of(since=0, standing=(), other=None, **changed):
-    """The verdict on one module with these readings, beside a healthy one."""
+def state_of(since=0, frozen=(), other=None, **changed):
+    """The verdict on one module with these measurements, beside a healthy one."""
     mine = {**HEALTHY, **changed}
     other = {**HEALTHY, **(other or {})}
     history = {name: {"m": list(mine[name]), "out": list(other[name])} for name in HEALTHY}
-    return judge(history, since, standing)["m"]
+    return judge(history, since, frozen)["m"]
 
 
 def test_a_module_that_learns_is_healthy():
@@ -72,15 +72,15 @@ FLAT = {"loss": [1.0] * 20, "gradient_snr": [0.0] * 20}
         ({**FLAT, "signal_gain": [1e-5] * 20}, "vanishing"),
     ],
 )
-def test_each_state_is_told_by_its_readings(changed, state):
+def test_each_state_is_given_by_its_measurements(changed, state):
     found = state_of(**changed)
     assert found.state == state
     assert found.confidence >= 0.5 or state == "unclear"
 
 
-def test_single_readings_that_stray_change_nothing():
-    readings = [0.0] * 10 + [0.0, 0.14, 0.0, 0.0, 0.0, 0.05, 0.0, 0.0, 0.0, 0.0]
-    found = state_of(**{**FLAT, "gradient_snr": readings})
+def test_single_measurements_that_stray_change_nothing():
+    measurements = [0.0] * 10 + [0.0, 0.14, 0.0, 0.0, 0.0, 0.05, 0.0, 0.0, 0.0, 0.0]
+    found = state_of(**{**FLAT, "gradient_snr": measurements})
     assert found.state == "starved"
     assert found.confidence == pytest.approx(0.8)
 
@@ -104,7 +104,7 @@ def test_a_long_run_is_judged_by_its_end_and_its_start():
         ([0.5] * 20, "converged"),  # too few to tell
     ],
 )
-def test_a_loss_that_rests_far_from_zero_is_stalled_not_converged(loss, state):
+def test_a_loss_that_plateaus_far_from_zero_is_stalled_not_converged(loss, state):
     values = {"loss": [1.0] * 3 + list(loss), "gradient_snr": [0.0] * (3 + len(loss))}
     assert judge({name: {"m": v} for name, v in values.items()})["m"].state == state
     negative = {**values, "loss": [v - 2.0 for v in values["loss"]]}
@@ -112,14 +112,14 @@ def test_a_loss_that_rests_far_from_zero_is_stalled_not_converged(loss, state):
     assert found != "stalled"
 
 
-def test_what_is_stuck_is_told_beside_its_cause():
+def test_no_signal_is_reported_beside_its_cause():
     found = state_of(**FLAT, dormant_fraction=[0.9] * 20)
     assert (found.state, found.no_signal_reason) == ("dormant", "starved")
     assert state_of(dormant_fraction=[0.9] * 20).no_signal_reason == ""
     assert state_of(**FLAT).no_signal_reason == "starved"
 
 
-def test_few_readings_are_unclear():
+def test_few_measurements_are_unclear():
     short = {name: list(values)[:9] for name, values in HEALTHY.items()}
     history = {name: {"m": values, "out": values} for name, values in short.items()}
     assert judge(history)["m"].state == "unclear"
@@ -140,7 +140,7 @@ def test_an_objective_that_does_not_count_is_in_no_conflict():
     assert state_of(local_alignment=opposed, loss=[NAN] * 20).state == "healthy"
 
 
-def test_after_a_switch_of_modes_only_new_readings_count():
+def test_after_a_switch_of_modes_only_new_measurements_count():
     # Local training has brought the loss down; end to end goes on from there.
     loss = [1.0] * 5 + [0.1] * 15
     snr = [0.0] * 10 + [0.0] * 10
@@ -148,12 +148,12 @@ def test_after_a_switch_of_modes_only_new_readings_count():
     assert state_of(since=12, loss=loss, gradient_snr=snr).state == "unclear"
 
 
-def test_a_module_that_stands_still_on_purpose_is_not_frozen():
-    found = state_of(standing=("m",), update_ratio=[NAN] * 20)
+def test_a_module_frozen_by_the_mode_is_not_called_frozen():
+    found = state_of(frozen=("m",), update_ratio=[NAN] * 20)
     assert found.state == "unclear"
 
 
-def test_it_says_so_in_words_with_numbers_and_a_way_out():
+def test_the_message_has_numbers_and_a_way_out():
     words = state_of(**FLAT).message
     assert words.startswith(
         "Starved (100 % confidence): gradient_snr 0, loss 1 (1 at the start)."
@@ -163,7 +163,7 @@ def test_it_says_so_in_words_with_numbers_and_a_way_out():
         assert state.advice or not state.alarm
 
 
-def test_readings_of_other_quantities_only_are_judged_as_far_as_they_go():
+def test_measurements_of_other_quantities_only_are_judged_as_far_as_they_go():
     history = {"loss": {"m": [1.0] * 20}, "update_ratio": {"m": [0.0] * 20}}
     assert judge(history)["m"].state == "frozen"
     assert judge({"loss": {"m": [1.0] * 20}})["m"].state == "unclear"

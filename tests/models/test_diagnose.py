@@ -3,10 +3,12 @@
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 from keras import layers
 
 import keras_e2e as e2e
 from keras_e2e.diagnostics import CKA, FrozenUtility, GradRMS, JacobianSingularValues
+from keras_e2e.models.diagnosis import Diagnosis
 
 RNG = np.random.default_rng(0)
 X = RNG.normal(size=(256, 8)).astype("float32")
@@ -152,6 +154,12 @@ def test_a_module_that_is_not_needed_is_told_from_one_that_is():
     [
         ({"steps": 40}, ValueError, "50 or more"),
         ({"steps": 50.0}, ValueError, r"steps=50\.0"),
+        ({"update_freq": 0}, ValueError, "update_freq=0"),
+        ({"callbacks": []}, TypeError, "'callbacks' cannot be given"),
+        ({"epochs": 3}, TypeError, "'epochs' cannot be given"),
+        ({"every": 3}, TypeError, "unknown argument 'every'"),
+        ({"quantities": None}, TypeError, "unknown argument 'quantities'"),
+        ({"batchsize": 3}, TypeError, "Did you mean 'batch_size'"),
         ({"mode": "backwards"}, ValueError, "backwards"),
         ({"on_demand": [GradRMS()]}, TypeError, "expected OnDemand objects"),
         ({"on_demand": [CKA([]), CKA([])]}, ValueError, "different names"),
@@ -166,8 +174,43 @@ def test_what_cannot_be_judged_is_refused_before_anything_moves(arguments, error
     assert same(before, model.get_weights())
 
 
+def test_missing_data_is_refused_before_anything_moves():
+    model = modular()
+    before = everything(model)
+    with pytest.raises(ValueError, match="x is None"):
+        e2e.diagnose(model, None, Y)
+    only_inputs = tf.data.Dataset.from_tensor_slices(X).batch(32)
+    for x in (X, only_inputs):
+        with pytest.raises(ValueError, match=r"no targets, .*'sparse_categorical_cross"):
+            e2e.diagnose(model, x)
+    assert same(before, everything(model))
+
+
+def test_a_notebook_shows_the_tables_and_messages():
+    verdict = e2e.diagnostics.Verdict(
+        "dormant", 0.9, {"loss": 0.5, "dormant_fraction": 1.0}
+    )
+    unclear = e2e.diagnostics.Verdict("unclear", 0.0, {})
+    name = "<b>[bold]a&b"
+    found = Diagnosis(
+        {name: verdict, "out": unclear},
+        {},
+        [96],
+        {"reset_utility": {name: 0.1, "out": 0.2}},
+    )
+    page = found._repr_html_()
+    assert "<b>" not in page
+    assert page.count("&lt;b&gt;[bold]a&amp;b") == 3  # two tables and a message
+    assert page.count("<table>") == page.count("</table>") == 2
+    for cell in ("confidence", "dormant", "90%", "0.5", "reset_utility", "0.1"):
+        assert f">{cell}<" in page
+    assert name in str(found)  # no markup of rich's
+    assert repr(found) == f"<Diagnosis after 96 steps: {name}: dormant, out: unclear>"
+
+
 def test_a_stock_model_and_one_that_is_not_compiled_are_refused():
-    with pytest.raises(TypeError, match="modularize"):
-        e2e.diagnose(network(), X, Y)
+    for wrong in (network(), None, "model"):
+        with pytest.raises(TypeError, match=r"needs a modular model; .*modularize"):
+            e2e.diagnose(wrong, X, Y)
     with pytest.raises(ValueError, match="not compiled"):
         e2e.diagnose(e2e.modularize(network(), ["a"]), X, Y)

@@ -363,6 +363,48 @@ def test_the_default_objectives_are_not_shared():
     assert not {id(v) for v in one.weights} & {id(v) for v in other.weights}
 
 
+@pytest.mark.parametrize(("depth", "count"), [(8, 3), (3, 2), (2, 1)])
+def test_without_boundaries_up_to_three_are_chosen(depth, count):
+    stack = [layers.Dense(6, name=f"d{n}") for n in range(depth)]
+    model = e2e.modularize(keras.Sequential([keras.Input((6,)), *stack]))
+    assert len(model.boundaries) == count
+    sizes = [len(module.layers) for module in model.modules]
+    assert max(sizes) - min(sizes) <= depth % (count + 1)
+
+
+class Code(keras.Model):
+    """A subclassed model; the boundary is there if it is asked for."""
+
+    def __init__(self, *boundary):
+        super().__init__(name="code")
+        self.a = layers.Dense(4, name="a")
+        self.boundary = list(boundary)
+        self.out = layers.Dense(3, name="out")
+
+    def call(self, x):
+        x = self.a(x)
+        for boundary in self.boundary:
+            x = boundary(x)
+        return self.out(x)
+
+
+@pytest.mark.parametrize("built", [True, False])
+def test_a_subclassed_model_needs_boundaries_or_names(built):
+    bare, marked = Code(), Code(ModuleBoundary(name="mark"))
+    if built:
+        bare(np.ones((2, 6))), marked(np.ones((2, 6)))
+    with pytest.raises(ValueError, match=r"'code' is a subclassed .* Name the layers.*'a'"):
+        e2e.modularize(bare)
+    model = e2e.modularize(marked)
+    model.examine(np.ones((2, 6)))
+    assert list(model.boundaries) == ["mark"]
+
+
+@pytest.mark.parametrize("count", [np.int64(2), np.int32(2), np.uint8(2)])
+def test_a_number_may_be_one_of_numpy(count):
+    assert len(e2e.modularize(dense_chain(), count).boundaries) == 2
+
+
 @pytest.mark.parametrize("count", [1, 2, 3])
 def test_a_number_sets_so_many_boundaries(count):
     base = keras.Sequential(

@@ -151,3 +151,24 @@ def test_a_clone_starts_in_the_mode_of_the_compiled_model(mode):
     assert copy.training_mode == model.training_mode
     assert list(copy.boundaries) == list(model.boundaries)
     assert np.isfinite(copy.fit(X, Y, verbose=0).history["loss"]).all()
+
+
+def test_a_wrapper_goes_on_after_its_model_was_stripped():
+    models = []
+    for _ in range(2):
+        keras.utils.set_random_seed(0)
+        base = Code()
+        model = e2e.modularize(base, ["a"], training_mode="local")
+        model.compile("sgd", "mse", run_eagerly=True)
+        model.fit(X, Y, verbose=0)
+        models.append(model)
+    plain = e2e.strip(models[0])
+    assert plain is models[0].base
+    assert not any("call" in vars(layer) for layer in compat.all_layers(plain))
+    np.testing.assert_array_equal(plain(X), models[1](X))
+    for model in models:
+        model.fit(X, Y, shuffle=False, verbose=0)
+    for one, other in zip(models[0].weights, models[1].weights, strict=True):
+        np.testing.assert_array_equal(one, other)
+    plain = e2e.strip(models[0])
+    assert not any("call" in vars(layer) for layer in compat.all_layers(plain))

@@ -15,13 +15,13 @@ from keras_e2e.models.modularize import strip
 class Signals(ModuleDiagnostics):
     """Keeps the gradient SNR over all stages, while `history` starts anew with each."""
 
-    def __init__(self, every: int):
-        super().__init__(every)
+    def __init__(self, update_freq: int):
+        super().__init__(update_freq)
         self.series: dict[str, list] = {}
 
-    def take(self, step, readings):
-        for name in self.recorder.module_names:
-            value = readings["gradient_snr"].get(name, math.nan)
+    def on_measurement(self, step, measurements):
+        for name in self.module_names:
+            value = measurements["gradient_snr"].get(name, math.nan)
             self.series.setdefault(name, []).append([step, value])
 
 
@@ -59,7 +59,9 @@ def measured(
             "curve": curve,
             "modules": modules,
             "snr": _snr(watch, trained.history),
-            "decisions": [list(d) for d in getattr(watch, "decisions", [])],
+            "decisions": [
+                [d.step, str(d.mode), d.reason] for d in getattr(watch, "decisions", [])
+            ],
             "ceiling": ceiling,
             "chance": task.chance,
             "mark": task.success,
@@ -107,7 +109,7 @@ def _snr(watch: ModuleDiagnostics, history: list[dict[str, float]]) -> dict[str,
         for logs in history
         if not any(name.startswith("rest_") for name in logs)
     ]
-    before = whole[0] - watch.every if whole else 0
+    before = whole[0] - watch.update_freq if whole else 0
     return {
         name: [[before + step, value] for step, value in series]
         for name, series in watch.series.items()

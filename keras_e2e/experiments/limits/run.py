@@ -229,7 +229,7 @@ def _cached(kept: _Kept) -> tuple[Any, list]:
 
 def _compiled(setting: Setting, task: Task, objective: str | None) -> Any:
     base = task.build(setting.seed)
-    own = {
+    own: dict[str, Any] = {
         name: objective or IntermediateTarget(cut.loss) for name, cut in task.cuts.items()
     }
     model = modularize(base, own)

@@ -13,6 +13,7 @@ from keras_e2e.models.ensembles.voting import MajorityVote, WeightedMean
 from keras_e2e.models.modular_model import ModularModel
 from keras_e2e.models.modularize import strip
 from keras_e2e.modules.boundary import ModuleBoundary
+from keras_e2e.modules.training_mode import ModeName, TrainingMode
 from keras_e2e.objectives import Prediction
 from keras_e2e.trainers.modular_trainer import ModularTrainer
 from keras_e2e.utils import compat
@@ -26,7 +27,7 @@ def ensemble(
     members: Iterable[keras.Model],
     vote: Any = "mean",
     *,
-    training_mode: Any = "end_to_end",
+    training_mode: TrainingMode | ModeName = "end_to_end",
     name: str = "ensemble",
 ) -> ModularModel:
     """Joins models into one that combines their predictions.

@@ -1,18 +1,18 @@
 """One HTML page of finished runs, from the logs of `ModuleTensorBoard`.
 
-write       the whole way from log directory to page
-reading     event files -> runs
-thinning    which readings of a long series are drawn
-figures     runs -> Plotly figures
-facts       runs -> words and numbers
-page        facts and figures -> HTML, by the templates
-saving      HTML -> file, all or nothing
+write           the whole way from log directory to page
+event_files     event files -> runs
+downsampling    which measurements of a long series are drawn
+figures         runs -> Plotly figures
+facts           runs -> texts and numbers
+page            facts and figures -> HTML, by the templates
+saving          HTML -> file, all or nothing
 """
 
 import os
 
 from keras_e2e.visualization.report import event_files, saving
-from keras_e2e.visualization.report.errors import ReportError
+from keras_e2e.visualization.report.event_files import ReportError
 
 __all__ = ["ReportError", "write"]
 
@@ -23,22 +23,23 @@ def write(
     """Writes the report: one file that needs no other and no network.
 
     Args:
-        logdir: where `ModuleTensorBoard` logged; every folder below it is looked at.
-        output: the HTML file; replaced if it is there. Until the new one is complete
-            the old one stays.
+        logdir: Path of the folder where `ModuleTensorBoard` logged; all folders below it
+            are searched.
+        output: Path of the HTML file. A file that exists is replaced when the new one is
+            complete. Defaults to `"report.html"`.
 
     Returns:
-        The number of runs, and what could not be read, a sentence each; the page says
-        it too.
+        A tuple: the number of runs, and a list of sentences about what could not be read;
+        they are on the page, too.
 
     Raises:
-        ReportError: there is nothing to report, the file cannot be written, or Jinja2
+        ReportError: if there is nothing to report, the file cannot be written, or Jinja2
             or Plotly is not installed. Then nothing is written.
 
     Example:
 
     >>> import os, tempfile
-    >>> from keras_e2e import report
+    >>> from keras_e2e.visualization import report
     >>> from keras_e2e.visualization.tensorboard.event_writer import Writer
     >>> with tempfile.TemporaryDirectory() as folder:
     ...     log = Writer(f"{folder}/logs/a/modules", {"e2e_loss/01_encoder": "`loss`."})
@@ -58,7 +59,7 @@ def write(
             f"The report needs the package {error.name!r}, which is not installed: "
             "pip install 'keras-e2e[report]'."
         ) from error
-    # Reading may take long: a bad output is told before.
+    # Reading may take long: an invalid output is refused before.
     target = saving.checked(output)
     logs = event_files.read(logdir)
     saving.save(target, page.render(logs))

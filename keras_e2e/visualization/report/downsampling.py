@@ -1,4 +1,4 @@
-"""Which readings of a long series are drawn."""
+"""Which measurements of a long series are drawn."""
 
 from collections.abc import Sequence
 
@@ -16,8 +16,8 @@ def thin(values: Sequence[float], limit: int = POINTS) -> list[int]:
     that peaks and gaps stay; also the first and the last of all.
 
     Args:
-        values: the series; may hold NaN and infinities.
-        limit: 5 or more.
+        values: The series; may hold NaN and infinities.
+        limit: Integer, 5 or larger. Defaults to 1000.
 
     Example:
 
@@ -45,12 +45,12 @@ def grid(
 ) -> tuple[list[int], np.ndarray]:
     """Series as a matrix: a row each, a column for each step, or stretch of steps.
 
-    Of the readings in one cell the one furthest from the middle of its row is kept, so
-    that peaks stay. A cell without a reading, or with one that is not finite, is NaN.
+    Of the measurements in one cell the one furthest from the middle of its row is kept, so
+    that peaks stay. A cell without a measurement, or with one that is not finite, is NaN.
 
     Args:
-        rows: steps and values of each series; the steps may differ.
-        limit: columns at most.
+        rows: Steps and values of each series; the steps may differ.
+        limit: Integer, how many columns at most. Defaults to 400.
 
     Returns:
         The first step of each column, and the matrix.

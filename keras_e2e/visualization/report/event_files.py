@@ -1,7 +1,7 @@
 """Reads the runs below a log directory from their event files.
 
 Not by TensorBoard's EventAccumulator: it passes over damage without a word, keeps all
-readings of a training that was started anew, and holds images and the like in memory.
+measurements of a training that was started anew, and holds images and the like in memory.
 """
 
 import os
@@ -14,12 +14,15 @@ from tensorboard.backend.event_processing import io_wrapper
 from tensorboard.compat.proto import event_pb2
 from tensorboard.util import tensor_util
 
-from keras_e2e.visualization.report.errors import ReportError
 from keras_e2e.visualization.tensorboard.run_data import RunData, Scalar, gather
 
 
+class ReportError(Exception):
+    """The report cannot be written; the message names the file and a fix."""
+
+
 class Notice(NamedTuple):
-    """Something that a reader of the report must know of a file or folder."""
+    """A note to those who read the report, about a file or folder."""
 
     path: str
     text: str
@@ -33,11 +36,11 @@ class Logs:
     """All that was found below a log directory.
 
     Attributes:
-        logdir: the directory, as it was given.
-        runs: by name.
-        times: when the first and the last reading of each run were taken, in seconds
+        logdir: The directory, as it was given.
+        runs: List of the runs, sorted by name.
+        times: When the first and the last measurement of each run were logged, in seconds
             since 1970.
-        notices: what could not be read, or was left out.
+        notices: What could not be read, or was left out.
     """
 
     logdir: str
@@ -47,18 +50,18 @@ class Logs:
 
 
 def shown(path: str) -> str:
-    """A path as a text that can be printed: bytes that are no UTF-8 become U+FFFD."""
+    """A path as a text that can be printed: bytes that are not UTF-8 become U+FFFD."""
     return os.fsencode(path).decode("utf-8", "replace")
 
 
 def read(logdir: str | os.PathLike[str]) -> Logs:
-    """Reads each folder with our tags, `logdir` itself and those behind links included.
+    """Reads each folder that `ModuleTensorBoard` wrote, those behind links included.
 
     Args:
-        logdir: a local directory.
+        logdir: Path of a local directory.
 
     Raises:
-        ReportError: it is no directory, cannot be read, or holds none of our logs.
+        ReportError: if it is not a directory, cannot be read, or holds no such logs.
     """
     top = os.fspath(logdir)
     logs = Logs(shown(top))
@@ -78,17 +81,17 @@ def read(logdir: str | os.PathLike[str]) -> Logs:
             "or copy it to where you have it."
         )
     for folder, files in _folders(top, logs.notices):
-        readings = _Readings()
+        scalars = _Scalars()
         for file in files:
-            _read_file(file, readings, logs.notices)
-        run = gather(shown(os.path.relpath(folder, top)), readings.scalars())
+            _read_file(file, scalars, logs.notices)
+        run = gather(shown(os.path.relpath(folder, top)), scalars.all())
         if run is None:
             continue
         logs.runs.append(run)
-        logs.times.append((readings.since, readings.until))
-        if readings.dropped:
+        logs.times.append((scalars.since, scalars.until))
+        if scalars.dropped:
             text = (
-                f"was written anew from an earlier step on; {readings.dropped} readings "
+                f"was written anew from an earlier step on; {scalars.dropped} measurements "
                 "of the earlier training are left out."
             )
             logs.notices.append(Notice(run.name, text))
@@ -126,7 +129,7 @@ def _folders(top: str, notices: list[Notice]) -> Iterator[tuple[str, list[str]]]
             yield folder, files
 
 
-class _Readings:
+class _Scalars:
     """The scalars of one run, while its files are read one after the other."""
 
     def __init__(self) -> None:
@@ -154,7 +157,7 @@ class _Readings:
             if value.metadata.summary_description:
                 self._descriptions[value.tag] = value.metadata.summary_description
 
-    def scalars(self) -> list[Scalar]:
+    def all(self) -> list[Scalar]:
         return [
             Scalar(tag, steps, self._values[tag], self._descriptions.get(tag, ""))
             for tag, steps in self._steps.items()
@@ -168,7 +171,7 @@ class _Readings:
             del steps[kept:], self._values[tag][kept:]
 
 
-def _read_file(path: str, readings: _Readings, notices: list[Notice]) -> None:
+def _read_file(path: str, scalars: _Scalars, notices: list[Notice]) -> None:
     # Not at the top: a bad log directory is refused without waiting for TensorFlow
     # where Keras runs on another backend.
     import tensorflow as tf
@@ -176,7 +179,7 @@ def _read_file(path: str, readings: _Readings, notices: list[Notice]) -> None:
     count = 0
     try:
         for record in tf.data.TFRecordDataset(path).as_numpy_iterator():
-            readings.add(event_pb2.Event.FromString(record))
+            scalars.add(event_pb2.Event.FromString(record))
             count += 1
     except (tf.errors.DataLossError, DecodeError):
         text = (
@@ -194,7 +197,7 @@ def _number(value: Any) -> float | None:
         return value.simple_value
     if not value.HasField("tensor"):
         return None
-    if len(value.tensor.float_val) == 1:  # as our writer does; saves most of the time
+    if len(value.tensor.float_val) == 1:  # as Writer does; saves most of the time
         return value.tensor.float_val[0]
     try:
         array = tensor_util.make_ndarray(value.tensor)

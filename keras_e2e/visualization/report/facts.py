@@ -1,4 +1,4 @@
-"""What the page says of a run, ready for the templates: words and numbers, no markup."""
+"""What the page says of a run, ready for the templates: texts and numbers, no markup."""
 
 import math
 from collections.abc import Sequence
@@ -12,12 +12,12 @@ FIRST = ("loss", "gradient_snr")
 
 
 class Judged(NamedTuple):
-    """The latest verdict on a module; `kind` goes by the colour."""
+    """The latest verdict on a module; `kind` goes by the color."""
 
     state: str
     kind: str
     confidence: str
-    words: str
+    message: str
 
 
 class Module(NamedTuple):
@@ -25,7 +25,7 @@ class Module(NamedTuple):
 
     name: str
     parameters: str
-    taught: str
+    trained_by: str
     judged: Judged | None
 
 
@@ -42,7 +42,7 @@ def modules(run: RunData) -> list[Module]:
         Module(
             module,
             f"{run.parameters[module]:,}" if module in run.parameters else "not logged",
-            taught(run.trained_by.get(module)),
+            trained_by(run.trained_by.get(module)),
             judged(run, module),
         )
         for module in run.modules
@@ -62,12 +62,12 @@ def judged(run: RunData, module: str) -> Judged | None:
         state,
         kind,
         f"{100 * confidence:.0f} % confidence" if known else "",
-        run.words(module),
+        run.message(module),
     )
 
 
-def taught(series: Series | None) -> str:
-    """By what a module was taught, and from which step on."""
+def trained_by(series: Series | None) -> str:
+    """What trained a module, and from which step on."""
     parts: list[str] = []
     last = None
     for step, code in zip(*series, strict=True) if series else ():
@@ -122,8 +122,8 @@ def number(value: float) -> str:
 
 
 def not_finite(run: RunData, quantity: str) -> str:
-    """How many readings were no number, in words; empty if none."""
-    told = []
+    """A sentence on how many measurements are not finite; empty if all are."""
+    counted = []
     for module, series in run.quantities[quantity].items():
         nans = sum(math.isnan(value) for value in series.values)
         infinite = sum(math.isinf(value) for value in series.values)
@@ -131,5 +131,7 @@ def not_finite(run: RunData, quantity: str) -> str:
             infinite > 0
         )
         if counts:
-            told.append(f"{module} {' and '.join(counts)} of {len(series.values):,}")
-    return f"Not finite: {'; '.join(told)} readings. The charts have gaps." if told else ""
+            counted.append(f"{module} {' and '.join(counts)} of {len(series.values):,}")
+    if not counted:
+        return ""
+    return f"Not finite: {'; '.join(counted)} measurements. The charts have gaps."

@@ -12,7 +12,7 @@ from keras_e2e.visualization.report import downsampling
 from keras_e2e.visualization.tensorboard.run_data import RunData, Series
 
 # They stand out from white and from near black.
-COLOURS = (
+COLORS = (
     "#2f81c1",
     "#d95f02",
     "#2a9d4a",
@@ -27,7 +27,7 @@ DASHES = ("solid", "dash", "dot", "dashdot")
 MOST_IN_LEGEND = 24
 MOST_SWITCHES = 40
 MOST_NAMED_SWITCHES = 6
-_GREY = "rgba(128, 128, 128, 0.3)"
+_GRAY = "rgba(128, 128, 128, 0.3)"
 _BAND = "rgba(42, 157, 74, 0.16)"
 
 
@@ -36,7 +36,7 @@ class Line(NamedTuple):
 
     name: str
     series: Series
-    colour: str
+    color: str
     dash: str
 
 
@@ -48,28 +48,28 @@ class Chart(NamedTuple):
 
 
 def modules(run: RunData, quantity: str) -> list[Line]:
-    """One line per module that has the quantity; a module keeps its colour."""
+    """One line per module that has the quantity; a module keeps its color."""
     series = run.quantities[quantity]
     lines = []
     for position, module in enumerate(run.modules):
         if module in series:
-            lap, colour = divmod(position, len(COLOURS))
+            lap, color = divmod(position, len(COLORS))
             dash = DASHES[lap % len(DASHES)]
-            lines.append(Line(module, series[module], COLOURS[colour], dash))
+            lines.append(Line(module, series[module], COLORS[color], dash))
     return lines
 
 
 def over_runs(runs: Sequence[RunData], quantity: str) -> list[Line]:
-    """One line per module and run: the colour tells the run, the dashes the module."""
+    """One line per module and run: the color shows the run, the dashes the module."""
     found = []
     for number, run in enumerate(runs):
-        colour = COLOURS[number % len(COLOURS)]
+        color = COLORS[number % len(COLORS)]
         for position, module in enumerate(run.modules):
             if module in run.quantities.get(quantity, {}):
                 name = f"{run.name.removesuffix('/modules')} {module}"
                 dash = DASHES[position % len(DASHES)]
                 series = run.quantities[quantity][module]
-                found.append(Line(name, series, colour, dash))
+                found.append(Line(name, series, color, dash))
     return found
 
 
@@ -81,9 +81,9 @@ def curves(
     """Values over steps.
 
     Args:
-        lines: one or more.
-        band: healthy low and high, shaded.
-        switches: steps at which a mode came into force, and its name; marked.
+        lines: One or more.
+        band: The healthy low and high, which are shaded. Defaults to `None`, no band.
+        switches: Steps from which on a mode applied, and its name; they are marked.
     """
     notes = []
     figure = _figure(height=300 + 12 * min(len(lines), MOST_IN_LEGEND))
@@ -97,7 +97,7 @@ def curves(
             y=heights,
             name=label(line.name),
             mode="lines+markers" if dotted else "lines",
-            line={"color": line.colour, "dash": line.dash, "width": 1.8},
+            line={"color": line.color, "dash": line.dash, "width": 1.8},
             marker={"size": 4},
             hovertemplate="%{y:.4g}",
         )
@@ -113,14 +113,7 @@ def curves(
         type="log" if log else "linear",
         range=[math.log10(low), math.log10(high)] if log else [low, high],
     )
-    if band is not None:
-        bottom, top = max(band[0], low), min(band[1], high)
-        if bottom < top:
-            figure.add_hrect(
-                y0=bottom, y1=top, fillcolor=_BAND, line_width=0, layer="below"
-            )
-        else:
-            notes.append("The healthy band lies outside of the chart.")
+    notes += _shade(figure, band, (low, high))
     notes += _mark(figure, switches)
     if len(lines) > MOST_IN_LEGEND:
         notes.append("There are too many lines for a legend: point at one for its name.")
@@ -140,12 +133,12 @@ def heat_map(lines: Sequence[Line]) -> Chart:
     steps, cells = downsampling.grid([line.series for line in lines])
     finite = _finite(cells.flat)
     log = logarithmic(finite)
-    colours = np.log10(cells) if log else cells
+    colors = np.log10(cells) if log else cells
     figure = _figure(height=min(130 + 30 * len(lines), 900))
     figure.add_heatmap(
         x=steps,
         y=[label(line.name, 24) for line in lines],
-        z=[[_point(cell) for cell in row] for row in colours],
+        z=[[_point(cell) for cell in row] for row in colors],
         customdata=[[_point(cell) for cell in row] for row in cells],
         colorscale="Viridis",
         colorbar={"thickness": 12, **(_decades(finite) if log else {})},
@@ -160,7 +153,7 @@ def heat_map(lines: Sequence[Line]) -> Chart:
     if len(steps) < len(taken):
         notes.append(
             f"The heat map has {len(steps)} columns for {len(taken):,} steps; each shows "
-            "the reading that is furthest from the middle of its row."
+            "the measurement that is furthest from the middle of its row."
         )
     return Chart(figure, notes)
 
@@ -186,14 +179,27 @@ def _figure(height: int) -> go.Figure:
         plot_bgcolor="rgba(128, 128, 128, 0.07)",
         font={"family": "system-ui, sans-serif", "size": 12},
     )
-    axis = {"gridcolor": _GREY, "zerolinecolor": _GREY, "linecolor": _GREY}
+    axis = {"gridcolor": _GRAY, "zerolinecolor": _GRAY, "linecolor": _GRAY}
     figure.update_xaxes(title={"text": "step", "standoff": 4}, tickformat=",d", **axis)
     figure.update_yaxes(exponentformat="power", **axis)
     return figure
 
 
+def _shade(
+    figure: go.Figure, band: tuple[float, float] | None, shown: tuple[float, float]
+) -> list[str]:
+    """Shades the healthy band; returns a note if none of it is shown."""
+    if band is None:
+        return []
+    bottom, top = max(band[0], shown[0]), min(band[1], shown[1])
+    if bottom >= top:
+        return ["The healthy band lies outside of the chart."]
+    figure.add_hrect(y0=bottom, y1=top, fillcolor=_BAND, line_width=0, layer="below")
+    return []
+
+
 def _mark(figure: go.Figure, switches: Sequence[tuple[int, str]]) -> list[str]:
-    """Draws the switches of the mode; returns what is left out, in words."""
+    """Draws the switches of the mode; returns a note on what is left out."""
     if len(switches) > MOST_SWITCHES:
         return [f"The {len(switches) - 1} switches of the mode are too many to be marked."]
     for step, mode in switches:
@@ -234,7 +240,7 @@ def _range(
 
 
 def _decades(values: Sequence[float]) -> dict[str, list]:
-    """Ticks of a colour bar that shows logarithms."""
+    """Ticks of a color bar that shows logarithms."""
     ends = math.ceil(math.log10(min(values))), math.floor(math.log10(max(values)))
     powers = range(ends[0], ends[1] + 1, max(1, (ends[1] - ends[0]) // 5))
     return {"tickvals": [*powers], "ticktext": [f"{10.0**power:g}" for power in powers]}

@@ -2,15 +2,15 @@
 
 import os
 
-from keras_e2e.visualization.report.errors import ReportError
-from keras_e2e.visualization.report.event_files import shown
+from keras_e2e.visualization.report.event_files import ReportError, shown
 
 
 def checked(output: str | os.PathLike[str]) -> str:
     """The real path of a file that can be written, as far as one can tell beforehand.
 
     Raises:
-        ReportError: it is a folder or the like, or its folder is missing or closed.
+        ReportError: if it is a folder or a device, or its folder is missing or may not be
+            written to.
     """
     named = os.fspath(output)
     if not named:
@@ -25,7 +25,9 @@ def checked(output: str | os.PathLike[str]) -> str:
         )
     # os.replace would put the page in the place of a device such as /dev/null.
     if os.path.lexists(path) and not os.path.isfile(path):
-        raise ReportError(f"The output {shown(named)!r} is no regular file: give another.")
+        raise ReportError(
+            f"The output {shown(named)!r} is not a regular file: give another."
+        )
     if not os.path.isdir(folder):
         raise ReportError(
             f"The output {shown(named)!r} cannot be written: there is no folder "
@@ -39,10 +41,10 @@ def checked(output: str | os.PathLike[str]) -> str:
 
 
 def save(path: str, text: str) -> None:
-    """Puts a text in the place of a file in one go: readers see the old or the new.
+    """Replaces a file at once: whoever reads it sees the old text or the new one.
 
     Raises:
-        ReportError: the file cannot be written; what was there before still is.
+        ReportError: if the file cannot be written; then the old one is kept.
     """
     folder, name = os.path.split(path)
     part = os.path.join(folder, f".{name[:60]}.{os.getpid()}.tmp")

@@ -30,14 +30,14 @@ def layout(
 ) -> layout_pb2.Layout:
     r"""The charts: one for each quantity over all modules, and the healthy bands.
 
-    The charts over all modules find them by pattern, not by name, so that runs with
-    other modules have the same charts: TensorBoard merges the layouts of all runs and
+    The charts over all modules find their tags by a pattern, not by name, so that runs
+    with other modules have the same charts: TensorBoard merges the layouts of all runs and
     shows a chart again for each run where it differs. Only the margin charts of the
     bands must name their tags.
 
     Args:
-        module_names: the modules, in order.
-        quantities: what is written for each.
+        module_names: The names of the modules, in order.
+        quantities: List of the `Quantity` objects that are logged of each.
 
     Returns:
         The layout, a protocol buffer of TensorBoard's plugin `custom_scalar`.
@@ -78,8 +78,8 @@ def _band(
 ) -> layout_pb2.Chart:
     """The band as one shaded area, and each module as an area without height.
 
-    TensorBoard refuses to draw a series whose steps differ from those of its margins,
-    and a module may lack readings; also, one shade per module would hide the lines.
+    TensorBoard refuses to draw a series whose steps differ from those of its margins, and
+    a module may lack measurements; also, one shade per module would hide the lines.
     """
     series = layout_pb2.MarginChartContent.Series
     low, high = band_tags(quantity)

@@ -1,4 +1,4 @@
-"""Writes the scalars, texts and layout of one TensorBoard run."""
+"""Writes one TensorBoard run: its scalars, texts and layout."""
 
 import os
 import socket
@@ -10,25 +10,35 @@ from tensorboard.compat.proto import event_pb2, summary_pb2, types_pb2
 from tensorboard.plugins.scalar.summary_v2 import scalar_pb
 from tensorboard.plugins.text.summary_v2 import text_pb
 
-# How long readers wait at most, in the middle of a long epoch.
+# How long what was written may stay unseen, in the middle of a long epoch.
 FLUSH_SECONDS = 30.0
 
 
 class Writer:
-    """An event file, written on the host.
+    """An event file of TensorBoard, written on the host.
 
-    Never by tf.summary: in a step under XLA it fails or silently writes nothing, and
-    after a step it takes 0.45 ms where a record written by hand takes 0.05 ms.
+    It does without `tf.summary`, which in a step under XLA fails or silently writes
+    nothing, and after a step takes 0.45 ms where a record written by hand takes 0.05 ms.
     (TensorBoard's EventFileWriter computes checksums in Python, in a thread that holds
-    up the next step.) Nor do the conditions that other callbacks set for tf.summary
-    hold here.
+    up the next step.) Conditions that other callbacks set for `tf.summary` do not apply.
 
     Args:
-        folder: the folder of the run; made if need be.
-        descriptions: what TensorBoard says of each scalar, by tag.
+        folder: String, the folder of the run; created if necessary.
+        descriptions: Dict of the description of each scalar, by tag.
 
     Raises:
-        OSError: the folder cannot be written.
+        OSError: if the folder cannot be written.
+
+    Example:
+
+    >>> import os, tempfile
+    >>> from keras_e2e.visualization.tensorboard.event_writer import Writer
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     writer = Writer(folder, {"e2e_loss/01_encoder": "`loss`."})
+    ...     writer.scalars(1, [("e2e_loss/01_encoder", 0.7)])
+    ...     writer.close()
+    ...     len(os.listdir(folder))
+    1
     """
 
     def __init__(self, folder: str, descriptions: Mapping[str, str]):
@@ -60,9 +70,9 @@ class Writer:
             self.flush()
 
     def scalars(self, step: int, scalars: Iterable[tuple[str, float]]) -> None:
-        """Writes tags and values in one go.
+        """Writes several scalars, pairs of tag and value, at one step.
 
-        Putting the values in by hand takes a tenth of the time of scalar_pb.
+        Filling in the values by hand takes a tenth of the time of scalar_pb.
         """
         summary = summary_pb2.Summary()
         for tag, value in scalars:
@@ -82,7 +92,7 @@ class Writer:
         self.write(step, text_pb(tag, text))
 
     def flush(self) -> None:
-        """Lets readers see what was written."""
+        """Makes what was written visible to TensorBoard."""
         self._file.flush()
         self._flushed = time.monotonic()
 

@@ -52,7 +52,7 @@ class ModulesPlugin(base_plugin.TBPlugin):
     data provider only, so that it works with both of TensorBoard's loaders.
 
     Args:
-        context: a `tensorboard.plugins.base_plugin.TBContext`.
+        context: A `tensorboard.plugins.base_plugin.TBContext`.
 
     Example:
 
@@ -70,9 +70,9 @@ class ModulesPlugin(base_plugin.TBPlugin):
         self._active = False
 
     def is_active(self) -> bool:
-        # Asked for at each reload of the page; a log directory does not become empty again.
+        # Called at each reload of the page; a log directory does not become empty again.
         if not self._active and self._provider is not None:
-            # An error here would fail TensorBoard's list of all tabs; the page tells of it.
+            # An error here would fail TensorBoard's list of all tabs; the page reports it.
             with contextlib.suppress(errors.PublicError):
                 self._active = Runs(self._provider, RequestContext()).exist()
         return self._active
@@ -92,7 +92,7 @@ class ModulesPlugin(base_plugin.TBPlugin):
         }
 
     def _list(self, runs: Runs, request: wrappers.Request) -> dict[str, Any]:
-        """All runs of ours, and which plotly there is."""
+        """All runs with data of modules, and which plotly is installed."""
         return {
             "plotly": plotly_version(),
             "runs": [{"name": run, **r._asdict()} for run, r in runs.listing().items()],
@@ -131,7 +131,7 @@ class ModulesPlugin(base_plugin.TBPlugin):
 
 
 def as_json(run: RunData) -> dict[str, Any]:
-    """A run for the page: NaN and infinity as texts, equal steps only once.
+    """A run for the page: NaN and infinity as texts, equal lists of steps only once.
 
     Example:
 
@@ -171,13 +171,13 @@ def as_json(run: RunData) -> dict[str, Any]:
 
 def _module(run: RunData, module: str) -> dict[str, Any]:
     number, name = module.split("_", 1)
-    taught = run.trained_by.get(module)
+    trained_by = run.trained_by.get(module)
     return {
         "id": module,
         "number": int(number),
         "name": name,
         "parameters": run.parameters.get(module),
-        "trained_by": named(taught.values[-1], TRAINED_BY) if taught else None,
+        "trained_by": named(trained_by.values[-1], TRAINED_BY) if trained_by else None,
         "verdict": _verdict(run, module),
     }
 
@@ -189,7 +189,7 @@ def _verdict(run: RunData, module: str) -> dict[str, Any] | None:
     code, step = run.verdicts[module].values[-1], run.verdicts[module].steps[-1]
     state = named(code, list(states.BY_NAME))
     if state == UNKNOWN:
-        words = (
+        message = (
             f"Unknown verdict (code {code:g}): the log is damaged, or comes from a newer "
             "version of keras_e2e."
         )
@@ -198,14 +198,14 @@ def _verdict(run: RunData, module: str) -> dict[str, Any] | None:
             "alarm": False,
             "confidence": None,
             "step": step,
-            "words": words,
+            "message": message,
         }
     return {
         "state": state,
         "alarm": states.BY_NAME[state].alarm,
         "confidence": found[1] if math.isfinite(found[1]) else None,
         "step": step,
-        "words": run.words(module),
+        "message": run.message(module),
     }
 
 
@@ -235,7 +235,7 @@ def _plotly(request: wrappers.Request) -> wrappers.Response:
     if file is None:
         text = 'plotly is not installed: pip install "keras-e2e[dashboard]"'
         return http_util.Respond(request, text, "text/plain", 404)
-    # The page names the version in the address, so what is kept never is out of date.
+    # The page puts the version into the address, so a cached copy is never out of date.
     content = file.read_bytes()
     return http_util.Respond(request, content, "text/javascript", expires=DAY)
 

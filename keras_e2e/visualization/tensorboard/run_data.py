@@ -1,4 +1,4 @@
-"""What our log files say of one run, read back: for the dashboard and for the report."""
+"""One run, read back from its log files: for the dashboard and for the report."""
 
 import math
 import re
@@ -12,15 +12,15 @@ from keras_e2e.visualization.tensorboard import tags
 
 # Groups of tags that hold something else than a quantity.
 APART = {"summary", "healthy", "verdict", "confidence", "parameters", "trained_by"}
-# How a module is taught; the codes of `e2e_trained_by`.
+# What trains a module; the codes of `e2e_trained_by`.
 TRAINED_BY = ("task", "own objective", "task and own objective", "nothing")
-# What a code means that is in no list of ours: a newer version wrote it, or it is damaged.
+# A code that is in no list: a newer version wrote it, or the log is damaged.
 UNKNOWN = "unknown"
 _TAG = re.compile(r"e2e_([^/]+)/(\d\d+)_(.*)", re.DOTALL)
 
 
 class Scalar(NamedTuple):
-    """All that was logged under a tag; `steps` rise."""
+    """All that was logged under a tag; `steps` are in ascending order."""
 
     tag: str
     steps: Sequence[int]
@@ -39,20 +39,20 @@ class Series(NamedTuple):
 class RunData:
     """One run that `ModuleTensorBoard` wrote.
 
-    Modules go by `<NN>_<name>`, as in the tags: names alone need not be unique, and the
-    number is their order.
+    Modules are identified by `<NN>_<name>`, as in the tags: names alone need not be unique,
+    and the number is their order.
 
     Attributes:
-        name: name of the run: untrusted text, as are the names of modules.
-        modules: in order.
-        quantities: by quantity and module; only what was logged.
-        about: what a quantity is, by its name: Markdown.
-        bands: healthy low and high, by quantity.
-        modes: the index of the mode in `modes.NAMES`, over steps.
-        verdicts: the code of the state (`states.STATES`) over steps, by module.
-        confidence: how sure the verdict is, from 0 to 1.
-        parameters: number of parameters, by module.
-        trained_by: index in `TRAINED_BY` over steps, by module.
+        name: String, the name of the run: untrusted text, as are the names of modules.
+        modules: List of the modules, in order.
+        quantities: By quantity and module the measurements; only what was logged.
+        about: By quantity its description, in Markdown.
+        bands: By quantity the low and the high end of its healthy band.
+        modes: Over steps the index of the training mode in `training_mode.NAMES`.
+        verdicts: By module, over steps the code of the state (`states.STATES`).
+        confidence: By module, over steps the confidence of the verdict, from 0 to 1.
+        parameters: By module its number of parameters.
+        trained_by: By module, over steps the index in `TRAINED_BY`.
     """
 
     name: str
@@ -67,10 +67,10 @@ class RunData:
     trained_by: dict[str, Series] = field(default_factory=dict)
 
     def switches(self) -> list[tuple[int, str]]:
-        """The steps from which on a mode was in force, and its name, from the first.
+        """The training modes in order: the step from which on each applied, and its name.
 
-        TensorBoard thins out long series, and with them the first reading in a mode.
-        `trained_by` is logged at switches only, so it still tells the step.
+        TensorBoard downsamples long series, and may drop the first measurement in a mode.
+        `trained_by` is logged at switches only, so it still has the step.
         """
         found: list[tuple[int, str]] = []
         marks = sorted({step for s in self.trained_by.values() for step in s.steps})
@@ -84,17 +84,17 @@ class RunData:
         return found
 
     def verdict(self, module: str) -> tuple[str, float] | None:
-        """The latest state of a module and how sure it is; None without a verdict."""
+        """The latest state of a module and its confidence; None without a verdict."""
         series = self.verdicts.get(module)
         if series is None or not series.values:
             return None
         state = named(series.values[-1], list(states.BY_NAME))
         confidence = self.confidence.get(module)
-        certainty = confidence.values[-1] if confidence and confidence.values else math.nan
-        return "unclear" if state == UNKNOWN else state, certainty
+        latest = confidence.values[-1] if confidence and confidence.values else math.nan
+        return "unclear" if state == UNKNOWN else state, latest
 
-    def words(self, module: str) -> str:
-        """The latest verdict in words, with the latest numbers; empty without one.
+    def message(self, module: str) -> str:
+        """The latest verdict as a text, with the latest numbers; empty without one.
 
         A number from before the last switch of the mode, such as the local loss of a
         module that has none any more, is no evidence.
@@ -111,13 +111,13 @@ class RunData:
         }
         if "loss" in numbers:
             numbers["loss at start"] = self.quantities["loss"][module].values[0]
-        return states.in_words(*found, numbers)
+        return states.message(*found, numbers)
 
 
 def gather(name: str, scalars: Iterable[Scalar]) -> RunData | None:
-    """Sorts the scalars of a run; None where none is ours.
+    """Sorts the scalars of a run; None where `ModuleTensorBoard` logged none of them.
 
-    Tags that only look like ours, or hold nothing, are passed over.
+    Tags that only look like its own, or are empty, are passed over.
 
     Example:
 
@@ -164,13 +164,13 @@ def gather(name: str, scalars: Iterable[Scalar]) -> RunData | None:
 
 
 def named(code: float, names: Sequence[str]) -> str:
-    """What a code in a log stands for: its place in a list, or `UNKNOWN`."""
+    """What a code in a log means: the name at its place in a list, or `UNKNOWN`."""
     known = math.isfinite(code) and 0 <= int(code) < len(names)
     return names[int(code)] if known else UNKNOWN
 
 
 def plain(value: Any) -> Any:
-    """The same for JSON, which knows no NaN and no infinity: those become texts."""
+    """The same value for JSON, which has no NaN and no infinity: those become texts."""
     if isinstance(value, float) and not math.isfinite(value):
         return str(value)
     if isinstance(value, dict):

@@ -1,4 +1,4 @@
-"""Our runs, as TensorBoard's data provider hands them out."""
+"""Reads runs of `ModuleTensorBoard` through TensorBoard's data provider."""
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
@@ -8,23 +8,23 @@ import numpy as np
 from tensorboard.data.provider import RunTagFilter
 from tensorboard.plugins.scalar.metadata import PLUGIN_NAME as SCALARS
 
-from keras_e2e.visualization.tensorboard import tags as layout
 from keras_e2e.visualization.tensorboard.run_data import RunData, Scalar, gather
+from keras_e2e.visualization.tensorboard.tags import MODE
 
-# Readings that the page takes of a run at most, over all tags; and of a tag. TensorBoard
-# itself keeps 1000 of a scalar.
-READINGS = 250_000
-READINGS_OF_A_TAG = 1000
+# Measurements that the page takes of a run at most, over all tags; and of a tag.
+# TensorBoard itself keeps 1000 of a scalar.
+MOST_MEASUREMENTS = 250_000
+MOST_OF_A_TAG = 1000
 _OF_A_MODULE = re.compile(r"e2e_[^/]+/\d\d+_")
-_OURS = re.compile(r"e2e_[^/]+/")
+_E2E = re.compile(r"e2e_[^/]+/")
 
 
 class Listed(NamedTuple):
-    """A run that holds something of ours.
+    """A run that `ModuleTensorBoard` wrote.
 
     Attributes:
-        stamp: another one whenever something was added.
-        written: when something was added last, in seconds since 1970.
+        stamp: String that changes whenever something was added.
+        written: Float, when something was added last, in seconds since 1970.
     """
 
     stamp: str
@@ -35,12 +35,13 @@ class Runs:
     """Reads the runs of one experiment.
 
     Args:
-        provider: a `tensorboard.data.provider.DataProvider`.
-        context: the `RequestContext` in whose name it reads.
-        experiment: id of the experiment; empty for a local log directory.
+        provider: A `tensorboard.data.provider.DataProvider`.
+        context: The `RequestContext` on whose behalf it reads.
+        experiment: String, the id of the experiment. Defaults to `""`, a local log
+            directory.
 
     Raises:
-        tensorboard.errors.PublicError: by any method, when the provider does.
+        tensorboard.errors.PublicError: from any method, if the provider raises it.
     """
 
     def __init__(self, provider: Any, context: Any, experiment: str = ""):
@@ -49,11 +50,11 @@ class Runs:
         self._context = context
 
     def exist(self) -> bool:
-        """Whether any run is ours. Cheap: asks for one tag."""
-        return bool(self._list(RunTagFilter(tags=[layout.MODE])))
+        """Whether `ModuleTensorBoard` wrote any run. Cheap: it looks up one tag."""
+        return bool(self._list(RunTagFilter(tags=[MODE])))
 
     def listing(self) -> dict[str, Listed]:
-        """The runs that hold something of a module, by name."""
+        """By name the runs that hold data of modules."""
         return {
             run: _listed(tags.values())
             for run, tags in self._list(None).items()
@@ -61,30 +62,30 @@ class Runs:
         }
 
     def read(self, run: str) -> tuple[Listed, RunData] | None:
-        """All of one run, in two questions; None where nothing is ours (any more)."""
+        """All of one run, in two requests; None where there is no data of modules."""
         tags = self._list(RunTagFilter(runs=[run])).get(run, {})
-        ours = {tag: listed for tag, listed in tags.items() if _OURS.match(tag)}
+        ours = {tag: listed for tag, listed in tags.items() if _E2E.match(tag)}
         if not ours:
             return None
         found = self._provider.read_scalars(
             self._context,
-            downsample=max(1, min(READINGS_OF_A_TAG, READINGS // len(ours))),
+            downsample=max(1, min(MOST_OF_A_TAG, MOST_MEASUREMENTS // len(ours))),
             run_tag_filter=RunTagFilter(runs=[run], tags=ours),
             **self._asks,
         ).get(run, {})
-        data = gather(
+        gathered = gather(
             run,
             (
                 Scalar(
                     tag,
-                    [reading.step for reading in readings],
-                    [reading.value for reading in readings],
+                    [datum.step for datum in data],
+                    [datum.value for datum in data],
                     ours[tag].description if tag in ours else "",
                 )
-                for tag, readings in in_force(found).items()
+                for tag, data in in_force(found).items()
             ),
         )
-        return None if data is None else (_listed(tags.values()), data)
+        return None if gathered is None else (_listed(tags.values()), gathered)
 
     def _list(self, which: RunTagFilter | None) -> Mapping[str, Mapping[str, Any]]:
         found = self._provider.list_scalars(
@@ -94,13 +95,13 @@ class Runs:
 
 
 def in_force(found: Mapping[str, Sequence[Any]]) -> dict[str, list[Any]]:
-    """Leaves out readings that a later training in the same folder took back.
+    """Leaves out what a later training in the same folder replaced.
 
-    It began at an earlier step, and what the one before logged beyond says nothing of it,
-    least of all a verdict. TensorBoard drops such readings at best tag by tag.
+    It began at an earlier step, and what the one before logged beyond that step says
+    nothing of it, least of all a verdict. TensorBoard drops such data at best tag by tag.
 
     Args:
-        found: readings, with `step` and `wall_time`, by tag.
+        found: By tag the scalars, with `step` and `wall_time`.
 
     Example:
 
@@ -110,18 +111,18 @@ def in_force(found: Mapping[str, Sequence[Any]]) -> dict[str, list[Any]]:
     >>> in_force({"e2e_verdict/01_a": [first], "e2e_loss/01_a": [first, second]})
     {'e2e_loss/01_a': [ScalarDatum(step=10, wall_time=2.0, value=0.5)]}
     """
-    all_readings = [reading for readings in found.values() for reading in readings]
-    steps = np.array([reading.step for reading in all_readings])
-    order = np.argsort([reading.wall_time for reading in all_readings], kind="stable")
-    # The lowest step of this and all later readings.
+    everything = [datum for data in found.values() for datum in data]
+    steps = np.array([datum.step for datum in everything])
+    order = np.argsort([datum.wall_time for datum in everything], kind="stable")
+    # The lowest step of this and of all that was logged later.
     lowest = np.empty_like(steps)
     lowest[order] = np.minimum.accumulate(steps[order][::-1])[::-1]
     stands = iter(steps <= lowest)
     kept = {
-        tag: sorted((r for r in readings if next(stands)), key=lambda reading: reading.step)
-        for tag, readings in found.items()
+        tag: sorted((d for d in data if next(stands)), key=lambda datum: datum.step)
+        for tag, data in found.items()
     }
-    return {tag: readings for tag, readings in kept.items() if readings}
+    return {tag: data for tag, data in kept.items() if data}
 
 
 def _listed(series: Iterable[Any]) -> Listed:

@@ -1,4 +1,4 @@
-"""The tags of what is written for TensorBoard, and their descriptions."""
+"""The tags of what is logged for TensorBoard, and their descriptions."""
 
 import functools
 import re
@@ -15,15 +15,16 @@ MODES = ", ".join(f"{index} {name}" for index, name in enumerate(NAMES))
 SIGNAL_GAIN_PRODUCT = "e2e_summary/signal_gain_product"
 
 
-@functools.cache  # asked for at each reading
+@functools.cache  # called at each measurement
 def module_tag(quantity: str, position: int, module: str) -> str:
     """The tag of one quantity of one module: `e2e_<quantity>/<NN>_<module>`.
 
     Args:
-        quantity: name of the quantity.
-        position: the module's place in the model, counted from 0.
-        module: name of the module. A slash, which would group by it, and parentheses,
-            from which the Custom Scalars dashboard reads the name of a run, become `_`.
+        quantity: String, the name of the quantity.
+        position: Integer, the module's place in the model, counted from 0.
+        module: String, the name of the module. A slash, which would group by it, and
+            parentheses, which the Custom Scalars dashboard takes for the name of a run,
+            become `_`.
 
     Example:
 
@@ -35,14 +36,14 @@ def module_tag(quantity: str, position: int, module: str) -> str:
 
 
 def plain(text: str) -> str:
-    """A name for a text in Markdown, in which it marks nothing up."""
+    """A name with all Markdown escaped."""
     return re.sub(r"([\\`*_{}\[\]<>()#+.!|-])", r"\\\1", text)
 
 
 def band_tags(quantity: str) -> tuple[str, str]:
     """The tags of the lower and upper end of a quantity's healthy band.
 
-    They share one group, apart from the values, so that it can stay closed.
+    They share one group, apart from the values, so that TensorBoard can keep it collapsed.
     """
     return f"e2e_healthy/{quantity}_low", f"e2e_healthy/{quantity}_high"
 
@@ -50,11 +51,11 @@ def band_tags(quantity: str) -> tuple[str, str]:
 def descriptions(
     module_names: Sequence[str], quantities: Sequence[Quantity]
 ) -> dict[str, str]:
-    """What TensorBoard says of each scalar, by its tag.
+    """The description that TensorBoard shows of each scalar, by its tag.
 
     Args:
-        module_names: the modules, in order.
-        quantities: what is written for each.
+        module_names: The names of the modules, in order.
+        quantities: List of the `Quantity` objects that are logged of each.
     """
     found = {
         MODE: f"The training mode: {MODES}.",
@@ -68,16 +69,16 @@ def descriptions(
     codes = ", ".join(f"{code} {state.name}" for code, state in enumerate(states.STATES))
     groups = {
         "verdict": f"What the module is judged to be: {codes}.",
-        "confidence": "How sure the verdict is: the share of the readings that say so.",
+        "confidence": "Confidence of the verdict: the share of measurements that say so.",
         "parameters": "Number of parameters of the module.",
         "trained_by": (
-            "What teaches the module: 0 the task, 1 its own objective, 2 both, 3 nothing."
+            "What trains the module: 0 the task, 1 its own objective, 2 both, 3 nothing."
         ),
     }
     for quantity in quantities:
         groups[quantity.name] = _description(quantity)
         for name in quantity.extra_outputs:
-            groups[name] = f"Comes along with {quantity.name}."
+            groups[name] = f"Measured along with {quantity.name}."
     for group, text in groups.items():
         for position, module in enumerate(module_names):
             found[module_tag(group, position, module)] = text

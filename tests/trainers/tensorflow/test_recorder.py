@@ -312,9 +312,9 @@ def test_readings_go_on_when_layers_are_frozen_and_thawed(name):
     for trainable in (False, True, False, True):
         model.get_layer(name).trainable = trainable
         model.compile("adam", "mse")
-        readings = e2e.callbacks.ModuleDiagnostics(every=1)  # equal to the one before
-        model.fit(X, Y, batch_size=2, verbose=0, callbacks=[readings])
-        found.append(readings.history["gradient_snr"])
+        watch = e2e.callbacks.ModuleDiagnostics(update_freq=1)  # equal to the one before
+        model.fit(X, Y, batch_size=2, verbose=0, callbacks=[watch])
+        found.append(watch.history["gradient_snr"])
     for frozen in found[::2]:
         assert np.isnan(frozen.pop(name)).all()
     for snr in found:
@@ -329,6 +329,6 @@ def test_a_module_part_of_which_is_frozen_is_read():
     for trainable in (True, False, True):
         model.get_layer("first").trainable = trainable
         model.compile("adam", "mse")
-        readings = e2e.callbacks.ModuleDiagnostics(every=1)
-        model.fit(X, Y, batch_size=2, verbose=0, callbacks=[readings])
-        assert np.isfinite(readings.history["gradient_snr"]["a"][1:]).all()
+        watch = e2e.callbacks.ModuleDiagnostics(update_freq=1)
+        model.fit(X, Y, batch_size=2, verbose=0, callbacks=[watch])
+        assert np.isfinite(watch.history["gradient_snr"]["a"][1:]).all()

@@ -122,12 +122,12 @@ def page(tmp_path, make):
     return make()
 
 
-def test_the_chain_says_how_large_each_module_is_and_how_it_is_taught(page):
+def test_the_chain_says_how_large_each_module_is_and_what_trains_it(page):
     assert "a/modules" in page.text
     assert re.search(
         r"01_encoder.{,60}17,226.{,40}own objective, then task from step 11", page.text
     )
-    assert re.search(r"02_head.{,60}parameters ?5 ?taught by ?task", page.text)
+    assert re.search(r"02_head.{,60}parameters ?5 ?trained by ?task", page.text)
 
 
 def test_verdicts_stand_in_words_with_alarms_first(page):
@@ -152,7 +152,7 @@ def test_last_values_say_what_is_out_of_its_band(page):
     assert "below the healthy band" in page.source
 
 
-def test_curves_have_the_readings_the_band_and_the_switches(page):
+def test_curves_have_the_measurements_the_band_and_the_switches(page):
     figure = page.figure("gradient_snr over steps")
     assert [(t["x"], t["y"]) for t in figure["data"]] == [
         (STEPS, [0.5, 0.25, 0.125]),
@@ -252,13 +252,13 @@ def test_what_is_not_finite_is_a_gap_and_counted(tmp_path, make):
     page = make()
     assert page.figure("loss over steps")["data"][0]["y"] == [None, 2.0, None]
     assert page.figure("heat map")["data"][0]["z"][0] == [None, 2.0, None]
-    assert "Not finite: 01_encoder 1 NaN and 1 infinite of 3 readings." in page.text
+    assert "Not finite: 01_encoder 1 NaN and 1 infinite of 3 measurements." in page.text
     assert "-infinity" in page.text
 
 
 def test_nothing_finite_at_all_is_still_a_page(tmp_path, make):
     write(tmp_path / "logs", {tag("loss", "encoder"): [math.nan]})
-    assert "1 NaN of 1 readings" in make().text
+    assert "1 NaN of 1 measurements" in make().text
 
 
 @pytest.mark.parametrize(
@@ -367,12 +367,12 @@ def test_a_training_started_again_replaces_what_it_repeats(tmp_path):
     write(tmp_path / "logs", {tag("loss", "encoder"): {1: 5.0, 11: 4.0, 21: 3.0}})
     write(tmp_path / "logs", {tag("loss", "encoder"): {11: 2.0, 31: 1.0}})
     _, (notice,) = report.write(tmp_path / "logs", tmp_path / "report.html")
-    assert "2 readings of the earlier training are left out" in notice
+    assert "2 measurements of the earlier training are left out" in notice
     (trace,) = Page(tmp_path / "report.html").figure("over steps")["data"]
     assert (trace["x"], trace["y"]) == ([1, 11, 31], [5.0, 2.0, 1.0])
 
 
-def test_no_reading_is_dropped_silently(tmp_path):
+def test_no_measurement_is_dropped_silently(tmp_path):
     series = {tag("loss", "encoder"): {step: float(step) for step in range(1500)}}
     write(tmp_path / "logs", series)
     (run,) = report.event_files.read(tmp_path / "logs").runs

@@ -24,7 +24,7 @@ from keras_e2e.visualization.tensorboard import plugin as ours
 from keras_e2e.visualization.tensorboard import run_reader
 from keras_e2e.visualization.tensorboard.event_writer import Writer
 from keras_e2e.visualization.tensorboard.plugin import FILES, STATIC, ModulesPlugin, as_json
-from keras_e2e.visualization.tensorboard.run_reader import READINGS, Runs
+from keras_e2e.visualization.tensorboard.run_reader import MOST_MEASUREMENTS, Runs
 
 MODULES = ["encoder", "mixer", "classifier"]
 
@@ -122,7 +122,7 @@ def test_a_run_has_chain_verdicts_words_curves_bands_and_switches(tmp_path):
         True,
         0.75,
     )
-    assert verdict["words"].startswith("Starved (75 % confidence): gradient_snr ")
+    assert verdict["message"].startswith("Starved (75 % confidence): gradient_snr ")
     assert [m["verdict"]["alarm"] for m in run["modules"]] == [True, False, False]
     assert run["switches"] == [[1, "local"], [61, "end_to_end"]]
     snr = quantity(run, "gradient_snr")
@@ -173,7 +173,7 @@ def test_unknown_codes_are_called_unknown(tmp_path, code):
     run = ask(provider_of(tmp_path), "/run", run=".")
     module = run["modules"][0]
     assert module["trained_by"] == module["verdict"]["state"] == "unknown"
-    assert f"Unknown verdict (code {code:g})" in module["verdict"]["words"]
+    assert f"Unknown verdict (code {code:g})" in module["verdict"]["message"]
     assert run["switches"] == [[1, "unknown"]]
 
 
@@ -225,7 +225,7 @@ def test_numbers_from_before_a_switch_are_no_evidence(tmp_path):
     log.judge(11, ["converged"])
     log.close()
     run = ask(provider_of(tmp_path), "/run", run=".")
-    words = run["modules"][0]["verdict"]["words"]
+    words = run["modules"][0]["verdict"]["message"]
     assert words.startswith("Converged (90 % confidence): gradient_snr 0.25. ")
 
 
@@ -246,8 +246,10 @@ def test_an_error_of_the_provider_leaves_the_other_tabs_alone():
     assert "no such experiment" in ask(Failing({}), "/runs", code=404)["error"]
 
 
-def test_a_switch_has_its_step_although_the_readings_are_thinned_out(tmp_path, monkeypatch):
-    monkeypatch.setattr(run_reader, "READINGS_OF_A_TAG", 20)
+def test_a_switch_has_its_step_although_the_measurements_are_thinned_out(
+    tmp_path, monkeypatch
+):
+    monkeypatch.setattr(run_reader, "MOST_OF_A_TAG", 20)
     parity(tmp_path, MODULES, steps=3000, local_until=1501).close()
     run = ask(provider_of(tmp_path), "/run", run=".")
     assert max(map(len, run["steps"])) == 20
@@ -291,7 +293,7 @@ def test_a_run_takes_two_questions_however_many_tags():
     runs = Runs(provider, RequestContext())
     for name in provider.runs:
         runs.read(name)
-    assert provider.asked == ["list", 1000, "list", READINGS // len(many)]
+    assert provider.asked == ["list", 1000, "list", MOST_MEASUREMENTS // len(many)]
 
 
 def test_is_active_with_data_of_ours_only(tmp_path):

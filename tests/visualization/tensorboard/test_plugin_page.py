@@ -158,7 +158,7 @@ class Tab:
         self.panel.get_by_role("heading", name=f"{name}, curves").wait_for()
 
     def pixel(self, row):
-        """The colour in the middle of a row of the first heat map."""
+        """The color in the middle of a row of the first heat map."""
         Image = pytest.importorskip("PIL.Image")
         area = self.panel.locator(".frame .nsewdrag").first
         picture = Image.open(io.BytesIO(area.screenshot())).convert("RGB")
@@ -181,15 +181,15 @@ def test_the_tab_shows_the_starved_module(browser, server):
         )
         see(tab.panel.locator(".alarms"), "1 encoder")
         see(tab.panel.locator(".chain li").first, "12,416 parameters")
-        see(tab.panel.locator(".chain li").first, "taught by: task")
+        see(tab.panel.locator(".chain li").first, "trained by: task")
         see(tab.panel.locator(".chain li").first, "starved")
         tab.quantity("gradient_snr")
         labels = tab.panel.locator(".frame .ytick text").all_text_contents()
         assert labels == ["1 encoder", "2 mixer", "3 classifier"]
         # Blue below the healthy band, green within.
         for row, strongest in enumerate([2, 1, 1]):
-            colour = tab.pixel(row)
-            assert colour[strongest] == max(colour) > 1.1 * min(colour)
+            color = tab.pixel(row)
+            assert color[strongest] == max(color) > 1.1 * min(color)
         see(tab.panel.locator(".legend"), "healthy: 0.01 to 10")
 
 
@@ -265,7 +265,7 @@ def test_names_stay_text(browser, server):
 def test_numbers_that_are_none_are_marked_and_unknown_verdicts_named(browser, server):
     with Tab(browser, server, BAD_RUN) as tab:
         see(tab.panel.locator(".verdicts"), "Unknown verdict (code 99)")
-        see(tab.panel.locator(".chain li").first, "teaching not logged")
+        see(tab.panel.locator(".chain li").first, "trained by: not logged")
         tab.quantity("grad_rms")
         see(tab.panel.locator(".legend"), "NaN (6 cells)")
         see(tab.panel.locator(".legend"), "+∞ (3 cells)")
@@ -303,7 +303,7 @@ def test_all_can_be_reached_by_keyboard(browser, server):
         see(tab.panel.locator(".read-out"), ", healthy")
 
 
-def test_runs_stand_side_by_side_with_common_axes_and_colours(browser, server):
+def test_runs_stand_side_by_side_with_common_axes_and_colors(browser, server):
     with Tab(browser, server, "faulty/modules", "repaired/modules") as tab:
         tab.quantity("gradient_snr")
         panels = tab.frame.locator(".panel")

@@ -1,4 +1,4 @@
-// Draws each chart when it comes near, in the colours of the page.
+// Draws each chart when it comes near, in the colors of the page.
 (() => {
   'use strict';
   const PRINTED = 660; // pixels that fit on a sheet of A4 or Letter
@@ -30,8 +30,8 @@
   }, {rootMargin: '600px'});
   charts.forEach(div => near.observe(div));
 
-  const recolour = () => drawn.forEach(div => Plotly.relayout(div, screen()));
-  matchMedia('(prefers-color-scheme: dark)').addEventListener('change', recolour);
+  const recolor = () => drawn.forEach(div => Plotly.relayout(div, screen()));
+  matchMedia('(prefers-color-scheme: dark)').addEventListener('change', recolor);
   addEventListener('beforeprint', () => {
     charts.forEach(draw);
     charts.forEach(div => Plotly.relayout(div, {width: PRINTED, 'font.color': '#000000'}));

@@ -20,7 +20,7 @@ async function get(path) {
   try {
     content = await answer.json();
   } catch {
-    // Not ours: an error page of TensorBoard or of a proxy.
+    // Not the plugin's own: an error page of TensorBoard or of a proxy.
   }
   if (answer.ok && content) return content;
   const error = new Error(content?.error ?? `TensorBoard answers with error ${answer.status}.`);

@@ -1,4 +1,4 @@
-// The chain of modules as a picture, and the verdicts in words.
+// The chain of modules as a picture, and the verdicts as texts.
 
 import {h, plural, whole} from './dom.js';
 
@@ -33,13 +33,13 @@ export function chain(run) {
       module.parameters === null
         ? 'parameters not logged'
         : `${size(module.parameters, many)} parameters`;
-    const taught = module.trained_by === null ? 'teaching not logged' : `taught by: ${module.trained_by}`;
+    const trainedBy = `trained by: ${module.trained_by ?? 'not logged'}`;
     return h(
       'li',
       {'data-state': looks(module.verdict), title: `${module.number} ${module.name}`},
       h('span', {class: 'name'}, `${module.number} ${module.name}`),
       h('span', {class: 'fact'}, parameters),
-      h('span', {class: 'fact'}, taught),
+      h('span', {class: 'fact'}, trainedBy),
       badge(module.verdict),
     );
   });
@@ -49,18 +49,18 @@ export function chain(run) {
 }
 
 const NO_VERDICT =
-  'No verdict: it takes ten readings or the end of an epoch, and older versions logged none.';
+  'No verdict: it takes ten measurements or the end of an epoch, and older versions logged none.';
 
 function verdictItem(module) {
   const {verdict} = module;
-  const words = verdict?.words ?? NO_VERDICT;
+  const message = verdict?.message ?? NO_VERDICT;
   const when = verdict ? h('span', {class: 'when'}, ` (step ${whole(verdict.step)})`) : null;
   return h(
     'li',
     {'data-state': looks(verdict)},
     badge(verdict),
     h('strong', {}, ` ${module.number} ${module.name} `),
-    words,
+    message,
     when,
   );
 }

@@ -1,6 +1,6 @@
 // What heat map and curves have in common: drawing, axes, marks of the mode, zoom.
 
-import {colours} from './theme.js';
+import {colors} from './theme.js';
 
 const LABEL = 22;
 
@@ -34,7 +34,7 @@ function switchLines(run, view) {
     const until = run.switches[i + 1]?.[0] ?? Infinity;
     if (from > view.x[1] || until <= view.x[0]) return;
     if (i > 0 && step >= view.x[0]) {
-      const line = {color: colours().mark, width: 1.5, dash: 'dash'};
+      const line = {color: colors().mark, width: 1.5, dash: 'dash'};
       shapes.push({type: 'line', x0: step, x1: step, yref: 'paper', y0: 0, y1: 1.02, line});
     }
     // Names that would cover each other are left out; they stand above the chart, too.
@@ -53,7 +53,7 @@ export function shapesOf(run, view, others = []) {
 // `view` has the steps that are shown, `x`, the `width` in pixels, and how many `letters` fit
 // across. Plotly by itself keeps to the width that it found first.
 export function layoutOf(run, view, extra) {
-  const look = colours();
+  const look = colors();
   const {notes} = switchLines(run, view);
   const axis = {gridcolor: look.faint, zeroline: false, linecolor: look.faint, tickcolor: look.faint};
   return {

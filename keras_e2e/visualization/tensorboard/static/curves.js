@@ -3,9 +3,9 @@
 import {draw, layoutOf, plain} from './charts.js';
 import {number, whole} from './dom.js';
 import {GAP, spacingOf} from './grid.js';
-import {colours, lineColour} from './theme.js';
+import {colors, lineColor} from './theme.js';
 
-// Readings that are no number, and have no place on the axis, are marked at its ends.
+// Measurements that are not finite, and have no place on the axis, are marked at its ends.
 const MARKS = [
   {is: Number.isNaN, symbol: 'x', y: 0.03, away: 1},
   {is: (value) => value === Infinity, symbol: 'triangle-up', y: 0.97, away: -1},
@@ -17,7 +17,7 @@ function readOut(module, step, value) {
 }
 
 // Zeros and strays below a logarithmic axis run along its lower edge. A line breaks where
-// readings are missing.
+// measurements are missing.
 function pointsOf(module, {steps, values}, scale) {
   const gap = GAP * spacingOf(steps);
   const points = {x: [], y: [], text: []};
@@ -34,20 +34,20 @@ function pointsOf(module, {steps, values}, scale) {
   return points;
 }
 
-function lineOf(module, series, colour, scale) {
+function lineOf(module, series, color, scale) {
   return {
     type: 'scatter',
     mode: series.steps.length < 40 ? 'lines+markers' : 'lines',
     ...pointsOf(module, series, scale),
     hovertemplate: '%{text}<extra></extra>',
-    line: {color: colour, width: 1.6},
+    line: {color, width: 1.6},
     marker: {size: 5},
     connectgaps: false,
   };
 }
 
 // In rows, so that the marks of one module do not hide those of another.
-function marksOf(module, series, colour, index) {
+function marksOf(module, series, color, index) {
   return MARKS.map(({is, symbol, y, away}) => {
     const where = series.values.flatMap((value, i) => (is(value) ? [i] : []));
     return {
@@ -58,7 +58,7 @@ function marksOf(module, series, colour, index) {
       yaxis: 'y2',
       text: where.map((i) => readOut(module, series.steps[i], series.values[i])),
       hovertemplate: '%{text}<extra></extra>',
-      marker: {symbol, color: colour, size: 8},
+      marker: {symbol, color, size: 8},
       cliponaxis: false,
     };
   }).filter((trace) => trace.x.length);
@@ -73,7 +73,7 @@ function bandOf(scale, range) {
   });
   const line = {width: 0};
   const shape = {type: 'rect', xref: 'paper', x0: 0, x1: 1, y0: ends[0], y1: ends[1]};
-  return [{...shape, fillcolor: colours().band, line, layer: 'below'}];
+  return [{...shape, fillcolor: colors().band, line, layer: 'below'}];
 }
 
 export function rangeOf(scale) {
@@ -88,8 +88,8 @@ export function drawCurves(element, run, quantity, scale, view, hidden, onZoom) 
   run.modules.forEach((module, i) => {
     const series = quantity.series.get(module.id);
     if (!series || hidden.has(module.id)) return;
-    const colour = lineColour(i, run.modules.length);
-    traces.push(lineOf(module, series, colour, scale), ...marksOf(module, series, colour, i));
+    const color = lineColor(i, run.modules.length);
+    traces.push(lineOf(module, series, color, scale), ...marksOf(module, series, color, i));
   });
   const range = view.y ?? rangeOf(scale);
   const layout = layoutOf(run, view, {

@@ -2,8 +2,8 @@
 
 const COLUMNS = 800;
 
-// Readings farther apart than so many spacings have a gap between them. The spacing is the
-// 90th percentile: logs keep a random choice of many readings, so the distances vary.
+// Measurements farther apart than so many spacings have a gap between them. The spacing is
+// the 90th percentile: logs keep a random choice of many measurements, so distances vary.
 export const GAP = 4;
 
 export function spacingOf(steps) {
@@ -19,8 +19,8 @@ function columnsOf(all) {
   return Array.from({length: COLUMNS + 1}, (_, i) => Math.round(steps[0] + i * width));
 }
 
-// What a column shows of a module: the last reading in it, but rather one that is not
-// finite, which must not get lost; without one the reading before, which stands until the
+// What a column shows of a module: the last measurement in it, but rather one that is not
+// finite, which must not get lost; without one the measurement before, which holds until the
 // next one or, before a gap and at the end, for the usual distance.
 function row(series, columns) {
   const cells = Array(columns.length).fill(null);
@@ -33,9 +33,9 @@ function row(series, columns) {
     const end = columns[i + 1] ?? Infinity;
     let here = null;
     while (next < steps.length && steps[next] < end) {
-      const reading = {step: steps[next], value: values[next]};
-      if (here === null || Number.isFinite(here.value)) here = reading;
-      held = reading;
+      const measurement = {step: steps[next], value: values[next]};
+      if (here === null || Number.isFinite(here.value)) here = measurement;
+      held = measurement;
       next += 1;
     }
     const near = held && steps[next] - held.step <= GAP * spacing;
@@ -45,7 +45,7 @@ function row(series, columns) {
   return cells;
 }
 
-// `edges` are the borders of the columns: a reading stands from its step to the next.
+// `edges` are the borders of the columns: a measurement holds from its step to the next.
 export function grid(run, quantity) {
   const by = quantity.series;
   const columns = columnsOf([...by.values()]);

@@ -2,10 +2,10 @@
 
 import {draw, label, layoutOf, plain, shapesOf} from './charts.js';
 import {number, plural, whole} from './dom.js';
-import {colourScale, colourTicks, inBand, place} from './scale.js';
-import {colours} from './theme.js';
+import {colorScale, colorTicks, inBand, place} from './scale.js';
+import {colors} from './theme.js';
 
-// Cells without a number get a layer of their own: the scale has no colour for them.
+// Cells without a number get a layer of their own: the scale has no color for them.
 export function special(value) {
   if (Number.isFinite(value)) return null;
   return Number.isNaN(value) ? 0 : value > 0 ? 1 : 2;
@@ -13,13 +13,13 @@ export function special(value) {
 
 export const SPECIAL = ['NaN', '+∞', '−∞'];
 
-export function specialColours() {
-  const look = colours();
+export function specialColors() {
+  const look = colors();
   return [look.nan, look.inf, look.minusInf];
 }
 
 export function describe(module, quantity, cell, scale) {
-  if (!cell) return `${module.number} ${module.name}: no reading here`;
+  if (!cell) return `${module.number} ${module.name}: no measurement here`;
   const judged = inBand(scale, cell.value);
   const text = `${quantity} ${number(cell.value)}${judged && `, ${judged}`}`;
   return `${module.number} ${module.name}, step ${whole(cell.step)}: ${text}`;
@@ -48,7 +48,7 @@ export function moveCursor(element, run, cells, view, cursor) {
 
 // `cells` are those of `grid`; `cursor` the cell that the keyboard is at.
 export function drawHeatMap(element, run, quantity, cells, scale, view, cursor, onZoom) {
-  const look = colours();
+  const look = colors();
   const at = (choose) => cells.rows.map((row) => row.map((cell) => (cell ? choose(cell.value) : null)));
   const hover = cells.rows.map((row, i) =>
     row.map((cell) => plain(describe(run.modules[i], quantity.name, cell, scale)).replace(': ', '<br>')),
@@ -62,15 +62,15 @@ export function drawHeatMap(element, run, quantity, cells, scale, view, cursor, 
     hoverongaps: false,
     zsmooth: false,
   };
-  const ticks = colourTicks(scale);
-  const marks = specialColours();
+  const ticks = colorTicks(scale);
+  const marks = specialColors();
   const traces = [
     {
       ...common,
       z: at((value) => (Number.isFinite(value) ? place(scale, value) : null)),
       zmin: 0,
       zmax: 1,
-      colorscale: colourScale(scale),
+      colorscale: colorScale(scale),
       showscale: !scale.empty,
       colorbar: {
         thickness: 12,
@@ -92,7 +92,7 @@ export function drawHeatMap(element, run, quantity, cells, scale, view, cursor, 
       z: at(special),
       zmin: -0.5,
       zmax: 2.5,
-      colorscale: marks.flatMap((colour, i) => [[i / 3, colour], [(i + 1) / 3, colour]]),
+      colorscale: marks.flatMap((color, i) => [[i / 3, color], [(i + 1) / 3, color]]),
       showscale: false,
     },
   ];
@@ -120,8 +120,8 @@ export function occurring(cells) {
   const count = [0, 0, 0];
   for (const cell of all) if (cell && special(cell.value) !== null) count[special(cell.value)] += 1;
   const notes = SPECIAL.flatMap((name, i) =>
-    count[i] ? [{colour: specialColours()[i], text: `${name} (${plural(count[i], 'cell')})`}] : [],
+    count[i] ? [{color: specialColors()[i], text: `${name} (${plural(count[i], 'cell')})`}] : [],
   );
-  if (all.includes(null)) notes.push({colour: colours().plot, text: 'no reading'});
+  if (all.includes(null)) notes.push({color: colors().plot, text: 'no measurement'});
   return notes;
 }

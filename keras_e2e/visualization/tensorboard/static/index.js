@@ -53,7 +53,7 @@ class Page {
     this.main = h('main', {class: 'panels'});
     this.pressed = false;
     this.late = false;
-    this.rest = 0;
+    this.pausedUntil = 0;
   }
 
   select(id, names, chosen, onchange) {
@@ -63,7 +63,7 @@ class Page {
   }
 
   open() {
-    const labelled = (text, control) => h('label', {for: control.id}, text, control);
+    const labeled = (text, control) => h('label', {for: control.id}, text, control);
     document.documentElement.lang = 'en';
     document.title = 'Modules';
     document.head.append(h('link', {rel: 'stylesheet', href: address('style.css')}));
@@ -73,9 +73,9 @@ class Page {
         'header',
         {},
         h('h1', {}, 'Modules'),
-        labelled('Quantity', this.quantity),
-        labelled('Scale', this.choice),
-        labelled('Theme', this.theme),
+        labeled('Quantity', this.quantity),
+        labeled('Scale', this.choice),
+        labeled('Theme', this.theme),
         h('label', {for: 'live', class: 'check'}, this.live, 'Live'),
         this.reset,
         this.status,
@@ -109,9 +109,9 @@ class Page {
     return !document.hidden && (!frame || frame.checkVisibility({visibilityProperty: true}));
   }
 
-  // Large logs take the Python loader seconds: it gets a rest three times as long.
+  // Large logs take the Python loader seconds: it gets a pause three times as long.
   tick() {
-    if (performance.now() >= this.rest) this.poll();
+    if (performance.now() >= this.pausedUntil) this.poll();
   }
 
   async poll() {
@@ -135,7 +135,7 @@ class Page {
     } finally {
       this.looking = false;
       const now = performance.now();
-      this.rest = now + 3 * (now - began);
+      this.pausedUntil = now + 3 * (now - began);
     }
   }
 

@@ -1,5 +1,5 @@
 // All that is shown of one run. Built once; what changes is put into its places, so that
-// focus, open parts and zoom outlast the next readings.
+// focus, open parts and zoom outlast the next measurements.
 
 import {alarms, calm, calmSummary, chain, modesInWords} from './chain.js';
 import {clear, margins} from './charts.js';
@@ -9,7 +9,7 @@ import {grid} from './grid.js';
 import {describe, drawHeatMap, moveCursor, occurring} from './heatmap.js';
 import {bandLegend} from './scale.js';
 import {table} from './table.js';
-import {lineColour} from './theme.js';
+import {lineColor} from './theme.js';
 
 const KEYS = 'Arrow keys move from cell to cell, Home and End to the first and last step, Escape leaves.';
 const LETTER = 6.5;
@@ -47,7 +47,7 @@ export class Panel {
       },
       this.heat,
     );
-    this.legend = h('ul', {class: 'legend', 'aria-label': 'Colours'});
+    this.legend = h('ul', {class: 'legend', 'aria-label': 'Colors'});
     this.curves = h('div', {class: 'plot'});
     this.toggles = h('div', {class: 'toggles', role: 'group', 'aria-label': 'Curves shown'});
     this.heatTitle = h('h3');
@@ -88,7 +88,7 @@ export class Panel {
     this.width = width;
   }
 
-  // New readings.
+  // New measurements.
   take(run) {
     const first = this.run === null;
     this.run = run;
@@ -135,7 +135,7 @@ export class Panel {
     const quantity = this.quantity();
     for (const part of [this.heatPart, this.curvesPart, this.details]) part.hidden = !quantity;
     this.noCharts.hidden = Boolean(quantity);
-    this.noCharts.textContent = `This run has no readings of ${this.shared.quantity}.`;
+    this.noCharts.textContent = `This run has no measurements of ${this.shared.quantity}.`;
     if (!quantity) return;
     this.heatTitle.textContent = `${quantity.name}, module by step`;
     this.curvesTitle.textContent = `${quantity.name}, curves`;
@@ -161,9 +161,9 @@ export class Panel {
 
   drawLegend() {
     const notes = [...bandLegend(this.shared.scale), ...occurring(this.cells)];
-    const items = notes.map(({colour, text}) => {
+    const items = notes.map(({color, text}) => {
       const swatch = h('span', {class: 'swatch', 'aria-hidden': 'true'});
-      swatch.style.background = colour;
+      swatch.style.background = color;
       return h('li', {}, swatch, text);
     });
     this.legend.replaceChildren(...items);
@@ -195,7 +195,7 @@ export class Panel {
     this.run.modules.forEach((module, i) => {
       const button = this.toggles.children[i + 2];
       button.setAttribute('aria-pressed', !hidden.has(module.id));
-      button.firstChild.style.background = lineColour(i, this.run.modules.length);
+      button.firstChild.style.background = lineColor(i, this.run.modules.length);
     });
   }
 

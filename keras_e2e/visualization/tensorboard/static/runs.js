@@ -22,7 +22,7 @@ export class RunList {
       const newest = runs.reduce((a, b) => (b.written > (a?.written ?? -1) ? b : a), null);
       if (this.chosen === null || !this.touched) this.chosen = newest ? [newest.name] : [];
     }
-    // A run that is gone stays in the list while it is chosen: the page tells of it.
+    // A run that is gone stays in the list while it is chosen: the page says so.
     const gone = this.chosen.filter((name) => !names.includes(name));
     const all = [...names, ...gone];
     for (const [name, item] of this.items) {

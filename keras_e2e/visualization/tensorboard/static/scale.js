@@ -1,4 +1,4 @@
-// The colours and axis of a quantity, common to all the runs that are shown.
+// The colors and axis of a quantity, common to all the runs that are shown.
 
 import {number} from './dom.js';
 
@@ -8,7 +8,7 @@ const ABOVE = ['#fdd0a2', '#fd8d3c', '#d94801', '#7f2704'];
 const PLAIN = ['#440154', '#3b528b', '#21918c', '#5ec962', '#fde725'];
 
 // `choice` is 'auto', 'log' or 'linear'. Zeros do not prevent a logarithmic scale (a
-// signal-to-noise ratio is often cut off at zero): they take the colour of its low end.
+// signal-to-noise ratio is often cut off at zero): they take the color of its low end.
 export function scaleOf(quantities, choice) {
   const values = quantities
     .flatMap((quantity) => [...quantity.series.values()].flatMap((s) => s.values))
@@ -21,7 +21,7 @@ export function scaleOf(quantities, choice) {
   const spans = canLog && Math.max(positive.at(-1), ...ends) / Math.min(positive[0], ...ends) > 50;
   const log = canLog && (choice === 'log' || (choice === 'auto' && spans));
   if (!values.length) return {log: false, low: 0, high: 1, band, canLog, empty: true};
-  // A few stray low readings would take most of the colours of a logarithmic scale.
+  // A few stray low measurements would take most of the colors of a logarithmic scale.
   let low = log ? positive[Math.floor(0.01 * positive.length)] : values[0];
   let high = values.at(-1);
   for (const end of band ?? []) {
@@ -43,14 +43,14 @@ export function place(scale, value) {
   return Math.min(1, Math.max(0, at));
 }
 
-// The ends must be exact: plotly takes colours of its own where a scale ends at .999.
-function spread(colours, from, to) {
-  const last = colours.length - 1;
-  return colours.map((colour, i) => [i === last ? to : from + ((to - from) * i) / last, colour]);
+// The ends must be exact: plotly takes colors of its own where a scale ends at .999.
+function spread(colors, from, to) {
+  const last = colors.length - 1;
+  return colors.map((color, i) => [i === last ? to : from + ((to - from) * i) / last, color]);
 }
 
 // Blue below the healthy band, pale green within, orange above; without a band plain.
-export function colourScale(scale) {
+export function colorScale(scale) {
   if (!scale.band) return spread(PLAIN, 0, 1);
   const low = scale.band[0] === -Infinity ? 0 : place(scale, scale.band[0]);
   const high = scale.band[1] === Infinity ? 1 : place(scale, scale.band[1]);
@@ -78,7 +78,7 @@ function round(scale) {
 }
 
 // The ends of the band are named; ticks that would be in their way are left out.
-export function colourTicks(scale) {
+export function colorTicks(scale) {
   const ends = (scale.band ?? [])
     .filter((end) => Number.isFinite(end) && (!scale.log || end > 0))
     .map((end) => ({value: end, text: `<b>${tickText(end)}</b>`}));
@@ -91,12 +91,12 @@ export function colourTicks(scale) {
   return [...others, ...ends].sort((a, b) => a.value - b.value);
 }
 
-// What the colours mean, for the legend.
+// What the colors mean, for the legend.
 export function bandLegend(scale) {
   if (!scale.band || scale.empty) return [];
   const [low, high] = scale.band;
-  const shown = colourScale(scale).map(([, colour]) => colour);
-  const entry = (colour, text) => (shown.includes(colour) ? [{colour, text}] : []);
+  const shown = colorScale(scale).map(([, color]) => color);
+  const entry = (color, text) => (shown.includes(color) ? [{color, text}] : []);
   return [
     ...entry(BELOW[1], 'below'),
     ...entry(WITHIN[1], `healthy: ${number(low)} to ${number(high)} (a heuristic)`),

@@ -34,7 +34,7 @@ export function table(run, quantity, scale) {
   return h(
     'table',
     {},
-    h('caption', {}, `${quantity.name} of the modules of ${run.name}, over the readings kept in the log`),
+    h('caption', {}, `${quantity.name} of the modules of ${run.name}, over the measurements kept in the log`),
     h('thead', {}, head),
     h('tbody', {}, ...rows),
   );

@@ -42,8 +42,8 @@ export function onSystemChange(callback) {
   system.addEventListener('change', callback);
 }
 
-// Plotly takes colours, not variables of CSS. Special cells have colours that no scale has.
-export function colours() {
+// Plotly takes colors, not variables of CSS. Special cells have colors that no scale has.
+export function colors() {
   const onDark = dark(current);
   return {
     dark: onDark,
@@ -59,13 +59,13 @@ export function colours() {
   };
 }
 
-// Few modules: colours that are easily told apart. Many: a row of hues in their order.
+// Few modules: colors that are easily told apart. Many: a row of hues in their order.
 const FEW = {
   light: ['#1f77b4', '#d95f02', '#2a9d4a', '#c2185b', '#7b4fb5', '#8c564b', '#0f8b8d', '#6d6d00'],
   dark: ['#6cb4ee', '#ffa15a', '#7ddc8f', '#ff7eb0', '#c3a3f5', '#d6a79b', '#5fd3d5', '#d8d86a'],
 };
 
-export function lineColour(index, count) {
+export function lineColor(index, count) {
   const onDark = dark(current);
   const few = FEW[onDark ? 'dark' : 'light'];
   if (count <= few.length) return few[index];

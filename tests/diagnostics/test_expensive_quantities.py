@@ -167,7 +167,7 @@ def test_the_credit_of_a_step_is_the_change_of_the_loss():
     np.testing.assert_allclose(sum(credit.values()), measure() - start, rtol=2e-2)
 
 
-def test_rotation_is_from_the_first_reading_on_through_all_modes():
+def test_rotation_is_from_the_first_measurement_on_through_all_modes():
     model, recorder = modular([Rotation()])
     layer = model.get_layer("a")
     start = flat(layer.get_weights())
@@ -183,20 +183,20 @@ def test_rotation_is_from_the_first_reading_on_through_all_modes():
     assert expected > 1e-4
 
 
-def test_a_probe_is_ridge_regression_on_the_readings_before():
+def test_a_probe_is_ridge_regression_on_the_measurements_before():
     model, recorder = modular(
         [ProbeAccuracy(ridge=0.1, decay=0.5)], optimizer=keras.optimizers.SGD(0.0)
     )
     centres = RNG.normal(size=(3, 5)) * 2
     gram, cross = np.zeros((8, 8)), np.zeros((8, 3))
-    for reading in range(3):
+    for measurement in range(3):
         y = RNG.integers(0, 3, size=32)
         x = (centres[y] + RNG.normal(size=(32, 5))).astype("float32")
         h = np.c_[np.asarray(model.get_layer("a")(x)), np.ones(32)].astype("float64")
         step(model, x, y)
         found = recorder.read()["probe_accuracy"]
         assert set(found) == {"a", "b"}
-        if reading == 0:
+        if measurement == 0:
             assert np.isnan(found["a"])
         else:
             penalty = 0.1 * np.trace(gram) / 8 * np.eye(8)

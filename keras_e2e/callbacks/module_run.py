@@ -1,0 +1,110 @@
+"""What `ModuleTensorBoard` writes: one TensorBoard run on the modules of a model.
+
+Loads TensorBoard, so it is imported where a `ModuleTensorBoard` starts, not before.
+"""
+
+import os
+from collections.abc import Iterable, Mapping, Sequence
+
+import numpy as np
+
+from keras_e2e.diagnostics import Quantity, Verdict, states
+from keras_e2e.modules import training_mode
+from keras_e2e.modules.training_mode import TrainingMode
+from keras_e2e.visualization.tensorboard import custom_scalars, tags
+from keras_e2e.visualization.tensorboard.event_writer import Writer
+from keras_e2e.visualization.tensorboard.run_data import TRAINED_BY
+
+
+class ModuleRun:
+    """Writes measurements, modes and verdicts of the modules under their tags.
+
+    Args:
+        log_dir: String, the folder of the logs; the run is its subfolder `modules`.
+        step: Integer, the step at which writing begins.
+        module_names: The modules, in order.
+        quantities: The quantities that are written.
+
+    Raises:
+        OSError: If the folder cannot be written.
+    """
+
+    def __init__(
+        self,
+        log_dir: str,
+        step: int,
+        module_names: Sequence[str],
+        quantities: Sequence[Quantity],
+    ):
+        self._names, self._quantities = module_names, quantities
+        self._mode: TrainingMode | None = None
+        descriptions = tags.descriptions(module_names, quantities)
+        self._writer = Writer(os.path.join(log_dir, "modules"), descriptions)
+        self._writer.write(step, custom_scalars.summary(module_names, quantities))
+
+    def parameters(self, step: int, counts: Iterable[int]) -> None:
+        """Writes the number of parameters of each module."""
+        self._writer.scalars(step, self._by_module("parameters", map(float, counts)))
+
+    def mode(self, step: int, mode: TrainingMode, trained_by: Iterable[str]) -> None:
+        """Marks a switch, with the old mode at the same step: a step function.
+
+        Args:
+            step: Integer, the step.
+            mode: The mode from this step on.
+            trained_by: What trains each module in it (`TRAINED_BY`).
+        """
+        for each in (self._mode, mode):
+            if each is not None:
+                self._writer.scalars(step, [_mode_scalar(each)])
+        codes = [TRAINED_BY.index(what) for what in trained_by]
+        self._writer.scalars(step, self._by_module("trained_by", codes))
+        text = f"Training mode **{mode}** from step {step} on."
+        self._writer.text(step, tags.MODE_TEXT, text)
+        self._mode = mode
+
+    def measurements(self, step: int, measured: Mapping[str, Mapping[str, float]]) -> None:
+        """Writes numbers, by quantity and module, and what follows from them."""
+        scalars = [] if self._mode is None else [_mode_scalar(self._mode)]
+        for column, values in measured.items():
+            for position, module in enumerate(self._names):
+                if module in values:
+                    tag = tags.module_tag(column, position, module)
+                    scalars.append((tag, values[module]))
+        for quantity in self._quantities:
+            if quantity.healthy is not None and measured[quantity.name]:
+                ends = tags.band_tags(quantity.name)
+                scalars += zip(ends, quantity.healthy, strict=True)
+        gains = measured.get("signal_gain")
+        if gains:
+            with np.errstate(over="ignore"):  # infinity is written as such
+                product = np.prod(np.array([*gains.values()], "float32"))
+            scalars.append((tags.SIGNAL_GAIN_PRODUCT, product))
+        self._writer.scalars(step, scalars)
+
+    def verdicts(self, step: int, verdicts: Mapping[str, Verdict]) -> None:
+        """Writes the verdict on each module, as numbers and as a text."""
+        codes = [states.CODES[verdict.state] for verdict in verdicts.values()]
+        sure = [verdict.confidence for verdict in verdicts.values()]
+        scalars = self._by_module("verdict", codes) + self._by_module("confidence", sure)
+        self._writer.scalars(step, scalars)
+        lines = [f"* **{tags.plain(m)}**: {v.message}" for m, v in verdicts.items()]
+        self._writer.text(step, tags.VERDICTS_TEXT, "\n".join(lines))
+
+    def flush(self) -> None:
+        """Lets readers see what was written."""
+        self._writer.flush()
+
+    def close(self) -> None:
+        """Flushes and closes the file."""
+        self._writer.close()
+
+    def _by_module(self, group: str, values: Iterable[float]) -> list[tuple[str, float]]:
+        return [
+            (tags.module_tag(group, position, name), value)
+            for position, (name, value) in enumerate(zip(self._names, values, strict=True))
+        ]
+
+
+def _mode_scalar(mode: TrainingMode) -> tuple[str, float]:
+    return tags.MODE, training_mode.NAMES.index(mode.name)

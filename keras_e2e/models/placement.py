@@ -1,0 +1,166 @@
+"""What `boundaries` means: which layers a boundary follows, and with what objective."""
+
+from collections.abc import Iterable, Mapping, Sequence, Set
+from numbers import Integral
+from typing import Any, SupportsIndex
+
+import keras
+
+from keras_e2e.models.rewiring import graph_layers, rewire
+from keras_e2e.modules.boundary import ModuleBoundary
+from keras_e2e.modules.cut_points import balanced
+from keras_e2e.modules.graph import LOOPS, Graph, in_loop
+from keras_e2e.objectives import Identifier
+from keras_e2e.objectives.base import LocalObjective
+from keras_e2e.utils import compat
+from keras_e2e.utils.validation import did_you_mean
+
+Boundaries = Sequence[str] | Set[str] | Mapping[str, Identifier] | SupportsIndex | None
+
+
+def new_boundaries(
+    model: keras.Model, boundaries: Boundaries, objective: Identifier
+) -> dict[int, ModuleBoundary]:
+    """The boundaries to insert into a graph, by the `id` of the layer that each follows.
+
+    Args:
+        model: a Functional model or built Sequential.
+        boundaries: as in `modularize`.
+        objective: as in `modularize`.
+
+    Raises:
+        ValueError: as in `modularize`.
+    """
+    if boundaries is None and holds_boundary(model):
+        return {}
+    if boundaries is None or _is_count(boundaries):
+        inputs, outputs = rewire(model, {}, keep=True, flatten=True)
+        graph = Graph(keras.Model(inputs, outputs, name=model.name))
+        count = None if boundaries is None else int(boundaries)  # type: ignore[arg-type]
+        chosen = [(x.name, x, _copy(objective)) for x in balanced(graph, count)]
+    else:
+        objectives = objectives_by_name(model, boundaries, objective)
+        chosen = [(name, _find(model, name), given) for name, given in objectives.items()]
+    marked = {x.module for _, x in graph_layers(model) if isinstance(x, ModuleBoundary)}
+    inserted: dict[int, ModuleBoundary] = {}
+    for name, layer, given in chosen:
+        if id(layer) in inserted:
+            raise ValueError(f"Layer {layer.name!r} is named twice: by {name!r} too.")
+        _refuse_bad_place(layer, marked)
+        inserted[id(layer)] = ModuleBoundary(
+            given, name=f"{layer.name}_boundary", module=layer.name
+        )
+    return inserted
+
+
+def objectives_by_name(
+    model: keras.Model, boundaries: Any, objective: Identifier
+) -> dict[str, Any]:
+    """Boundaries that are given by name, as a dict from name to objective.
+
+    Args:
+        model: the model, for errors.
+        boundaries: as in `modularize`; None and a number only for a subclassed model,
+            which has no graph to choose cut points in.
+        objective: as in `modularize`.
+
+    Raises:
+        ValueError: `boundaries` names no layers, or one several times.
+    """
+    if boundaries is None:
+        _refuse_without_boundary(model)
+        return {}
+    if isinstance(boundaries, Mapping):
+        return dict(boundaries)
+    if _is_count(boundaries):
+        raise ValueError(
+            f"boundaries={boundaries}: the subclassed model {model.name!r} has no graph "
+            "to choose cut points in. Name its layers."
+        )
+    if isinstance(boundaries, str | bool) or not isinstance(boundaries, Iterable):
+        raise ValueError(
+            f"boundaries={boundaries!r}: expected a list of layer names, a dict from "
+            "layer name to objective, or a number of cut points."
+        )
+    names = list(boundaries)
+    for name in names:
+        if not isinstance(name, str):
+            raise ValueError(f"boundaries: expected layer names. Found: {name!r}.")
+        if names.count(name) > 1:
+            raise ValueError(
+                f"boundaries: layer {name!r} is named {names.count(name)} times."
+            )
+    return {name: _copy(objective) for name in names}
+
+
+def holds_boundary(model: keras.Model) -> bool:
+    """Whether there is a `ModuleBoundary` in the model, at any depth."""
+    return any(isinstance(layer, ModuleBoundary) for layer in compat.all_layers(model))
+
+
+def _is_count(boundaries: Any) -> bool:
+    return isinstance(boundaries, Integral) and not isinstance(boundaries, bool)
+
+
+def _copy(objective: Any) -> Any:
+    """An objective as it was, without what was built of it."""
+    if isinstance(objective, LocalObjective):
+        return type(objective).from_config(objective.get_config())
+    return objective
+
+
+def _find(model: keras.Model, name: str) -> keras.layers.Layer:
+    """The layer of this name in a Functional model or in a model nested in it."""
+    found = [layer for path, layer in graph_layers(model) if name in (path, layer.name)]
+    found = list({id(layer): layer for layer in found}.values())
+    if len(found) == 1:
+        return found[0]
+    if found:
+        paths = [path for path, layer in graph_layers(model) if layer.name == name]
+        raise ValueError(
+            f"Layer name {name!r} is ambiguous in {model.name!r}: {paths}. Give the path."
+        )
+    for layer in compat.all_layers(model):
+        if isinstance(layer, LOOPS) and name in [x.name for x in compat.all_layers(layer)]:
+            raise in_loop(name, layer)
+        if name in [x.name for x in compat.sublayers(layer)]:
+            raise ValueError(
+                f"Layer {name!r} is inside {layer.name!r} ({type(layer).__name__}), "
+                "which is not a graph of layers. Set the boundary on "
+                f"{layer.name!r}, or apply a ModuleBoundary in its call."
+            )
+    names = [layer.name for _, layer in graph_layers(model)]
+    raise ValueError(
+        f"Model {model.name!r} has no layer {name!r}.{did_you_mean(name, names)} Its "
+        f"layers: {names}."
+    )
+
+
+def _refuse_bad_place(layer: keras.layers.Layer, marked: set[str]) -> None:
+    """Raises ValueError for a layer that no new boundary may follow."""
+    if isinstance(layer, keras.layers.InputLayer):
+        raise ValueError(
+            f"Layer {layer.name!r} is an input: no module would end there. Set the "
+            "boundary on a later layer."
+        )
+    if isinstance(layer, ModuleBoundary):
+        raise ValueError(f"Layer {layer.name!r} is a boundary already.")
+    if layer.name in marked:
+        raise ValueError(f"Layer {layer.name!r} is followed by a boundary already.")
+
+
+def _refuse_without_boundary(model: keras.Model) -> None:
+    """Raises ValueError for a subclassed model without boundaries, and none named."""
+    if holds_boundary(model):
+        return
+    names = [layer.name for layer in compat.all_layers(model)]
+    late = (
+        " (One that makes its layers in build() has them once it was called.)"
+        if not model.built
+        else ""
+    )
+    raise ValueError(
+        f"{model.name!r} is a subclassed model: its call() is code, so there is no graph to "
+        "choose boundaries in. Name the layers that end a module, modularize(model, "
+        f"[...]), or apply ModuleBoundary layers in its call(). Its layers: {names}.{late}"
+    )

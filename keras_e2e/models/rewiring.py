@@ -1,0 +1,94 @@
+"""Repeating a graph of layers on new inputs, with boundaries added or left out."""
+
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import keras
+from keras import tree
+
+from keras_e2e.modules.boundary import ModuleBoundary
+from keras_e2e.utils import compat
+from keras_e2e.utils.graphs import inputs_like, takes_training
+
+
+def rewire(
+    model: keras.Model,
+    inserted: Mapping[int, ModuleBoundary],
+    *,
+    keep: bool,
+    flatten: bool = False,
+) -> tuple[Any, Any]:
+    """Repeats a graph on new inputs, over the same layers and weights.
+
+    A nested graph that holds a boundary is taken into the outer one, layer by layer.
+
+    Args:
+        model: a Functional model or built Sequential.
+        inserted: new boundaries by the `id` of the layer that they follow.
+        keep: whether the boundaries that are there stay.
+        flatten: whether every nested graph is taken into the outer one.
+
+    Returns:
+        The new inputs and outputs, structured as the model's.
+
+    Raises:
+        ValueError: a layer that a boundary should follow returns several tensors.
+    """
+    functional = compat.as_functional(model)
+
+    def call(layer, *args, **kwargs):
+        if isinstance(layer, ModuleBoundary) and not keep:
+            return args[0]
+        if compat.is_functional(layer) and (flatten or _holds_boundary(layer, inserted)):
+            outputs = _inline(call, layer, *args, **kwargs)
+        else:
+            outputs = layer(*args, **kwargs)
+        if id(layer) not in inserted:
+            return outputs
+        return _crossed(inserted[id(layer)], layer, outputs)
+
+    inputs = inputs_like(functional.input)
+    return inputs, compat.run_graph(functional, tree.flatten(inputs), call)
+
+
+def graph_layers(
+    model: keras.Model, prefix: str = ""
+) -> Iterator[tuple[str, keras.layers.Layer]]:
+    """Yields (path, layer) for the layers of a graph and of graphs nested in it."""
+    for layer in compat.as_functional(model).layers:
+        yield prefix + layer.name, layer
+        if compat.is_functional(layer):
+            yield from graph_layers(layer, prefix + layer.name + "/")
+
+
+def _inline(
+    call: Callable, nested: Any, inputs: Any, training: Any = None, mask: Any = None
+) -> Any:
+    """Calls the layers of a nested graph one by one."""
+
+    def call_inner(layer, *args, **kwargs):
+        # A nested model called with training=False keeps its layers so.
+        if training is not None and takes_training(layer):
+            kwargs["training"] = training
+        return call(layer, *args, **kwargs)
+
+    outputs = compat.run_graph(nested, tree.flatten(inputs), call_inner)
+    flat = tree.flatten(outputs)
+    return flat[0] if isinstance(outputs, list) and len(flat) == 1 else outputs
+
+
+def _crossed(boundary: ModuleBoundary, layer: keras.layers.Layer, outputs: Any) -> Any:
+    """What a layer returns, after the boundary that follows it."""
+    flat = tree.flatten(outputs)
+    if len(flat) != 1:
+        raise ValueError(
+            f"Layer {layer.name!r} returns {len(flat)} tensors; a boundary takes one. Set "
+            "it on a layer that follows."
+        )
+    return tree.pack_sequence_as(outputs, [boundary(flat[0])])
+
+
+def _holds_boundary(graph: Any, inserted: Mapping[int, ModuleBoundary]) -> bool:
+    """Whether a nested graph holds a boundary, or a layer that one is to follow."""
+    inner = [layer for _, layer in graph_layers(graph)]
+    return any(id(x) in inserted or isinstance(x, ModuleBoundary) for x in inner)

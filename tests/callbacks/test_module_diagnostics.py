@@ -1,0 +1,131 @@
+"""ModuleDiagnostics: what is measured when, by which callback, and what is refused."""
+
+import keras
+import numpy as np
+import pytest
+
+import keras_e2e as e2e
+from keras_e2e.callbacks import ModuleDiagnostics
+from keras_e2e.diagnostics import GradRMS, ModuleLoss, SignalGain, UpdateRatio
+
+X = np.random.default_rng(0).normal(size=(24, 4)).astype("float32")
+Y = X[:, :3]
+
+
+def model_of_three(**options):
+    keras.utils.set_random_seed(1)
+    base = keras.Sequential(
+        [
+            keras.Input((4,)),
+            keras.layers.Dense(5, activation="tanh", name="first"),
+            keras.layers.Dense(5, activation="tanh", name="second"),
+            keras.layers.Dense(3, name="out"),
+        ]
+    )
+    model = e2e.modularize(base, ["first", "second"])
+    model.compile("adam", "mse", **options)
+    return model
+
+
+def fit(*callbacks, model=None, steps=12, **options):
+    """Trains for one epoch of `steps` steps."""
+    model = model or model_of_three()
+    x, y = X[: 2 * steps], Y[: 2 * steps]
+    model.fit(x, y, batch_size=2, verbose=0, callbacks=[*callbacks], **options)
+    return model
+
+
+def measured(callback, quantity, module="out"):
+    """The steps at which a quantity was measured."""
+    values = callback.history[quantity][module]
+    assert len(values) == len(callback.steps)
+    return [s for s, v in zip(callback.steps, values, strict=True) if not np.isnan(v)]
+
+
+def test_a_quantity_with_a_schedule_is_measured_at_its_own_steps():
+    watch = ModuleDiagnostics(3, [ModuleLoss(), GradRMS(schedule=4)])
+    fit(watch)
+    assert watch.steps == [1, 4, 5, 7, 9, 10]
+    assert measured(watch, "grad_rms") == [1, 5, 9]
+    assert measured(watch, "loss") == watch.steps, "the others are measured then, too"
+
+
+def test_each_schedule_is_kept():
+    given = [ModuleLoss(), GradRMS(schedule=2), UpdateRatio(schedule=6)]
+    watch = ModuleDiagnostics(100, given)
+    fit(watch, epochs=2)
+    assert measured(watch, "loss") == measured(watch, "grad_rms") == [*range(1, 25, 2)]
+    assert measured(watch, "update_ratio") == [1, 7, 13, 19]
+
+
+def test_one_argument_slows_all_quantities_with_a_schedule():
+    given = [ModuleLoss(), GradRMS(schedule=2), UpdateRatio(schedule=3)]
+    watch = ModuleDiagnostics(4, given, expensive_update_freq=6)
+    fit(watch)
+    assert watch.steps == [1, 5, 7, 9]
+    assert measured(watch, "grad_rms") == measured(watch, "update_ratio") == [1, 7]
+    assert [quantity.schedule for quantity in given] == [None, 2, 3]
+
+
+def test_what_a_subclass_is_handed():
+    taken = {}
+
+    class Take(ModuleDiagnostics):
+        def on_measurement(self, step, measurements):
+            taken[step] = measurements
+
+    watch = Take(6, [SignalGain(), GradRMS(schedule=4)])
+    fit(watch)
+    assert sorted(taken) == watch.steps == [1, 5, 7, 9]
+    assert set(taken[5]["grad_rms"]) == {"first", "second", "out"}
+    assert taken[7]["grad_rms"] == {}, "not measured in this step"
+    assert set(taken[7]["signal_gain"]) == {"second", "out"}, "none for the first module"
+
+
+def test_modules_that_are_frozen_on_purpose_are_not_judged():
+    model = model_of_three()
+    model.training_mode = "sequential:second"
+    watch = ModuleDiagnostics(1)
+    fit(watch, model=model, steps=2)
+    steady = {name: [0.5] * 30 for name in ("first", "second", "out")}
+    watch.history = {"loss": steady, "gradient_snr": steady, "grad_rms": steady}
+    watch.modes = watch.modes[:1] * 30
+    states = {name: verdict.state for name, verdict in watch.verdicts().items()}
+    assert states == {"first": "unclear", "second": "healthy", "out": "unclear"}
+
+
+def test_there_are_no_verdicts_before_the_first_measurement():
+    assert ModuleDiagnostics().verdicts() == {}
+
+
+def test_integers_of_numpy_are_numbers_of_steps():
+    watch = ModuleDiagnostics(np.int64(5), [GradRMS(schedule=2)], np.int32(6))
+    fit(watch)
+    assert watch.steps == [1, 7]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "message"),
+    [
+        (
+            {"update_freq": 0},
+            ValueError,
+            "update_freq=0: expected an integer of at least 1",
+        ),
+        ({"update_freq": "epoch"}, ValueError, "update_freq='epoch': expected an integer"),
+        ({"update_freq": None}, ValueError, "update_freq=None"),
+        ({"expensive_update_freq": 2.5}, ValueError, r"expensive_update_freq=2\.5"),
+        ({"quantities": None}, TypeError, "quantities=None: expected one of"),
+        ({"quantities": 3}, TypeError, "quantities=3: expected one of"),
+        ({"quantities": GradRMS()}, TypeError, "quantities=.*expected one of"),
+        ({"quantities": GradRMS}, TypeError, "quantities=.*expected one of"),
+        ({"quantities": [GradRMS]}, TypeError, r"quantities holds .*GradRMS\(\)"),
+        ({"quantities": ["grad_rms"]}, TypeError, "quantities holds 'grad_rms'"),
+        ({"quantities": "ful"}, ValueError, "quantities='ful'.*Did you mean 'full'"),
+        ({"quantities": []}, ValueError, "one or more quantities"),
+        ({"quantities": [GradRMS(), GradRMS()]}, ValueError, "different names"),
+    ],
+)
+def test_arguments_that_are_invalid_are_named(arguments, error, message):
+    with pytest.raises(error, match=f"ModuleDiagnostics: .*{message}"):
+        ModuleDiagnostics(**arguments)
