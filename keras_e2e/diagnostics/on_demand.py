@@ -78,7 +78,7 @@ class OnDemand(Described):
             )
         x, y, sample_weight = tree.map_structure(_array, data.arrays)
         if not model.modules:
-            model._examine_first(x)
+            model.examine(tree.map_structure(lambda a: ops.convert_to_tensor(a[:2]), x))
         with preserve_state(model):
             found = self.compute(model, x, y, sample_weight)
         table: dict[str, dict[str, float]] = {column: {} for column in self.columns}

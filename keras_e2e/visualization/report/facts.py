@@ -12,7 +12,7 @@ FIRST = ("loss", "gradient_snr")
 
 
 class Judged(NamedTuple):
-    """The latest verdict on a module; `kind` goes by the color."""
+    """The latest verdict on a module; `kind` decides its color."""
 
     state: str
     kind: str

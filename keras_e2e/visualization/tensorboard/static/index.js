@@ -262,12 +262,12 @@ class Page {
     const steps = found.flatMap((q) => [...q.series.values()].flatMap(ends));
     this.shared.scale = scale;
     this.shared.steps = steps.length ? [Math.min(...steps), Math.max(...steps)] : [0, 1];
-    this.tell(found, scale);
+    this.describe(found, scale);
     for (const panel of this.panels.values()) panel.draw();
   }
 
   // What the quantity is, without the marks of Markdown, and how it is drawn.
-  tell(found, scale) {
+  describe(found, scale) {
     const about = found.find((quantity) => quantity.about)?.about ?? '';
     const parts = [about.replaceAll('`', '')];
     if (scale.clipped) parts.push('Logarithmic: zeros and the lowest hundredth are drawn at the low end.');
