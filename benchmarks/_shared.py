@@ -193,7 +193,7 @@ def train(
     results: Results,
     until: float = float("inf"),
     callbacks: Callable[[keras.Model], list] = lambda model: [],
-    every: int = 1,
+    validation_freq: int = 1,
     **key: Any,
 ) -> dict[str, Any] | None:
     """Trains a compiled model for each epoch's test error, unless it is done already.
@@ -206,7 +206,7 @@ def train(
         results: where the run is looked up and put.
         until: the deadline of `Curve`.
         callbacks: more callbacks for this model.
-        every: how many epochs from one evaluation to the next.
+        validation_freq: how many epochs from one evaluation to the next.
         **key: what identifies the run; `seed` among it.
 
     Returns:
@@ -232,7 +232,7 @@ def train(
         data,
         epochs=epochs,
         validation_data=test_data,
-        validation_freq=every,
+        validation_freq=validation_freq,
         validation_batch_size=1000,
         callbacks=[*callbacks(model), curve],
         shuffle=False,  # the batches are shuffled
@@ -244,7 +244,7 @@ def train(
 class Traced:
     """The models of one task: traced once, trained from many seeds.
 
-    AutoMode reads single steps; all others run ten at once, which is quicker.
+    AutoMode measures single steps; all others run ten at once, which is quicker.
     """
 
     def __init__(self, task: tasks.Task):

@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from keras_e2e.experiments import tasks
 from keras_e2e.experiments.tasks.scenes import INK, NONE
 
-# One for each object from the left; the ground is grey. Told apart by the colour-blind.
+# For the objects from the left, colors that the color-blind can tell apart; the ground.
 OBJECTS = ("#0072b2", "#e69f00", "#009e73", "#cc79a7")
 GROUND = "#888888"
 RIGHT, WRONG = "#1e8449", "#c0392b"
@@ -23,7 +23,7 @@ def draw(shown: dict[str, tuple[tasks.Split, Found]], path: pathlib.Path) -> Non
     """Draws scenes with their masks and readings, memories with their attention.
 
     Args:
-        shown: of each task the test examples, and by regime what the model puts out.
+        shown: of each task the test examples, and by regime the model's outputs.
         path: the PNG file to write.
     """
     figure = Figure(figsize=(11, 11), layout="constrained")
@@ -35,7 +35,7 @@ def draw(shown: dict[str, tuple[tasks.Split, Found]], path: pathlib.Path) -> Non
 
 def _scenes(figure, test: tasks.Split, found: Found) -> None:
     figure.suptitle(
-        "Scenes: which object each pixel belongs to (grey: none), and what the system "
+        "Scenes: which object each pixel belongs to (gray: none), and what the system "
         "reads (green: right, red: wrong)"
     )
     # Of those with four, three and two objects the first.
@@ -51,7 +51,7 @@ def _scenes(figure, test: tasks.Split, found: Found) -> None:
         image = test.x[which, ..., 0]
         axes[0, column].imshow(image, cmap="gray", vmin=0, vmax=1)
         for axis, made in zip(axes[1:, column], lines.values(), strict=True):
-            axis.imshow(_coloured(image, made["segmentation"][which].argmax(-1)))
+            axis.imshow(_colored(image, made["segmentation"][which].argmax(-1)))
             read = made["reading"][which].argmax(-1)
             right = read == test.y["reading"][which]
             _reading(axis, read, right if made is not truth else None)
@@ -62,21 +62,21 @@ def _scenes(figure, test: tasks.Split, found: Found) -> None:
         axis.set_yticks([])
 
 
-def _coloured(image: np.ndarray, mask: np.ndarray) -> np.ndarray:
-    """The bright pixels in the colour of their object; the reader sees no others."""
-    colours = np.array([to_rgb(colour) for colour in (GROUND, *OBJECTS)])
-    return np.where(image > INK, image, 0.0)[..., None] * colours[mask]
+def _colored(image: np.ndarray, mask: np.ndarray) -> np.ndarray:
+    """The bright pixels in the color of their object; the reader sees no others."""
+    colors = np.array([to_rgb(color) for color in (GROUND, *OBJECTS)])
+    return np.where(image > INK, image, 0.0)[..., None] * colors[mask]
 
 
 def _reading(axis, read: np.ndarray, right: np.ndarray | None) -> None:
     """The digits that are read, below the picture, each in green or red."""
     for slot, label in enumerate(read):
-        colour = "black" if right is None else RIGHT if right[slot] else WRONG
+        color = "black" if right is None else RIGHT if right[slot] else WRONG
         axis.text(
             (slot + 0.5) / len(read),
             -0.06,
             "·" if label == NONE else str(label),
-            color=colour,
+            color=color,
             transform=axis.transAxes,
             ha="center",
             va="top",
@@ -126,9 +126,9 @@ def _memory(figure, test: tasks.Split, found: Found, which: int) -> None:
 
 
 def _bars(axis, found: Found, which: int, slot: int) -> None:
-    for place, (regime, colour) in enumerate(REGIMES.items()):
+    for place, (regime, color) in enumerate(REGIMES.items()):
         value = float(found[regime]["attention"][which, slot])
-        axis.bar(place, value, color=colour, width=0.8)
+        axis.bar(place, value, color=color, width=0.8)
         axis.text(place, value + 0.03, f"{value:.2f}", ha="center", fontsize=8)
     axis.set_xlim(-0.7, len(REGIMES) - 0.3)
     axis.set_ylim(0, 1.2)
@@ -138,11 +138,11 @@ def _bars(axis, found: Found, which: int, slot: int) -> None:
 def _answers(axis, test: tasks.Split, found: Found, which: int) -> None:
     true = int(test.y["answer"][which])
     axis.text(0, 0.95, f"stored: {true}", transform=axis.transAxes, fontsize=9, va="top")
-    for line, (regime, colour) in enumerate(REGIMES.items()):
+    for line, (regime, color) in enumerate(REGIMES.items()):
         answer = int(found[regime]["answer"][which].argmax())
         verdict = "right" if answer == true else "wrong"
         text = f"{regime}:\n{answer}, {verdict}"
         place = 0.7 - 0.38 * line
         axis.text(
-            0, place, text, transform=axis.transAxes, color=colour, fontsize=9, va="top"
+            0, place, text, transform=axis.transAxes, color=color, fontsize=9, va="top"
         )

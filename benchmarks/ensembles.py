@@ -93,7 +93,7 @@ def fit(model: keras.Model, x: Any, y: Any, epochs: int, order: int) -> None:
         "sparse_categorical_crossentropy",
         steps_per_execution=10,
     )
-    # Not the arrays: behind a global seed Keras shuffles each epoch of each fit alike.
+    # Not the arrays: after a global seed Keras shuffles each epoch of each fit alike.
     batches = _shared.batches(x, y, BATCH, order)
     model.fit(batches, epochs=epochs, shuffle=False, verbose=0)
 

@@ -3,7 +3,7 @@
 784 -> 3 x [Dense 1024, BatchNorm, (Leaky)ReLU, Dropout .025] -> Dense 10, trained in
 every way this package has, each with the same number of epochs, beside the authors' own
 code ("Training Neural Networks with Local Error Signals", ICML 2019;
-github.com/anokland/local-loss). Initialisation, BatchNorm and Adam are set to what
+github.com/anokland/local-loss). Initialization, BatchNorm and Adam are set to what
 PyTorch does there. Goal: test errors within half a point of theirs, and `pred` and
 `predsim` faster per epoch than their code.
 
@@ -39,7 +39,7 @@ FULL_EPOCHS, SHORT_EPOCHS = 200, 5
 WIDTH, HIDDEN, CLASSES = 1024, 3, 10
 PIXEL_MEAN, PIXEL_STD = 0.286, 0.353
 TOLERANCE = 0.5
-STOCK, SEQUENTIAL = "stock Keras", "sequential greedy"
+STOCK, GREEDY = "stock Keras", "greedy"
 
 
 class Method(NamedTuple):
@@ -69,7 +69,7 @@ METHODS = {
     "predsim": Method("class", "local", "predsim", leaky=True, zero=True),
     "infopro": Method("class, image", "local", "infopro", zero=True),
     "deep supervision": Method("class", "deep_supervision", "pred"),
-    SEQUENTIAL: Method("class", "sequential", "pred", zero=True),
+    GREEDY: Method("class", "sequential", "pred", zero=True),
     "supcon": Method("class", "local", "supcon", zero=True),
     "synthetic gradients": Method("class", "local", "synthetic_gradient"),
     "feedback alignment": Method("class", "local", "feedback_alignment"),
@@ -97,7 +97,7 @@ def define_flags() -> None:
 
 
 def torch_uniform(fan_in: int) -> keras.initializers.Initializer:
-    """How PyTorch initialises kernel and bias of a linear layer."""
+    """How PyTorch initializes kernel and bias of a linear layer."""
     return keras.initializers.RandomUniform(-(fan_in**-0.5), fan_in**-0.5)
 
 
@@ -178,9 +178,9 @@ def schedules(method: Method, steps: int):
 def seconds_per_epoch(runs: list[dict], method: str) -> float:
     """The least over all epochs but each run's first, which contains the trace.
 
-    A sequential run's epochs differ, so it is its mean, with all its traces.
+    A greedy run's epochs differ, so it is its mean, with all its traces.
     """
-    if method == SEQUENTIAL:
+    if method == GREEDY:
         spans = [s for run in runs for s in run["seconds"]]
         return sum(spans) / len(spans)
     return min(s for run in runs for s in run["seconds"][1:] or run["seconds"])
@@ -291,7 +291,7 @@ def main(argv):
         "run each; with --full, what their paper reports. Goal: at each of its epochs no "
         f"more than {TOLERANCE} off; better: below it by more somewhere, above it by more "
         "nowhere. Seconds: training only, the least over epochs without the first.\n"
-        f"{SEQUENTIAL}: the same number of steps in all, a quarter for each of the three "
+        f"{GREEDY}: the same number of steps in all, a quarter for each of the three "
         "hidden modules and the output layer, so each module gets a quarter of what it "
         "gets elsewhere, and its steps are cheaper (seconds: the mean). Until its last "
         f"quarter the output layer is untrained. JSON: {path}"

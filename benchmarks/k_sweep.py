@@ -38,7 +38,7 @@ LEARNING_RATE = 2e-3
 CHANNELS = (16, 16, 24, 24, 24, 32, 32, 32)  # of the residual blocks
 BLOCKS, CLASSES = len(CHANNELS), 10
 PIXEL_MEAN, PIXEL_STD = 0.286, 0.353
-END_TO_END, END_TO_END_COLOUR, END_TO_END_REPORTED = "end to end", "#c0392b", 7.37
+END_TO_END, END_TO_END_COLOR, END_TO_END_REPORTED = "end to end", "#c0392b", 7.37
 REPORTED_K = (2, 4, 8, 16)
 
 
@@ -58,14 +58,14 @@ class Method(NamedTuple):
     Attributes:
         labels: what is used of the data.
         objective: makes the objective of one boundary.
-        colour: in the figure.
+        color: in the figure.
         mode: the training mode.
         reported: test errors in % by K that were published for ResNet-32 on CIFAR-10.
     """
 
     labels: str
     objective: Callable[[], Any]
-    colour: str
+    color: str
     mode: str = "local"
     reported: dict[int, float] = {}  # noqa: RUF012
 
@@ -205,18 +205,18 @@ def draw(runs: list[dict], sizes: list[int], path: pathlib.Path) -> None:
             means = [statistics.mean(v) for v in found.values()]
             bars = [statistics.stdev(v) if len(v) > 1 else 0.0 for v in found.values()]
             ours.errorbar(
-                list(found), means, bars, fmt="o-", color=how.colour, label=name, capsize=2
+                list(found), means, bars, fmt="o-", color=how.color, label=name, capsize=2
             )
         if how.reported:
             points = {1: END_TO_END_REPORTED, **how.reported}
             style = "o-" if len(how.reported) > 1 else "o"
             points = points if len(how.reported) > 1 else how.reported
             published.plot(
-                list(points), list(points.values()), style, color=how.colour, label=name
+                list(points), list(points.values()), style, color=how.color, label=name
             )
     levels = ((ours, statistics.mean(base)), (published, END_TO_END_REPORTED))
     for axis, level in levels:
-        axis.axhline(level, color=END_TO_END_COLOUR, ls="--", lw=1.2, label=END_TO_END)
+        axis.axhline(level, color=END_TO_END_COLOR, ls="--", lw=1.2, label=END_TO_END)
         axis.set_xscale("log", base=2)
         axis.set_xlabel("K, number of modules")
         axis.spines[["top", "right"]].set_visible(False)
@@ -265,7 +265,7 @@ def main(argv):
                 FLAGS.epochs,
                 results,
                 deadline,
-                every=FLAGS.epochs,
+                validation_freq=FLAGS.epochs,
                 method=method,
                 k=k,
                 seed=seed,

@@ -2,9 +2,9 @@
 
 Timings on a shared machine jump, so the two sides alternate and, step by step, the
 minimum of many repeats counts. Goals: end to end against stock Keras <= 1.02,
-the default diagnostics every 10 steps against none <= 1.03, all of them (further passes
-every 200 steps) <= 1.10, local against deep supervision (end to end with the same heads)
-<= 1.00, and no trace when a mode is switched back to.
+the default diagnostics every 10 steps against none <= 1.03, all of them (the expensive
+ones every 200 steps) <= 1.10, local against deep supervision (end to end with the same
+heads) <= 1.00, and no trace when a mode is switched back to.
 
     python benchmarks/overhead.py [--repeats=30] [--jit] [--output=benchmarks/results]
 """
@@ -39,8 +39,9 @@ CUTS = {
     "transformer": ["block_a"],
 }
 SHAPES = {"mlp": (784,), "convnet": (28, 28, 1), "transformer": (32, 64)}
-# A run that has all the periodic readings in it, and how often it is repeated.
-PERIOD, PERIODS = 200, 10
+# The steps from one measurement of the expensive quantities to the next, which make a run
+# of that comparison, and how often it is repeated.
+EXPENSIVE, REPEATS = 200, 10
 
 
 def stock(kind: str) -> keras.Model:
@@ -118,7 +119,7 @@ def ratio(first, second, repeats: int) -> dict:
     """Times per step of two runs that alternate, after one warm-up each.
 
     For each step the minimum over the repeats, then the mean over the steps: a step is
-    short enough to find the machine at rest once in a while, a whole run is not.
+    short enough to find the machine idle once in a while, a whole run is not.
     """
     clock = Clock()
     first(clock), second(clock)
@@ -138,13 +139,13 @@ def measure(kind: str, folder: str) -> list[dict]:
     Both sides of each train the same weights: two models made alike differ by up to 2 %
     already, from where their tensors happen to lie in memory.
     """
-    short, long = data(kind, FLAGS.steps), data(kind, PERIOD)
+    short, long = data(kind, FLAGS.steps), data(kind, EXPENSIVE)
 
     def fit(model, *callbacks, mode=None, batches=short):
         def run(clock):
             if mode is not None:
                 model.training_mode = mode
-            model.optimizer.iterations.assign(0)  # readings in the same places
+            model.optimizer.iterations.assign(0)  # the same steps are measured
             model.fit(batches, verbose=0, shuffle=False, callbacks=[clock, *callbacks])
 
         return run
@@ -157,7 +158,7 @@ def measure(kind: str, folder: str) -> list[dict]:
         os.path.join(folder, f"{kind}_full"),
         update_freq=10,
         quantities="full",
-        expensive_update_freq=PERIOD,
+        expensive_update_freq=EXPENSIVE,
     )
     kerass = keras.callbacks.TensorBoard(
         os.path.join(folder, f"{kind}_keras"), update_freq=10, write_graph=False
@@ -194,9 +195,9 @@ def measure(kind: str, folder: str) -> list[dict]:
     found = ratio(
         fit(ours, full, mode="end_to_end", batches=long),
         fit(ours, mode="end_to_end", batches=long),
-        min(PERIODS, FLAGS.repeats),
+        min(REPEATS, FLAGS.repeats),
     )
-    what = f"all quantities (every 10, {PERIOD} steps) against none"
+    what = f"all quantities (every 10, {EXPENSIVE} steps) against none"
     return [*rows, {"model": kind, "what": what, "goal": 1.10, **found}]
 
 

@@ -2,7 +2,7 @@
 
 Each hidden layer learns by itself to be active for images with their true label written
 over the first ten pixels and quiet for those with a wrong one; no gradient crosses a
-boundary. An `RMSNormalization` behind each boundary hides from the next layer what the
+boundary. An `RMSNormalization` after each boundary hides from the next layer what the
 length of the activation says. Predictions are read off in two ways: by trying every label
 and taking the one of the highest goodness, and in one pass by the last layer, which is
 trained on the frozen features of images without a label. Takes about a minute.
@@ -32,7 +32,7 @@ BORDER = 10  # pixels for the label, one for each class
 
 
 def network():
-    """A stock model: three hidden layers, a normalisation behind each."""
+    """A stock model: three hidden layers, a normalization after each."""
     x = inputs = keras.Input((64 + BORDER,))
     for name in LAYERS:
         x = keras.layers.Dense(256, activation="relu", name=name)(x)

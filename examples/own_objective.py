@@ -1,4 +1,4 @@
-"""A local objective of one's own, in 15 lines: slow features of neighbouring frames.
+"""A local objective of one's own, in 15 lines: slow features of neighboring frames.
 
 Slow feature analysis (Wiskott & Sejnowski 2002) as a local loss: what a module says about
 a frame should change little to the next frame, and still vary over the batch. Here the
@@ -29,7 +29,7 @@ class Slow(e2e.objectives.LocalObjective):
     """Features that change little from frame to frame and vary over the batch."""
 
     def extra_inputs(self):
-        # One more pass of the model, on inputs of our making.
+        # One more pass of the model, on inputs that are made here.
         return {"next frame": lambda batch: ops.roll(batch.x, 1, axis=2)}
 
     def loss(self, activation, batch):

@@ -1,14 +1,14 @@
-"""Label-free pre-training, module by module, then fine-tuning on a few labels.
+"""Label-free pretraining, module by module, then fine-tuning on a few labels.
 
 A small convolutional encoder of two modules learns from all images without a label, each
 module by Barlow Twins on two shifts of an image (block-wise, Siddiqui et al. 2023), and
-is then fine-tuned end to end on a few labelled images. Beside it: the same network,
+is then fine-tuned end to end on a few labeled images. Beside it: the same network,
 trained end to end on the same labels only, with as many steps in all. Takes a minute and
 a half.
 
-What to see: how much the labels are worth with and without pre-training, over several
+What to see: how much the labels are worth with and without pretraining, over several
 seeds. With many labels the difference vanishes. It does not always help: on tasks where
-end-to-end training breaks down altogether, label-free pre-training did not repair it (see
+end-to-end training breaks down altogether, label-free pretraining did not repair it (see
 BUILD_NOTES.md); there a few intermediate labels did.
 """
 
@@ -25,7 +25,7 @@ from keras_e2e.callbacks import TrainingModeScheduler
 from keras_e2e.experiments.tasks import load_digits
 
 FLAGS = flags.FLAGS
-flags.DEFINE_integer("labels", 50, "How many labelled images.")
+flags.DEFINE_integer("labels", 50, "How many labeled images.")
 flags.DEFINE_integer("pretrain", 1000, "Steps without labels.")
 flags.DEFINE_integer("finetune", 300, "Steps with labels.")
 flags.DEFINE_integer("seeds", 5, "How many seeds.")
@@ -87,14 +87,14 @@ def run(seed, pretrained, data):
 def main(argv):
     """Compares both over the seeds."""
     del argv
-    found = {"labels only": [], "pre-trained without labels": []}
+    found = {"labels only": [], "pretrained without labels": []}
     for seed in range(FLAGS.seeds):
         (x, y), (x_test, y_test) = load_digits(seed)
         x, x_test = (images.reshape(-1, 8, 8, 1) for images in (x, x_test))
         few = np.random.default_rng(seed).permutation(len(x))[: FLAGS.labels]
         data = (x, y), (x_test, y_test), (x[few], y[few])
         found["labels only"].append(run(seed, False, data))
-        found["pre-trained without labels"].append(run(seed, True, data))
+        found["pretrained without labels"].append(run(seed, True, data))
     print(
         f"test accuracy on digits with {FLAGS.labels} labels, {FLAGS.seeds} seeds, "
         f"{FLAGS.pretrain + FLAGS.finetune} steps each:"

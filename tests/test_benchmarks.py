@@ -98,12 +98,13 @@ def test_the_mlp_takes_a_step(scripts, method, tmp_path):
     assert script.report([{**run, "method": method}], False, True).row_count == 1
 
 
-def test_a_sequential_run_trains_each_module_in_turn(scripts):
+def test_a_greedy_run_trains_each_module_in_turn(scripts):
     _, script, _ = scripts
-    method = script.METHODS[script.SEQUENTIAL]
+    method = script.METHODS[script.GREEDY]
     model = script.make(method, width=8)
     before = [[v.numpy() for v in m.trainable_variables] for m in model.modules]
-    x, y = images(80)  # two steps each: the heads begin at zero and send nothing back
+    # Two steps each: the heads begin at zero, so at first they send no gradient back.
+    x, y = images(80)
     callbacks = script.schedules(method, 8)(model)
     model.fit(x, y, batch_size=10, callbacks=callbacks, verbose=0)
     for module, old in zip(model.modules, before, strict=True):
