@@ -121,6 +121,19 @@ def test_evaluation_module_by_module():
     assert found["early"].predict(names["x_test"], verbose=0).shape == (20, 3)
 
 
+def test_diagnostics(in_an_empty_folder, capsys):
+    names = modular()
+    names["model"].compile("adam", "sparse_categorical_crossentropy", metrics=["accuracy"])
+    before = names["model"].get_weights()
+    diagnose, fit = block("AutoMode").split("\nmodel.fit", 1)
+    run(diagnose.replace("x, y)", "x, y, steps=50)"), **names)
+    assert "block2_pool" in capsys.readouterr().out
+    for old, new in zip(before, names["model"].get_weights(), strict=True):
+        np.testing.assert_array_equal(old, new)
+    run(f"model.fit{fit}", **names)  # two callbacks that measure different quantities
+    assert list((in_an_empty_folder / "logs").iterdir())
+
+
 def test_the_table_of_objectives_names_every_objective_and_alias():
     text = README.read_text().split("<!-- objectives:begin -->")[1]
     text = text.split("<!-- objectives:end -->")[0]
