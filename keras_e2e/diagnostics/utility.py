@@ -1,7 +1,6 @@
 """What the task loses without a module's weights, or without training them."""
 
-import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import keras
@@ -11,7 +10,7 @@ from keras import ops, tree
 from keras_e2e.diagnostics.on_demand import OnDemand, check_weights
 from keras_e2e.diagnostics.plateau import UNMOVED, fallen
 from keras_e2e.diagnostics.verdicts import IDLE
-from keras_e2e.utils.state import preserve_state
+from keras_e2e.utils.state import freeze, preserve_state
 from keras_e2e.utils.validation import check_integer, is_number
 
 
@@ -195,7 +194,7 @@ class FrozenUtility(OnDemand):
                 if not (isinstance(self.start, str) and self.start == "present"):
                     _reset(model, module, self.start, self.seed)
                 start = _loss(model, judged, self.batch_size)
-                with _frozen(model, module):
+                with freeze(model, module.trainable_variables):
                     frozen = train()
             if np.isfinite(start) and fallen(trained, start, UNMOVED):
                 found[module.name] = (frozen - trained) / (start - trained)
@@ -234,21 +233,6 @@ def _loss(model: Any, data: tuple, batch_size: int) -> float:
         x, y, sample_weight=weight, batch_size=batch_size, verbose=0, return_dict=True
     )
     return float(numbers["loss"])
-
-
-@contextlib.contextmanager
-def _frozen(model: Any, module: Any) -> Iterator[None]:
-    """Freezes a module while this is open."""
-    state, variables = model._modular, module.trainable_variables
-    functions, state.functions = state.functions, {}  # traced for what is trainable
-    try:
-        for variable in variables:
-            variable.trainable = False
-        yield
-    finally:
-        for variable in variables:
-            variable.trainable = True
-        state.functions = functions
 
 
 def _batch_size(batch_size: int | None, who: str) -> int:

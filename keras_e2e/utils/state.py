@@ -1,7 +1,7 @@
 """Putting a modular model back to where it was, in place of working on a copy."""
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import keras
@@ -32,3 +32,26 @@ def preserve_state(model: Any) -> Iterator[None]:
         state.put_recorder_back(recorder)
         for name, was in left.items():
             setattr(model, name, was)
+
+
+@contextlib.contextmanager
+def freeze(model: Any, variables: Iterable[keras.Variable]) -> Iterator[None]:
+    """Freezes variables of a modular model while this is open.
+
+    Steps are compiled anew meanwhile; those that were compiled before are kept.
+
+    Args:
+        model: A modular model.
+        variables: Variables of it that are trainable.
+    """
+    frozen, steps = list(variables), model._modular.steps
+    kept = steps.functions, steps.trained
+    steps.functions, steps.trained = {}, None
+    try:
+        for variable in frozen:
+            variable.trainable = False
+        yield
+    finally:
+        for variable in frozen:
+            variable.trainable = True
+        steps.functions, steps.trained = kept

@@ -339,12 +339,20 @@ def boards_with(tmp_path, *quantities):
     ]
 
 
-def test_a_second_one_with_other_quantities_is_refused(tmp_path):
-    """The steps write to one recorder: the first would read zeros."""
+def test_a_second_one_may_have_other_quantities(tmp_path):
     model = model_of_three()
     boards = boards_with(tmp_path, diagnostics.GradRMS(), diagnostics.ModuleLoss())
-    with pytest.raises(RuntimeError, match="one callback"):
-        fit(model, boards)
+    fit(model, boards)
+    for board, name in zip(boards, ("grad_rms", "loss"), strict=True):
+        assert list(board.history) == [name]
+        assert np.isfinite(board.history[name]["out"]).all()
+
+
+def test_a_second_one_with_another_quantity_of_the_same_name_is_refused(tmp_path):
+    model = model_of_three()
+    different = diagnostics.GradientSNR(0.5), diagnostics.GradientSNR(0.9)
+    with pytest.raises(ValueError, match="one of them another name"):
+        fit(model, boards_with(tmp_path, *different))
     assert int(model.optimizer.iterations) == 0
 
 
