@@ -32,8 +32,8 @@ class ModularModel(ModularBase, keras.Model):
         training_mode: the mode to start in.
 
     Raises:
-        ValueError: no boundary in the graph, or boundaries that cannot be honoured
-            (the error names the layers); an unknown training mode.
+        ValueError: no boundary in the graph, or boundaries that cannot be placed
+            there (the error names the layers); an unknown training mode.
         NotImplementedError: the Keras backend is torch.
 
     Example:

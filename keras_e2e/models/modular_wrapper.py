@@ -88,7 +88,7 @@ class ModularWrapper(ModularBase, keras.Model):
             x: inputs of a few examples, as the model takes them.
 
         Raises:
-            ValueError: the boundaries cannot be honoured; names layers and variables.
+            ValueError: the boundaries cannot be placed there; names layers and variables.
         """
         found = examine(self.base, self.inserted, self._modular, x)
         outputs = tree.flatten(found.outputs)

@@ -15,10 +15,10 @@ from keras_e2e.objectives.base import LocalObjective
 class ModuleBoundary(keras.layers.Layer):
     """Marks the end of a module.
 
-    In the forward pass it is the identity, to the bit. While a `ModularModel`
-    trains, it notes its input for the local objective and, where the training
-    mode says so, stops the gradient. Anywhere else (inference, or inside a
-    model that is not modular) it does nothing.
+    A module is what lies between two boundaries. In the forward pass a boundary is the
+    identity, to the bit. While a `ModularModel` trains, it records its input for the local
+    objective and, where the training mode says so, stops the gradient. Anywhere else (in
+    inference, or inside a model that is not modular) it does nothing else.
 
     Args:
         objective: the `LocalObjective` that trains the module which ends here, or its
@@ -27,20 +27,21 @@ class ModuleBoundary(keras.layers.Layer):
             without a loss, is refused. Defaults to `"prediction"`
             (`objectives.Prediction()`): predict the model's own target from this
             activation.
-        name: the layer's name.
-        module: name of the module that ends here: the key of its labels in `y`, and
-            its name in errors, summaries and TensorBoard. By default the layer's name;
-            `modularize` gives the name of the layer that the boundary follows.
-        noise: standard deviation of Gaussian noise added to what the next module sees,
-            in training and where the gradient stops: block-wise self-supervised
-            training needs it (Siddiqui et al. 2023). Default: none.
-        seed: of the noise.
+        name: string, the layer's name. Defaults to None: Keras makes one.
+        module: string, the name of the module that ends here: the key of its labels in
+            `y`, and its name in errors, summaries and TensorBoard. Defaults to None, which
+            means the layer's name; `modularize` gives the name of the layer that the
+            boundary follows.
+        noise: float, standard deviation of Gaussian noise added to what the next module is
+            given, in training and where the gradient stops: block-wise self-supervised
+            training needs it (Siddiqui et al. 2023). Defaults to 0, no noise.
+        seed: integer seed of the generator of that noise. Defaults to None: a random one.
 
     Call arguments:
         inputs: one tensor of any shape and dtype.
 
     Raises:
-        TypeError: `objective` is none of the above.
+        TypeError: `objective` is not one of the above, or `module` not a string.
         ValueError: an unknown alias; a noise that is negative.
 
     Example:

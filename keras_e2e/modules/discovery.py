@@ -59,7 +59,7 @@ class _Replay(Gate):
 
 
 def examine(base: Any, inserted: Sequence[ModuleBoundary], state: Any, x: Any) -> Findings:
-    """Runs a subclassed model and tells its modules apart.
+    """Runs a subclassed model and finds its modules.
 
     A variable belongs to the module that reads it. Whether a module also acts on others
     around a boundary is tested: with what every module is given held fixed, changing

@@ -51,7 +51,7 @@ def gradient_flow(modules: Sequence[Module], mode: TrainingMode) -> GradientFlow
 
 
 def _reached(modules: Sequence[Module], mode: TrainingMode) -> dict[str, set[str]]:
-    """In `local` mode the modules that each loss reaches by its `reach`, without feedback."""
+    """In `local` mode, the modules that each loss reaches by its `reach`."""
     if mode.name != "local":
         return {}
     before = {m.name: m.inputs for m in modules}

@@ -31,7 +31,7 @@ class Graph:
         model: a Functional model (or built Sequential).
 
     Raises:
-        ValueError: the cuts cannot be honoured; says which layers and the way out.
+        ValueError: boundaries that cannot be placed there; names the layers and a fix.
     """
 
     def __init__(self, model: keras.Model):
@@ -142,7 +142,7 @@ class Graph:
         return names[0] if len(names) == 1 else "outputs"
 
     def refuse_bad_boundaries(self) -> None:
-        """Raises ValueError for a boundary where none can be honoured."""
+        """Raises ValueError for a boundary that cannot be placed where it is."""
         for call in self.calls:
             layer = call.operation
             if isinstance(layer, ModuleBoundary):

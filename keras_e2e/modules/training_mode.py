@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from numbers import Real
 from typing import Any, Literal, cast, get_args
 
-from keras_e2e.utils.validation import check_reach
+from keras_e2e.utils.validation import check_reach, did_you_mean
 
 # For type checkers, which refuse "lokal". They cannot know "sequential:MODULE", for modules
 # have any name: typed code says TrainingMode("sequential", module=...).
@@ -22,7 +22,7 @@ class TrainingMode:
     | `end_to_end` | gradient passes | off | trains everything |
     | `local` | gradient stops | each trains its own module, or as many as `reach` says | trains the last module, or as many |
     | `deep_supervision` | gradient passes | added to the loss | trains everything |
-    | `sequential` | modules before stand still | the active module's only | trains the last module, in its turn |
+    | `sequential` | modules before are frozen, in inference mode | the active module's only | trains the last module, in its turn |
     | `mixed` | stops at `stop` | on at `stop` and where `weights` says | flows up to the nearest stop |
 
     Args:
@@ -31,17 +31,17 @@ class TrainingMode:
             long form only. `TrainingMode.get` takes any string.
         weights: factors of the local losses: a number for all of them, or a
             dict from boundary name to number (1 where unnamed). An objective
-            of weight 0 is not computed. The default of 1 is that of greedy and
-            local learning (Belilovsky et al. 2019); GoogLeNet's deep supervision
+            of weight 0 is not computed. Defaults to None, which means 1, as in greedy
+            and local learning (Belilovsky et al. 2019); GoogLeNet's deep supervision
             used 0.3 (Szegedy et al. 2015).
         stop: names of the boundaries that stop the gradient, for `mixed` only.
-        module: the module to train, for `sequential` only; the first one by
-            default.
-        reach: over how many modules the gradient of each loss flows back, for `local`
-            only, the task loss included: 1 (the default) trains each module by its own
-            loss alone, 2 also by that of the next (overlapping local learning, Laskin
-            et al. 2020), `"all"` is deep supervision. An objective may have a reach
-            of its own.
+        module: name of the module to train, for `sequential` only. Defaults to None,
+            which means the first one.
+        reach: integer or `"all"`: over how many modules the gradient of each loss flows
+            back, for `local` only, the task loss included. Defaults to None, which means
+            1: each module is trained by its own loss alone. 2 trains it also by the loss
+            of the next (overlapping local learning, Laskin et al. 2020), `"all"` is deep
+            supervision. An objective may have a reach of its own.
 
     Raises:
         ValueError: an unknown name, a negative or non-finite weight, or an
@@ -75,33 +75,11 @@ class TrainingMode:
         name, module = _long_form(name, module)
         if name not in NAMES:
             raise ValueError(
-                f"Unknown training mode {name!r}. Expected one of {list(NAMES)}, or "
-                "'sequential:MODULE'."
+                f"Unknown training mode {name!r}.{did_you_mean(name, NAMES)} Expected one "
+                f"of {list(NAMES)}, or 'sequential:MODULE'."
             )
         stop = (stop,) if isinstance(stop, str) else tuple(stop)
-        if stop and name != "mixed":
-            raise ValueError(
-                f"TrainingMode({name!r}, stop={list(stop)}): only 'mixed' takes `stop`."
-            )
-        if name == "mixed" and not stop:
-            raise ValueError(
-                "TrainingMode('mixed') needs `stop`, the names of the boundaries that "
-                "stop the gradient. For none use 'end_to_end' or 'deep_supervision'."
-            )
-        if module is not None and name != "sequential":
-            raise ValueError(
-                f"TrainingMode({name!r}, module={module!r}): only 'sequential' takes "
-                "`module`."
-            )
-        if reach is not None and name != "local":
-            raise ValueError(
-                f"TrainingMode({name!r}, reach={reach!r}): only 'local' takes `reach`."
-            )
-        if name == "end_to_end" and weights is not None:
-            raise ValueError(
-                "TrainingMode('end_to_end') has no local losses to weigh. For local "
-                "losses without stopped gradients use 'deep_supervision'."
-            )
+        _check_arguments(name, weights, stop, module, reach)
         kept: float | tuple[tuple[str, float], ...] | None
         if isinstance(weights, Mapping):
             kept = tuple((k, _factor(name, k, v)) for k, v in sorted(weights.items()))
@@ -114,12 +92,17 @@ class TrainingMode:
         object.__setattr__(self, "reach", check_reach(reach, f"TrainingMode({name!r})"))
 
     @classmethod
+    def from_config(cls, config: dict[str, Any]) -> "TrainingMode":
+        """A mode from what `get_config` returned."""
+        return cls(**config)
+
+    @classmethod
     def get(cls, mode: "TrainingMode | str | dict[str, Any]") -> "TrainingMode":
         """A mode from any spelling: a mode, a name, or a saved config."""
         if isinstance(mode, cls):
             return mode
         if isinstance(mode, dict):
-            return cls(**mode)
+            return cls.from_config(mode)
         if isinstance(mode, str):
             return cls(cast(ModeName, mode))
         raise ValueError(
@@ -155,7 +138,7 @@ class TrainingMode:
         return mentioned | ({self.module} if self.module is not None else set())
 
     def get_config(self) -> dict[str, Any]:
-        """What `TrainingMode.get` turns back into this mode."""
+        """What `from_config` turns back into this mode."""
         weights = self.weights
         return {
             "name": self.name,
@@ -191,6 +174,32 @@ def _long_form(name: Any, module: str | None) -> tuple[Any, str | None]:
             f"argument `module` names {module!r}: give one."
         )
     return name, spelled
+
+
+def _check_arguments(name: str, weights: Any, stop: tuple, module: Any, reach: Any) -> None:
+    """Raises ValueError for an argument that the named mode does not take."""
+    if stop and name != "mixed":
+        raise ValueError(
+            f"TrainingMode({name!r}, stop={list(stop)}): only 'mixed' takes `stop`."
+        )
+    if name == "mixed" and not stop:
+        raise ValueError(
+            "TrainingMode('mixed') needs `stop`, the names of the boundaries that "
+            "stop the gradient. For none use 'end_to_end' or 'deep_supervision'."
+        )
+    if module is not None and name != "sequential":
+        raise ValueError(
+            f"TrainingMode({name!r}, module={module!r}): only 'sequential' takes `module`."
+        )
+    if reach is not None and name != "local":
+        raise ValueError(
+            f"TrainingMode({name!r}, reach={reach!r}): only 'local' takes `reach`."
+        )
+    if name == "end_to_end" and weights is not None:
+        raise ValueError(
+            "TrainingMode('end_to_end') has no local losses to weigh. For local "
+            "losses without stopped gradients use 'deep_supervision'."
+        )
 
 
 def _factor(mode: str, key: str, value: Any) -> float:

@@ -48,7 +48,7 @@ class ModularState:
         self._flows.clear()
 
     def put_recorder_back(self, recorder: Any) -> None:
-        """Takes a recorder that was there before, and forgets steps that write elsewhere."""
+        """Takes an earlier recorder back, and forgets steps that write elsewhere."""
         self.recorder = recorder
         self.steps.forget_instrumented()
 

@@ -75,7 +75,7 @@ def split(
         boundaries: names of the boundaries.
         keys: keys of the model's outputs.
         aliases: further names that an output may go by.
-        single: whether the model puts out one bare tensor, whose part is then given
+        single: whether the model returns one bare tensor, whose part is then given
             bare too.
         what: the argument's name, for errors.
 

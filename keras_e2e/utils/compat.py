@@ -152,7 +152,7 @@ def compiled_metrics(model: keras.Model) -> tuple[Any, Any]:
 def logits_of(tensor: Any) -> Any:
     """The tensor from which Keras computes a cross-entropy on `tensor`.
 
-    On TensorFlow Keras notes the raw values on what a softmax or sigmoid puts out
+    On TensorFlow Keras notes the raw values on what a softmax or sigmoid returns
     (`_keras_logits`) and takes the loss from there, so that no gradient reaches the
     probabilities. Any other tensor is returned as it is.
     """

@@ -1,4 +1,4 @@
-"""What is frozen or thawed is trained as stock Keras trains it, with diagnostics or without."""
+"""What is frozen or thawed is trained as in stock Keras, with diagnostics or without."""
 
 import keras
 import numpy as np
