@@ -43,8 +43,8 @@ TASKS: dict[str, Any] = {
 }
 REGIMES = {
     "end to end": "end_to_end",
-    "deep supervision": "joint",
-    "step by step": "step_by_step",
+    "deep supervision": "deep_supervision",
+    "greedy": "greedy",
     "local": "local",
     "local, then end to end": "local_then_end_to_end",
     "AutoMode": "auto",

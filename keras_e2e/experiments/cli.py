@@ -1,150 +1,118 @@
-"""The keras-e2e command.
+"""The keras-e2e command: `keras-e2e demo`, `keras-e2e report` and `keras-e2e limits`.
 
-    keras-e2e demo [flags]
-
-trains the k-tuple parity task end to end, under deep supervision, locally, and locally
-then end to end, by plain model.fit; prints test accuracies and verdicts; writes
-TensorBoard logs, a figure and the numbers below --output_dir.
-
-    keras-e2e report LOGDIR [--output=report.html]
-
-makes one HTML page of the runs that ModuleTensorBoard logged below LOGDIR: verdicts,
-curves, heat maps and a comparison, in a file that opens without a network.
-
-    keras-e2e limits [flags]
-
-compares ways of training on modular tasks: trains each regime on each task with several
-seeds, on all cores or on a Dask cluster, and writes tables, figures and an HTML page below
---output_dir. Interrupted, it goes on where it was when the same command is given again.
+Flags are parsed, and refused, before Keras is imported, which takes seconds. So this
+module and those that it imports at the top must not import Keras or TensorFlow.
 """
 
+import importlib.metadata
 import sys
+from collections.abc import Sequence
 
-from absl import app, flags
+from absl import flags
 
-from keras_e2e.experiments.limits import arguments, command
+from keras_e2e.experiments import demo_command
+from keras_e2e.experiments.command import Command, CommandError
+from keras_e2e.experiments.limits import command as limits
+from keras_e2e.utils.validation import did_you_mean
 
-FLAGS = flags.FLAGS
-
-flags.DEFINE_enum("data", "digits", ["digits", "fashion_mnist"], "Images to use.")
-flags.DEFINE_list("k", ["1", "2", "3", "4"], "Sizes of the tuples.")
-flags.DEFINE_integer("epochs", 6, "Epochs of each run.", lower_bound=1)
-flags.DEFINE_integer("tuples", 30000, "Training tuples.", lower_bound=128)
-flags.DEFINE_integer("batch_size", 128, "Tuples in a batch.", lower_bound=1)
-flags.DEFINE_float("learning_rate", 1e-3, "Learning rate of Adam.", lower_bound=0.0)
-flags.DEFINE_integer("every", 50, "Steps between diagnostics.", lower_bound=1)
-flags.DEFINE_integer("seed", 3, "Seed of the split, the weights and the batches.")
-flags.DEFINE_bool("jit", False, "Compile the steps with XLA.")
-flags.DEFINE_string("output_dir", "demo_output", "Where logs and figure go.")
-
-# Apart from the flags of the demo, so that neither command takes those of the other.
-DEMO_FLAGS = [
-    flag.name for flag in FLAGS.flags_by_module_dict()["keras_e2e.experiments.cli"]
-]
-flags.DEFINE_string("output", "report.html", "The HTML file that report writes.")
-
-HELP = {"-h", "--help", "-help", "--helpfull", "--helpshort"}
+HELP = {"-h", "-help", "--help", "--helpfull", "--helpshort"}
+VERSION = {"-version", "--version"}
 
 
-def _main(argv: list[str]) -> int:
-    match argv[1:]:
-        case ["demo"]:
-            return _refuse_flags("demo", ["output"]) or _demo()
-        case ["report", *logdirs]:
-            return _refuse_flags("report", DEMO_FLAGS) or _report(logdirs)
-        case [*_, "limits"]:
-            print(
-                "limits comes first and its flags after it, as in keras-e2e limits "
-                "--k=3,4.",
-                file=sys.stderr,
-            )
-            return 2
-        case found:
-            named = repr(" ".join(found)) if found else "nothing"
-            print(
-                f"Expected the command 'demo', 'report' or 'limits', found {named}.\n\n"
-                f"{_help()}",
-                file=sys.stderr,
-            )
-            return 2
+def _report_flags() -> flags.FlagValues:
+    own = flags.FlagValues()
+    flags.DEFINE_string("output", "report.html", "The HTML file to write.", flag_values=own)
+    return own
 
 
-def _refuse_flags(command: str, others: list[str]) -> int:
-    """2, with a message, where a flag of another command was given."""
-    given = [name for name in others if FLAGS[name].present]
-    if given:
-        print(
-            f"{command} does not take --{given[0]}: leave it out, or see "
-            "keras-e2e --help for what it takes.",
-            file=sys.stderr,
-        )
-    return 2 if given else 0
-
-
-def _report(logdirs: list[str]) -> int:
+def _report(values: flags.FlagValues, logdirs: list[str]) -> int:
     if len(logdirs) != 1:
         found = f"{len(logdirs)} of them: {' '.join(logdirs)}" if logdirs else "none"
-        print(
-            f"report needs one log directory, found {found}. Give the log_dir of "
-            "ModuleTensorBoard, or a folder above several, as in keras-e2e report logs.",
-            file=sys.stderr,
+        raise CommandError(
+            f"keras-e2e report: expected one log directory, found {found}. Give the "
+            "log_dir of ModuleTensorBoard, or a folder above several, as in keras-e2e "
+            "report logs."
         )
-        return 2
     from keras_e2e.visualization import report
 
     try:
-        runs, notices = report.write(logdirs[0], FLAGS.output)
+        runs, notices = report.write(logdirs[0], values.output)
     except report.ReportError as error:
-        print(error, file=sys.stderr)
-        return 2
+        raise CommandError(str(error)) from error
     for notice in notices:
         print(f"Warning: {notice}", file=sys.stderr)
-    print(f"{FLAGS.output}: {runs} run{'s' * (runs != 1)}.")
+    print(f"{values.output}: {runs} run{'s' * (runs != 1)}.")
     return 0
 
 
-def _demo() -> int:
-    sizes = [int(k) if k.strip().isdecimal() else 0 for k in FLAGS.k]
-    if not sizes or min(sizes) < 1:
-        print(
-            f"--k={','.join(FLAGS.k)}: expected numbers from 1 on, as in --k=1,4.",
-            file=sys.stderr,
-        )
+REPORT = Command(
+    "report",
+    "LOGDIR [--output=report.html]",
+    "Makes one HTML page of the runs that ModuleTensorBoard logged below LOGDIR:\n"
+    "verdicts, curves, heat maps and a comparison, in a file that opens without a network.",
+    _report_flags,
+    _report,
+)
+
+COMMANDS = {command.name: command for command in (demo_command.DEMO, REPORT, limits.LIMITS)}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs the `keras-e2e` command.
+
+    Args:
+        arguments: Strings, the command line without the program's name. Defaults to
+            those of the process.
+
+    Returns:
+        The exit status: 0 if all went well, 1 if some runs of a sweep failed, 2 if the
+        command line cannot be run, 130 if it was interrupted.
+    """
+    first, *others = [*(sys.argv[1:] if arguments is None else arguments)] or [""]
+    try:
+        if first in HELP:
+            print(_help())
+            return 0
+        if first in VERSION:
+            print(f"keras-e2e {importlib.metadata.version('keras-e2e')}")
+            return 0
+        if first not in COMMANDS:
+            raise CommandError(_unknown(first, others))
+        if HELP & set(others):
+            print(COMMANDS[first].help())
+            return 0
+        return COMMANDS[first].main(others)
+    except CommandError as error:
+        print(error, file=sys.stderr)
         return 2
-    # Needs the packages of the extra [demo]; --help does not.
-    from keras_e2e.experiments import demo
-
-    demo.run(
-        demo.Settings(
-            data=FLAGS.data,
-            sizes=tuple(sizes),
-            epochs=FLAGS.epochs,
-            tuples=FLAGS.tuples,
-            batch_size=FLAGS.batch_size,
-            learning_rate=FLAGS.learning_rate,
-            every=FLAGS.every,
-            seed=FLAGS.seed,
-            jit=FLAGS.jit,
-            output_dir=FLAGS.output_dir,
-        )
-    )
-    return 0
+    except KeyboardInterrupt:
+        print("Interrupted.", file=sys.stderr)
+        return 130
 
 
 def _help() -> str:
-    shared, limits = FLAGS.module_help("keras_e2e.experiments.cli"), arguments.flag_values()
-    return (
-        f"{__doc__.strip()}\n\nFlags of demo and report:\n{shared}\n\n"
-        f"Flags of limits:\n{limits.module_help('keras_e2e.experiments.limits.arguments')}"
+    parts = [
+        f"{command.full_name} {command.usage}\n\n{command.about}"
+        for command in COMMANDS.values()
+    ]
+    return "\n\n".join(
+        [
+            "Usage: keras-e2e COMMAND [flags]",
+            *parts,
+            "keras-e2e COMMAND --help lists the flags of a command, keras-e2e --version "
+            "prints the version.",
+        ]
     )
 
 
-def main() -> None:
-    """Entry point of the `keras-e2e` command."""
-    if HELP & set(sys.argv[1:]):
-        print(_help())
-    elif sys.argv[1:2] == ["limits"]:
-        # Parsed apart: it has flags of the same names as the demo.
-        sys.exit(command.main(sys.argv[2:]))
-    else:
-        app.run(_main)
+def _unknown(word: str, others: Sequence[str]) -> str:
+    """Says that a command was expected, and which one may have been meant."""
+    expected = f"keras-e2e: expected a command, one of {', '.join(COMMANDS)}, found "
+    later = [other for other in others if other in COMMANDS]
+    if word.startswith("-") and later:
+        return (
+            f"{expected}the flag {word!r}. Flags follow their command, as in keras-e2e "
+            f"{later[0]} {word}."
+        )
+    found = repr(word) if word else "nothing"
+    return f"{expected}{found}.{did_you_mean(word, COMMANDS)} See keras-e2e --help."

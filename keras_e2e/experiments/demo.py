@@ -3,6 +3,7 @@
 import json
 import pathlib
 import time
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import keras
@@ -14,7 +15,8 @@ from rich.table import Table
 from keras_e2e.callbacks import ModuleTensorBoard, TrainingModeScheduler
 from keras_e2e.diagnostics import judge
 from keras_e2e.experiments import tasks
-from keras_e2e.experiments.demo_figure import draw
+from keras_e2e.experiments.demo_command import Settings
+from keras_e2e.experiments.demo_figure import draw, require_matplotlib
 from keras_e2e.models.modularize import modularize
 from keras_e2e.modules.training_mode import ModeName, TrainingMode
 from keras_e2e.objectives import IntermediateTarget
@@ -23,21 +25,6 @@ MODULE = "symbols"
 TEST_TUPLES = 4000
 STEPS_PER_EXECUTION = 5
 ENCODERS = {"digits": (128, 64), "fashion_mnist": (256, 128)}
-
-
-class Settings(NamedTuple):
-    """What the demo runs; the fields are the command's flags."""
-
-    data: str = "digits"
-    sizes: tuple[int, ...] = (1, 2, 3, 4)
-    epochs: int = 6
-    tuples: int = 30000
-    batch_size: int = 128
-    learning_rate: float = 1e-3
-    every: int = 50
-    seed: int = 3
-    jit: bool = False
-    output_dir: str = "demo_output"
 
 
 def regimes(epochs: int) -> dict[str, dict[int, TrainingMode | ModeName]]:
@@ -82,15 +69,16 @@ def run(settings: Settings) -> list[Run]:
     """Runs the demo, prints its tables and writes its files.
 
     Args:
-        settings: what to run.
+        settings: What to run.
 
     Returns:
         The runs, in the order in which they were made.
 
     Raises:
-        OSError: `output_dir` cannot be written.
-        ImportError: scikit-learn or matplotlib is missing.
+        OSError: If `output_dir` cannot be written.
+        ImportError: If scikit-learn or Matplotlib is missing.
     """
+    require_matplotlib()  # not only once everything is trained
     console = Console()
     folder = pathlib.Path(settings.output_dir)
     folder.mkdir(parents=True, exist_ok=True)
@@ -99,25 +87,7 @@ def run(settings: Settings) -> list[Run]:
         f"{settings.tuples:,} training tuples, {settings.epochs} epochs, Adam "
         f"{settings.learning_rate:g}, seed {settings.seed}."
     )
-    if settings.data == "digits":  # Fashion-MNIST comes with a test set of its own
-        train, test = tasks.load_digits(settings.seed)
-    else:
-        train, test = tasks.load(settings.data)
-    runs: list[Run] = []
-    bar = Progress(
-        TextColumn("{task.description:48}"),
-        BarColumn(),
-        TextColumn("{task.completed}/{task.total} epochs"),
-        TimeElapsedColumn(),
-        console=console,
-        transient=True,
-    )
-    with bar as progress:
-        schedules = regimes(settings.epochs)
-        total = len(settings.sizes) * len(schedules) * settings.epochs
-        task = progress.add_task("", total=total)
-        for k in settings.sizes:
-            runs += _train_all(settings, k, train, test, progress, task)
+    runs = _train_all(settings, console)
     _print_accuracies(console, settings, runs)
     _print_verdicts(console, runs)
     draw(runs, settings, folder / "demo.png")
@@ -129,18 +99,62 @@ def run(settings: Settings) -> list[Run]:
     return runs
 
 
-def _train_all(settings, k, train, test, progress, task) -> list[Run]:
+def _train_all(settings: Settings, console: Console) -> list[Run]:
+    """All regimes for each k, with a progress bar, or lines where it cannot be shown."""
+    if settings.data == "digits":  # Fashion-MNIST comes with a test set of its own
+        images = tasks.load_digits(settings.seed)
+    else:
+        images = tasks.load(settings.data)
+    bar = Progress(
+        TextColumn("{task.description:48}"),
+        BarColumn(),
+        TextColumn("{task.completed}/{task.total} epochs"),
+        TimeElapsedColumn(),
+        console=console,
+        transient=True,
+    )
+    runs: list[Run] = []
+    with bar as progress:
+        schedules = regimes(settings.epochs)
+        total = len(settings.k) * len(schedules) * settings.epochs
+        task = progress.add_task("", total=total)
+        for k in settings.k:
+            for found in _train_regimes(settings, k, images, progress, task):
+                runs.append(found)
+                if not console.is_terminal:
+                    console.print(
+                        f"k={k} {found.regime}: test {found.accuracy:.3f} after "
+                        f"{found.seconds:.0f} s",
+                        highlight=False,
+                    )
+    return runs
+
+
+def _train_regimes(
+    settings: Settings, k: int, images: Any, progress: Progress, task: Any
+) -> Iterator[Run]:
     """All regimes for one k, from the same weights.
 
     The model keeps one compiled step for each mode, so the regimes share them.
     """
-    images, digits = train
-    data = tasks.parity_tuples(images, digits, k, settings.tuples, settings.seed)
-    new_images, new_digits = test
-    held_out = tasks.parity_tuples(
-        new_images, new_digits, k, TEST_TUPLES, settings.seed + 1
-    )
-    width = images.shape[-1]
+    train, test = images
+    data = tasks.parity_tuples(train[0], train[1], k, settings.tuples, settings.seed)
+    held_out = tasks.parity_tuples(test[0], test[1], k, TEST_TUPLES, settings.seed + 1)
+    model = _model(settings, k, train[0].shape[-1])
+    variables = [*model.weights, *model.optimizer.variables]
+    start = [v.numpy() for v in variables]
+    for regime, schedule in regimes(settings.epochs).items():
+        for variable, value in zip(variables, start, strict=True):
+            variable.assign(value)
+        keras.utils.set_random_seed(settings.seed)
+        title = f"k={k} {regime}"
+        progress.update(task, description=title)
+        advance = _Advance(progress, task, title)
+        yield _train(settings, model, k, regime, schedule, data, held_out, advance)
+
+
+def _model(settings: Settings, k: int, width: int) -> keras.Model:
+    """A compiled modular model, its optimizer built."""
     base = tasks.parity_model(k, width, encoder=ENCODERS[settings.data], seed=settings.seed)
     model = modularize(base, {MODULE: IntermediateTarget()})
     model.compile(
@@ -151,51 +165,48 @@ def _train_all(settings, k, train, test, progress, task) -> list[Run]:
         jit_compile=settings.jit,
     )
     model.optimizer.build(model.trainable_variables)
-    start = [v.numpy() for v in (*model.weights, *model.optimizer.variables)]
-    runs = []
-    for regime, schedule in regimes(settings.epochs).items():
-        for variable, value in zip(
-            (*model.weights, *model.optimizer.variables), start, strict=True
-        ):
-            variable.assign(value)
-        keras.utils.set_random_seed(settings.seed)
-        title = f"k={k} {regime}"
-        progress.update(task, description=title)
-        name = f"k{k}_{regime.replace(', ', '_').replace(' ', '_')}"
-        logs = pathlib.Path(settings.output_dir, "logs", name)
-        board = ModuleTensorBoard(str(logs), update_freq=settings.every)
-        begin = time.perf_counter()
-        model.fit(
-            data.x,
-            {"parity": data.parity, MODULE: data.symbols},
-            batch_size=settings.batch_size,
-            epochs=settings.epochs,
-            verbose=0,
-            callbacks=[
-                TrainingModeScheduler(schedule),
-                board,
-                _Advance(progress, task, title),
-            ],
-        )
-        seconds = time.perf_counter() - begin
-        accuracy = model.evaluate(
-            held_out.x, held_out.parity, batch_size=1000, verbose=0, return_dict=True
-        )["accuracy"]
-        steps_per_epoch = -(-settings.tuples // settings.batch_size)
-        changes = [epoch for epoch in schedule if epoch > 0]
-        runs.append(
-            Run(
-                k=k,
-                regime=regime,
-                accuracy=float(accuracy),
-                seconds=seconds,
-                losses=list(board.history["loss"]["parity"]),
-                snrs=list(board.history["gradient_snr"][MODULE]),
-                steps=list(board.steps),
-                switch=changes[0] * steps_per_epoch if changes else None,
-            )
-        )
-    return runs
+    return model
+
+
+def _train(
+    settings: Settings,
+    model: keras.Model,
+    k: int,
+    regime: str,
+    schedule: dict[int, TrainingMode | ModeName],
+    data: tasks.Tuples,
+    held_out: tasks.Tuples,
+    advance: _Advance,
+) -> Run:
+    """One training run, and what came of it."""
+    name = f"k{k}_{regime.replace(', ', '_').replace(' ', '_')}"
+    logs = pathlib.Path(settings.output_dir, "logs", name)
+    board = ModuleTensorBoard(str(logs), update_freq=settings.update_freq)
+    begin = time.perf_counter()
+    model.fit(
+        data.x,
+        {"parity": data.parity, MODULE: data.symbols},
+        batch_size=settings.batch_size,
+        epochs=settings.epochs,
+        verbose=0,
+        callbacks=[TrainingModeScheduler(schedule), board, advance],
+    )
+    seconds = time.perf_counter() - begin
+    accuracy = model.evaluate(
+        held_out.x, held_out.parity, batch_size=1000, verbose=0, return_dict=True
+    )["accuracy"]
+    steps_per_epoch = -(-settings.tuples // settings.batch_size)
+    changes = [epoch for epoch in schedule if epoch > 0]
+    return Run(
+        k=k,
+        regime=regime,
+        accuracy=float(accuracy),
+        seconds=seconds,
+        losses=list(board.history["loss"]["parity"]),
+        snrs=list(board.history["gradient_snr"][MODULE]),
+        steps=list(board.steps),
+        switch=changes[0] * steps_per_epoch if changes else None,
+    )
 
 
 def _print_accuracies(console: Console, settings: Settings, runs: list[Run]) -> None:
@@ -206,7 +217,7 @@ def _print_accuracies(console: Console, settings: Settings, runs: list[Run]) -> 
     )
     table.add_column("training")
     table.add_column("labels used")
-    for k in settings.sizes:
+    for k in settings.k:
         table.add_column(f"k={k}", justify="right")
     for regime in regimes(settings.epochs):
         cells = [f"{r.accuracy:.3f}" for r in runs if r.regime == regime]
@@ -217,8 +228,8 @@ def _print_accuracies(console: Console, settings: Settings, runs: list[Run]) -> 
 
 def _print_verdicts(console: Console, runs: list[Run]) -> None:
     console.print(
-        f"\nWhat the module {MODULE!r} was taught, end to end (heuristic, from the "
-        "latest readings):"
+        f"\nWhat trained the module {MODULE!r} end to end (heuristic, from the latest "
+        "measurements):"
     )
     lines = Table.grid(padding=(0, 1))
     for run in runs:
@@ -234,11 +245,11 @@ def _print_verdicts(console: Console, runs: list[Run]) -> None:
             "starved": (
                 f"starved: gradient SNR {snr:.3f} with the loss where it began "
                 f"({loss:.3f}). No usable signal gets through. Trained on its own "
-                f"labels behind the boundary: {others['local']:.3f}."
+                f"labels at its boundary: {others['local']:.3f}."
             ),
             "converged": f"converged: gradient SNR {snr:.3f}, {_fell(start, loss)}.",
             "healthy": f"healthy: gradient SNR {snr:.3f}, {_fell(start, loss)}.",
-            "unclear": "unclear: too few readings.",
+            "unclear": "unclear: too few measurements.",
         }.get(found.state, found.message)
         lines.add_row(f"  k={run.k} (test {run.accuracy:.3f})", line)
     console.print(lines, highlight=False)

@@ -1,15 +1,20 @@
 """The keras-e2e command, as a user calls it."""
 
+import importlib.metadata
 import json
 import os
 import pathlib
+import re
 import subprocess
 import sys
 
 import pytest
 from tensorboard.backend.event_processing import event_accumulator
 
-TINY = ["--k=1", "--epochs=2", "--tuples=1920", "--batch_size=64", "--every=1"]
+from keras_e2e.experiments import demo as demo_module
+from keras_e2e.experiments.demo_command import Settings
+
+TINY = ["--k=1", "--epochs=2", "--tuples=1920", "--batch_size=64", "--update_freq=1"]
 REGIMES = ["end to end", "deep supervision", "local", "local, then end to end"]
 
 
@@ -39,6 +44,8 @@ def test_the_demo_prints_a_table_and_a_verdict(demo):
         assert regime in process.stdout
     assert "k=1" in process.stdout
     assert "gradient SNR" in process.stdout
+    # As it goes, also where there is no terminal to draw a progress bar in.
+    assert re.search(r"^k=1 local: test 0\.\d+ after \d+ s$", process.stdout, re.MULTILINE)
 
 
 def test_the_demo_writes_what_it_measured(demo):
@@ -89,33 +96,101 @@ def test_the_demo_gives_the_same_numbers_twice(demo, tmp_path):
     assert first == second
 
 
-def test_help_names_each_flag():
-    process = call("--help")
-    assert process.returncode == 0
-    for flag in (
-        "--data",
-        "--k",
-        "--epochs",
-        "--every",
-        "--seed",
-        "--output_dir",
-        "--output:",
-        "--preset",
-        "--regimes",
-        "--scheduler",
-    ):
-        assert flag in process.stdout
+HEAVY = ("keras", "tensorflow", "jax", "tensorboard", "matplotlib", "dask")
+
+
+def call_noting_imports(*arguments):
+    """Runs the command; what it printed, its exit status, and the packages loaded."""
+    code = (
+        "import sys; sys.argv[0] = 'bin/keras-e2e'\n"
+        "from keras_e2e.experiments.cli import main\n"
+        "status = main()\n"
+        "print('loaded', *{name.split('.')[0] for name in sys.modules})\n"
+        "sys.exit(status)"
+    )
+    process = subprocess.run(
+        [sys.executable, "-c", code, *arguments], capture_output=True, text=True, timeout=60
+    )
+    printed, _, loaded = process.stdout.rpartition("loaded ")
+    return printed, process.stderr, process.returncode, set(loaded.split())
+
+
+# Flags that no other command has.
+FLAGS = {
+    "demo": {"--epochs", "--tuples", "--update_freq", "--seed", "--[no]jit"},
+    "report": {"--output"},
+    "limits": {"--preset", "--regimes", "--scheduler", "--[no]tune", "--steps"},
+}
+
+
+@pytest.mark.parametrize("command", FLAGS)
+def test_help_of_a_command_has_its_flags_alone_and_loads_no_keras(command):
+    printed, _, status, loaded = call_noting_imports(command, "--help")
+    assert status == 0 and not loaded & set(HEAVY)
+    found = re.findall(r"^  (--\S+):", printed, re.MULTILINE)
+    for other, flags in FLAGS.items():
+        assert flags & set(found) == (flags if other == command else set())
+
+
+@pytest.mark.parametrize("flag", ["--help", "-h", "--version"])
+def test_help_and_version_of_the_whole_are_short_and_load_no_keras(flag):
+    printed, _, status, loaded = call_noting_imports(flag)
+    assert status == 0 and not loaded & set(HEAVY)
+    assert len(printed.splitlines()) < 25
+    if flag == "--version":
+        assert printed == f"keras-e2e {importlib.metadata.version('keras-e2e')}\n"
+    else:
+        assert all(f"keras-e2e {command}" in printed for command in FLAGS)
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ([], "Expected the command 'demo', 'report' or 'limits', found nothing"),
+        (["dmo"], "found 'dmo'. Did you mean 'demo'?"),
+        (["Report"], "found 'Report'. Did you mean 'report'?"),
+        (["demo", "--epoch=3"], "unknown flag --epoch. Did you mean 'epochs'?"),
+        (["demo", "--epochs"], "Missing value for flag --epochs"),
+        (["demo", "3"], "takes flags alone, found '3'"),
+        (["report", "--html=x", "logs"], "unknown flag --html."),
+        (["report"], "expected one log directory, found none"),
+        (["limits", "--regime=auto"], "unknown flag --regime. Did you mean 'regimes'?"),
+    ],
+)
+def test_a_typo_is_answered_by_one_line_without_loading_keras(arguments, message):
+    printed, errors, status, loaded = call_noting_imports(*arguments)
+    assert status == 2 and printed == "" and not loaded & set(HEAVY)
+    assert message in errors and len(errors.splitlines()) == 1
+    assert "--help" in errors or "report" in arguments or "3" in arguments
+
+
+def test_python_m_keras_e2e_is_the_command_and_as_quick():
+    process = subprocess.run(
+        [sys.executable, "-X", "importtime", "-m", "keras_e2e", "limits", "--help"],
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert process.returncode == 0 and "--regimes" in process.stdout
+    assert "| keras_e2e.experiments.cli" in process.stderr
+    assert not re.search(r"\| +(keras|tensorflow)$", process.stderr, re.MULTILINE)
+
+
+def test_a_missing_package_is_named_before_anything_is_trained(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    with pytest.raises(ImportError, match=r"Matplotlib.*pip install 'keras-e2e\[demo\]'"):
+        demo_module.run(Settings(output_dir=str(tmp_path / "out")))
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "expected a command, one of demo, report, limits, found nothing"),
         (["demo", "--k=0,x"], "--k=0,x: expected numbers from 1 on"),
         (["demo", "--epochs=0"], "epochs"),
         (["demo", "--data=cats"], "digits"),
-        (["--k=1", "limits"], "limits comes first and its flags after it"),
-        (["limits", "--k=0"], "k=0: expected 1 or more"),
+        (["--k=1", "limits"], "Flags follow their command, as in keras-e2e limits --k=1"),
+        (["limits", "--k=0"], "k=0: expected an integer of at least 1"),
     ],
 )
 def test_what_cannot_be_run_is_refused_before_anything_is_written(

@@ -7,11 +7,10 @@ from typing import Any
 
 from absl import flags
 
-from keras_e2e.experiments.limits import run
-from keras_e2e.experiments.limits.errors import LimitsError
+from keras_e2e.experiments.command import CommandError
+from keras_e2e.experiments.limits.names import DATASETS, REGIMES, TASKS, WITHOUT_LABELS
 from keras_e2e.experiments.limits.presets import FIRST_TUNING_SEED, PRESETS
 from keras_e2e.experiments.limits.setting import Setting
-from keras_e2e.experiments.tasks import DATASETS
 
 # The flags that replace the values of the preset.
 LISTS = ("task", "k", "data", "regimes", "labels")
@@ -33,10 +32,10 @@ def flag_values() -> flags.FlagValues:
         "values.",
         flag_values=own,
     )
-    names("task", help=f"Tasks: {', '.join(run.TASKS)}.")
+    names("task", help=f"Tasks: {', '.join(TASKS)}.")
     names("k", help="Sizes of the tasks, such as images in a tuple.")
     names("data", help=f"Images: {', '.join(DATASETS)}.")
-    names("regimes", help=f"Ways of training: {', '.join(run.REGIMES)}.")
+    names("regimes", help=f"Ways of training: {', '.join(REGIMES)}.")
     names("labels", help="Examples that keep intermediate labels: numbers, or all.")
     number("seeds", None, "Runs of each, with the seeds from 0 on.", upper_bound=most)
     number("steps", None, "Training steps of a run.")
@@ -51,37 +50,39 @@ def flag_values() -> flags.FlagValues:
     return own
 
 
-def parsed(arguments: Sequence[str]) -> flags.FlagValues:
-    """The flags of a command line.
+def check(given: flags.FlagValues, words: Sequence[str]) -> None:
+    """Refuses flags that exclude each other, and words that are not flags.
+
+    Args:
+        given: The flags, parsed.
+        words: Strings, what else was on the command line.
 
     Raises:
-        LimitsError: an unknown flag, a value that it does not take, or another word.
+        CommandError: If there is something of that kind.
     """
-    own = flag_values()
-    try:
-        _, *others = own(["keras-e2e limits", *arguments])
-    except flags.Error as error:
-        raise LimitsError(
-            f"limits: {error}\nSee keras-e2e --help for what it takes."
-        ) from error
-    if others:
-        raise LimitsError(
-            f"limits takes flags alone, found {' '.join(others)!r}: leave it out, or write "
-            "--flag=value."
+    if words:
+        raise CommandError(
+            f"keras-e2e limits takes flags alone, found {' '.join(words)!r}. Leave it out, "
+            "or write --flag=value."
         )
-    if own.scheduler is not None and own.workers is not None:
-        raise LimitsError(
-            "--workers is for a cluster on this machine; that of --scheduler has its own "
-            "workers. Leave one of the two out."
+    if given.scheduler is not None and given.workers is not None:
+        raise CommandError(
+            "keras-e2e limits: --workers is for a cluster on this machine; that of "
+            "--scheduler has its own workers. Leave one of the two out."
         )
-    return own
 
 
 def wanted(given: flags.FlagValues) -> list[Setting]:
     """The settings that the flags ask for, each once.
 
+    Args:
+        given: The flags, parsed.
+
+    Returns:
+        The settings, in the order in which they are run.
+
     Raises:
-        LimitsError: one of them cannot be run.
+        CommandError: If one of them cannot be run.
     """
     values: dict[str, Any] = {
         name: given[name].value for name in NUMBERS if given[name].value is not None
@@ -92,14 +93,14 @@ def wanted(given: flags.FlagValues) -> list[Setting]:
     settings = []
     for grid in PRESETS[given.preset]:
         for setting in dataclasses.replace(grid, **values).settings():
-            if setting.regime in run.WITHOUT_LABELS:
+            if setting.regime in WITHOUT_LABELS:
                 setting = dataclasses.replace(setting, labels=None)
             settings.append(setting)
     for setting in settings:
         try:
-            run.check(setting)
+            setting.check()
         except ValueError as error:
-            raise LimitsError(f"limits: {error}") from error
+            raise CommandError(f"keras-e2e limits: {error}") from error
     return list(dict.fromkeys(settings))
 
 
@@ -114,7 +115,9 @@ def _list(name: str, found: Any) -> tuple:
     else:
         good, expected = "" not in words, "names with commas between them"
     if not good or not words:
-        raise LimitsError(f"--{name}={','.join(found)}: expected {expected}.")
+        raise CommandError(
+            f"keras-e2e limits: --{name}={','.join(found)}: expected {expected}."
+        )
     if name in ("k", "labels"):
         return tuple(None if word == "all" else int(word) for word in words)
     return tuple(words)

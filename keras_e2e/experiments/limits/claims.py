@@ -18,12 +18,12 @@ SEEDS = 10
 
 END_TO_END = "end_to_end"
 # The regimes that end to end is compared with. For C1 and C2: those of the whole network.
-WHOLE = ("joint", "step_by_step")
+WHOLE = ("deep_supervision", "greedy")
 STRUCTURED = (
-    "joint",
+    "deep_supervision",
     "local",
     "local_then_end_to_end",
-    "step_by_step",
+    "greedy",
     "independent",
     "pretrained",
 )
@@ -102,10 +102,10 @@ def judge(sections: Sequence[Section]) -> list[Claim]:
             "C1",
             "End-to-end training of several non-trivial modules is inefficient.",
             "The step at which the training accuracy is above the mark, over the seeds, "
-            "against joint and step-by-step training; all stages count, and a run that "
-            "never gets there counts as later than all others. Supports: end to end is "
-            "later by the two-sided Mann-Whitney U test (normal approximation, corrected "
-            f"for ties), p < {SIGNIFICANT}. {few} on either side: no claim.",
+            "against deep supervision and greedy training; all stages count, and a run "
+            "that never gets there counts as later than all others. Supports: end to end "
+            "is later by the two-sided Mann-Whitney U test (normal approximation, "
+            f"corrected for ties), p < {SIGNIFICANT}. {few} on either side: no claim.",
             _against(sections, WHOLE, comparisons.inefficiency),
         ),
         Claim(
@@ -124,7 +124,7 @@ def judge(sections: Sequence[Section]) -> list[Claim]:
             "C3",
             "Each module is able to learn when the others are trained and frozen.",
             "last_first: the earlier modules through a trained and frozen last one; "
-            "step_by_step: the last module on trained and frozen earlier ones, in the "
+            "greedy: the last module on trained and frozen earlier ones, in the "
             "seeds whose first module allows the mark by its ceiling. Supports: the 95 % "
             "interval (Wilson) of the rate of success lies above one half: most seeds "
             f"learn. {few}: no claim.",
@@ -161,7 +161,7 @@ def _against(
 
 
 def _alone(section: Section) -> Iterator[Finding]:
-    """For C3: modules that learn while the others stand still."""
+    """For C3: modules that learn while the others are frozen."""
     for k in section.sizes:
         cell = section.cells.get(("last_first", k))
         if cell:
@@ -170,10 +170,10 @@ def _alone(section: Section) -> Iterator[Finding]:
             found = comparisons.through_frozen(cell, independent)
             yield _finding(section, subject, k, found)
     for k in section.sizes:
-        cell = section.cells.get(("step_by_step", k))
+        cell = section.cells.get(("greedy", k))
         learned = comparisons.last_on_frozen(cell) if cell else None
         if learned:
-            subject = "step_by_step (last module on frozen earlier ones)"
+            subject = "greedy (last module on frozen earlier ones)"
             yield _finding(section, subject, k, learned)
 
 

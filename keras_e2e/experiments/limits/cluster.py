@@ -10,7 +10,7 @@ import dask
 from dask.system import CPU_COUNT
 from distributed import Client, LocalCluster
 
-from keras_e2e.experiments.limits.errors import LimitsError
+from keras_e2e.experiments.command import CommandError
 from keras_e2e.experiments.limits.setting import Setting
 
 # Seconds until a scheduler must have answered.
@@ -48,7 +48,7 @@ def connected(scheduler: str | None = None, workers: int | None = None) -> Itera
         workers: processes of a cluster of our own. None: one for each CPU.
 
     Raises:
-        LimitsError: no scheduler answers at the address.
+        CommandError: no scheduler answers at the address.
     """
     if scheduler is not None:
         with _client(scheduler) as client:
@@ -84,7 +84,7 @@ def _client(address: str) -> Client:
     try:
         return Client(address, timeout=TIMEOUT)
     except (OSError, ValueError) as error:
-        raise LimitsError(
+        raise CommandError(
             f"--scheduler={address}: no Dask scheduler answers there ({error}). Start one "
             "with `dask scheduler` and give the address that it prints, or leave the flag "
             "out to use this machine."

@@ -7,29 +7,29 @@ from typing import Any
 
 from absl import flags
 
-from keras_e2e.experiments.limits.arguments import parsed, wanted
-from keras_e2e.experiments.limits.errors import LimitsError
+from keras_e2e.experiments.command import Command, CommandError
+from keras_e2e.experiments.limits.arguments import check, flag_values, wanted
 from keras_e2e.experiments.limits.setting import Setting
 
 RESULTS = "results.sqlite"
 
 
-def main(arguments: Sequence[str]) -> int:
+def run(given: flags.FlagValues, words: Sequence[str]) -> int:
     """Runs the command.
 
     Args:
-        arguments: what stands behind `limits` on the command line.
+        given: The flags, parsed.
+        words: Strings, what else was on the command line.
 
     Returns:
-        0; 1 if a run failed; 2 with a message if the sweep cannot be run; 130 if it was
-        interrupted.
+        The exit status: 0, 1 if a run failed, or 130 if it was interrupted.
+
+    Raises:
+        CommandError: If the sweep cannot be run.
     """
+    check(given, words)
     try:
-        given = parsed(arguments)
         return _run(given, wanted(given))
-    except LimitsError as error:
-        print(error, file=sys.stderr)
-        return 2
     except KeyboardInterrupt:
         print(
             "Interrupted. What is finished is stored: the same command goes on from there.",
@@ -50,7 +50,7 @@ def _run(given: flags.FlagValues, settings: list[Setting]) -> int:
     try:
         os.makedirs(folder, exist_ok=True)
     except OSError as error:
-        raise LimitsError(
+        raise CommandError(
             f"--output_dir={folder}: no such folder can be made ({error.strerror}). Give "
             "another one."
         ) from error
@@ -102,7 +102,19 @@ def _lacking(error: ImportError) -> Exception:
     package = (error.name or "").split(".")[0]
     if package == "keras_e2e":
         return error
-    return LimitsError(
+    return CommandError(
         f"limits needs the package {package!r}, which is not installed: "
         "pip install 'keras-e2e[limits]'."
     )
+
+
+LIMITS = Command(
+    "limits",
+    "[flags]",
+    "Compares ways of training on modular tasks: trains each regime on each task with\n"
+    "several seeds, on all cores or on a Dask cluster, and writes tables, figures and an\n"
+    "HTML page below --output_dir. Interrupted, it goes on where it was when the same\n"
+    "command is given again.",
+    flag_values,
+    run,
+)

@@ -59,7 +59,7 @@ def breakdown(end_to_end: Cell, other: Cell) -> Comparison | None:
         floor = sum(snr < SNR_FLOOR for snr in snrs)
         numbers += (
             f"; gradient SNR of the first module below {SNR_FLOOR} in {floor} of the "
-            f"{len(snrs)} that broke down and were read"
+            f"{len(snrs)} that broke down and were measured"
         )
     return Comparison(numbers, low > 0, min(len(mine), len(theirs)))
 
@@ -81,7 +81,7 @@ def last_on_frozen(cell: Cell) -> Comparison | None:
     """C3: whether the last module learns in most seeds whose earlier modules allow it.
 
     Args:
-        cell: runs of `step_by_step`.
+        cell: runs of `greedy`.
     """
     runs = [result for _, result in cell.runs if _allows(result)]
     if not runs:
@@ -101,7 +101,7 @@ def through_frozen(cell: Cell, independent: Cell | None) -> Comparison:
     notes = ""
     if independent:
         notes = (
-            "; the same last module behind an encoder that learned its labels succeeds in "
+            "; the same last module after an encoder that learned its labels succeeds in "
             f"{independent.successes} of {independent.seeds} (independent)"
         )
     return _mostly([bool(value) for value in cell.values("success")], notes)
@@ -118,9 +118,9 @@ def broken_down(result: dict[str, Any]) -> bool | None:
 
 
 def first_snr(result: dict[str, Any]) -> float | None:
-    """The first module's gradient SNR: the median of the second half of its readings."""
-    readings = [*(result.get("snr") or {}).values(), []][0]
-    values = known(value for _, value in readings)
+    """The first module's gradient SNR: the median of the later half of its series."""
+    measurements = [*(result.get("snr") or {}).values(), []][0]
+    values = known(value for _, value in measurements)
     return statistics.median(values[len(values) // 2 :]) if values else None
 
 

@@ -11,7 +11,7 @@ from markupsafe import Markup, escape
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from keras_e2e.experiments.limits import run
+from keras_e2e.experiments.limits.names import REGIMES
 
 INK, FAINT, LINE, PAPER = "#1b1f24", "#57606a", "#d0d7de", "#ffffff"
 
@@ -59,8 +59,7 @@ SETTINGS: Any = {
 
 def style(regime: str) -> tuple[str, str]:
     """Colour and marker of a regime."""
-    names = list(run.REGIMES)
-    place = names.index(regime) if regime in names else sum(map(ord, regime))
+    place = REGIMES.index(regime) if regime in REGIMES else sum(map(ord, regime))
     colour, _, marker = STYLES[place % len(STYLES)]
     return colour, marker
 

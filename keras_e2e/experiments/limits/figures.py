@@ -21,7 +21,7 @@ from keras_e2e.experiments.limits.drawing import (
     panels,
     style,
 )
-from keras_e2e.experiments.limits.run import WITHOUT_LABELS
+from keras_e2e.experiments.limits.names import WITHOUT_LABELS
 from keras_e2e.experiments.limits.summary import Cell, Section, known
 
 # Below this the axis of the signal-to-noise ratio is linear, so that 0 has a place.
@@ -283,7 +283,7 @@ def _signals(axis: Axes, cell: Cell, first: bool) -> None:
 def _line(axis: Axes, series: list | None, colour: str) -> None:
     points = [(step, value) for step, value in series or [] if value is not None]
     if points:
-        # A line of one reading would not be seen.
+        # A line of one measurement would not be seen.
         marker = "." if len(points) == 1 else ""
         x, y = zip(*points, strict=True)
         axis.plot(x, y, color=colour, marker=marker, lw=0.8, alpha=0.7)

@@ -19,7 +19,7 @@ class Grid:
     Example:
 
     >>> from keras_e2e.experiments.limits.presets import Grid
-    >>> grid = Grid(k=(3, 4), regimes=("end_to_end", "joint"), seeds=10)
+    >>> grid = Grid(k=(3, 4), regimes=("end_to_end", "deep_supervision"), seeds=10)
     >>> len(grid.settings())
     40
     """
@@ -36,7 +36,7 @@ class Grid:
     examples: int = Setting.examples
 
     def settings(self) -> list[Setting]:
-        """The settings, all seeds of one combination behind each other."""
+        """The settings, all seeds of one combination one after another."""
         axes = (self.task, self.k, self.data, self.regimes, self.labels, range(self.seeds))
         return [
             Setting(
@@ -55,7 +55,7 @@ class Grid:
         ]
 
 
-MODULAR = ("joint", "step_by_step", "last_first", "local_then_end_to_end", "auto")
+MODULAR = ("deep_supervision", "greedy", "last_first", "local_then_end_to_end", "auto")
 
 PRESETS: dict[str, tuple[Grid, ...]] = {
     # Where end-to-end training breaks down, and what repairs it: minutes.
@@ -87,7 +87,7 @@ PRESETS: dict[str, tuple[Grid, ...]] = {
         ),
         Grid(
             k=(3, 4, 5),
-            regimes=("joint", "local_then_end_to_end"),
+            regimes=("deep_supervision", "local_then_end_to_end"),
             labels=(10, 20, 50, 100, 400),
         ),
         Grid(k=(3, 4), data=("fashion_mnist",), regimes=("end_to_end", *MODULAR)),

@@ -19,8 +19,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from keras_e2e.experiments.command import CommandError
 from keras_e2e.experiments.limits import claims, drawing, figures, page, summary
-from keras_e2e.experiments.limits.errors import LimitsError
 from keras_e2e.experiments.limits.setting import Setting
 from keras_e2e.visualization.report import ReportError, saving
 
@@ -45,7 +45,7 @@ def write(
         console: where the tables are shown; by default the terminal.
 
     Raises:
-        LimitsError: there are no runs, two of them cannot be told apart, or the folder
+        CommandError: there are no runs, two of them cannot be told apart, or the folder
             cannot be written.
 
     Example:
@@ -54,7 +54,7 @@ def write(
     >>> from rich.console import Console
     >>> from keras_e2e.experiments.limits import report
     >>> from keras_e2e.experiments.limits.setting import Setting
-    >>> row = (Setting("parity", 2, "joint"), {"accuracy": 0.9, "success": True})
+    >>> row = (Setting("parity", 2, "deep_supervision"), {"accuracy": 0.9, "success": True})
     >>> with tempfile.TemporaryDirectory() as folder:
     ...     report.write([row], folder, Console(quiet=True))
     ...     sorted(os.listdir(folder))
@@ -63,7 +63,7 @@ def write(
     console = console or Console()
     found = [(setting, _finite(result)) for setting, result in rows]
     if not found:
-        raise LimitsError("There are no runs to report on: run a sweep first.")
+        raise CommandError("There are no runs to report on: run a sweep first.")
     sections = summary.sections(found)
     judged = claims.judge(sections)
     for section in sections:
@@ -90,7 +90,7 @@ def write(
         _save(folder, PAGE, page.render(sections, judged, drawn, over_labels))
     except (OSError, ReportError) as error:
         why = getattr(error.__cause__ or error, "strerror", None) or error
-        raise LimitsError(
+        raise CommandError(
             f"The report cannot be written to {os.fspath(folder)!r}: {why}. Give another "
             "--output_dir."
         ) from error

@@ -28,13 +28,13 @@ class Signals(ModuleDiagnostics):
 def measured(
     task: Task, model: Any, trained: regimes.Trained, watch: ModuleDiagnostics, taught: bool
 ) -> dict[str, Any]:
-    """What a run has come to; see `running.run`.
+    """What a run has come to; see `run.run`.
 
     Args:
         task: what was trained.
         model: the model.
         trained: its training.
-        watch: what read the diagnostics meanwhile: `Signals`, or `AutoMode`.
+        watch: the callback that measured meanwhile: `Signals`, or `AutoMode`.
         taught: whether the regime sees intermediate labels.
 
     Returns:
@@ -103,11 +103,11 @@ def _snr(watch: ModuleDiagnostics, history: list[dict[str, float]]) -> dict[str,
             name: [list(pair) for pair in zip(watch.steps, values, strict=True)]
             for name, values in watch.history["gradient_snr"].items()
         }
-    # What lies behind a boundary has an optimizer of its own, which does not count.
+    # What lies downstream of a boundary has an optimizer of its own, which does not count.
     whole = [
         logs["step"]
         for logs in history
-        if not any(name.startswith("rest_") for name in logs)
+        if not any(name.startswith(regimes.DOWNSTREAM) for name in logs)
     ]
     before = whole[0] - watch.update_freq if whole else 0
     return {

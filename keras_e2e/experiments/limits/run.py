@@ -2,7 +2,6 @@
 
 import dataclasses
 import functools
-import math
 from collections.abc import Callable
 from typing import Any
 
@@ -11,102 +10,39 @@ import numpy as np
 
 from keras_e2e.callbacks import AutoMode, ModuleDiagnostics
 from keras_e2e.experiments import regimes, tasks
+from keras_e2e.experiments.limits.names import CURRICULUM, LABEL_FREE, WITHOUT_LABELS
 from keras_e2e.experiments.limits.results import Signals, measured
-from keras_e2e.experiments.limits.setting import Setting
+from keras_e2e.experiments.limits.setting import WINDOW, Setting
 from keras_e2e.experiments.tasks import Task
 from keras_e2e.models.modularize import modularize
 from keras_e2e.objectives import IntermediateTarget
-
-# Steps from one entry of the learning curve to the next, and between readings.
-WINDOW = 100
 
 
 def _of_symbols(make: Callable[..., Task]) -> Callable[[Setting], Task]:
     return lambda s: make(s.k, s.data, s.examples, s.seed, s.labels)
 
 
-OF_SYMBOLS: dict[str, Callable[[Setting], Task]] = {
+TASKS: dict[str, Callable[[Setting], Task]] = {
     "parity": _of_symbols(tasks.parity),
     "sum_mod_10": _of_symbols(tasks.sum_mod_10),
     "random_table": _of_symbols(tasks.random_table),
-}
-"""Tasks over tuples of images, with a choice of how many images are labelled."""
-
-SIZED: dict[str, Callable[[Setting], Task]] = {
-    **OF_SYMBOLS,
     "lines": lambda s: tasks.lines(s.k, s.examples, s.seed),
     "stocks": lambda s: tasks.stocks(s.k, n=s.examples, seed=s.seed),
     "memory": lambda s: tasks.memory(s.k, s.data, s.examples, s.seed),
-}
-"""Those of which there are several sizes."""
-
-TASKS: dict[str, Callable[[Setting], Task]] = {
-    **SIZED,
     "pentomino": lambda s: tasks.pentomino(n=s.examples, seed=s.seed),
     "clothes_patches": lambda s: tasks.pentomino("fashion_mnist", s.examples, s.seed),
     "roman_arithmetic": lambda s: tasks.arithmetic("roman", n=s.examples, seed=s.seed),
     "decimal_arithmetic": lambda s: tasks.arithmetic("decimal", n=s.examples, seed=s.seed),
     "scenes": lambda s: tasks.scenes(s.examples, s.seed),
 }
-"""What makes the task of a setting, by its name."""
-
-WITH_DATA = (*OF_SYMBOLS, "memory")
-"""Those that have a choice of images."""
-
-# Regimes whose first stage trains without labels: the plan and the objective.
-LABEL_FREE = {
-    "pretrained_reconstruction": ("pretrained", "reconstruction"),
-    "pretrained_barlow_twins": ("pretrained", "barlow_twins"),
-}
-CURRICULUM = "curriculum"
-REGIMES = (*regimes.PLANS, *LABEL_FREE, CURRICULUM)
-"""The names of all ways of training."""
-
-WITHOUT_LABELS = ("end_to_end", CURRICULUM, *LABEL_FREE)
-"""Those that see no intermediate label."""
-
-
-def check(setting: Setting) -> None:
-    """Raises a ValueError for a setting that cannot be run."""
-    for name, value, known in (
-        ("task", setting.task, TASKS),
-        ("regime", setting.regime, REGIMES),
-        ("data", setting.data, tasks.DATASETS),
-    ):
-        if value not in known:
-            raise ValueError(f"{name}={value!r}: expected one of {', '.join(known)}.")
-    for name in ("k", "batch_size", "examples", "steps"):
-        value = getattr(setting, name)
-        if value < 1:
-            raise ValueError(f"{name}={value}: expected 1 or more.")
-    if setting.task not in SIZED and setting.k != 1:
-        raise ValueError(f"k={setting.k}: {setting.task} has one size only, k=1.")
-    if setting.task not in WITH_DATA and setting.data != Setting.data:
-        raise ValueError(
-            f"data={setting.data!r}: {setting.task} has images of its own; a choice "
-            f"of them exists for {', '.join(WITH_DATA)}."
-        )
-    if setting.labels is not None and setting.task not in OF_SYMBOLS:
-        raise ValueError(
-            f"labels={setting.labels}: a budget of labels exists for "
-            f"{', '.join(OF_SYMBOLS)}; {setting.task} takes all of them."
-        )
-    if setting.steps % WINDOW:
-        raise ValueError(f"steps={setting.steps}: expected a multiple of {WINDOW}.")
-    stages = setting.k if setting.regime == CURRICULUM else 2
-    if setting.steps < stages * WINDOW:
-        raise ValueError(
-            f"steps={setting.steps}: {setting.regime} needs {stages * WINDOW} or more."
-        )
-    if not 0 < setting.learning_rate < math.inf:
-        raise ValueError(f"learning_rate={setting.learning_rate}: expected more than 0.")
+"""What makes the task of a setting, by its name (`names.TASKS`)."""
 
 
 def run(setting: Setting) -> dict[str, Any]:
     """Trains as the setting says, and measures.
 
     Args:
-        setting: one that `check` lets pass.
+        setting: one that `Setting.check` lets pass.
 
     Returns:
         What can be written as JSON: test `accuracy`, that of the `validation`, whether it
@@ -115,12 +51,12 @@ def run(setting: Setting) -> dict[str, Any]:
         labels its `purity` and `error`, for each module the `snr` over steps, the
         `ceiling` that the error allows, `chance`, and what was `spent`.
     """
-    check(setting)
+    setting.check()
     if setting.regime == CURRICULUM:
         return _curriculum(setting)
     task = TASKS[setting.task](setting)
     model = _fresh(setting, task)
-    plan, _ = LABEL_FREE.get(setting.regime, (setting.regime, None))
+    plan = "pretrained" if setting.regime in LABEL_FREE else setting.regime
     watch = _watch(setting)
     keras.utils.set_random_seed(setting.seed)
     ideal_activations = {
@@ -130,9 +66,9 @@ def run(setting: Setting) -> dict[str, Any]:
     labels = task.train.labels if setting.regime not in WITHOUT_LABELS else {}
     stages = regimes.PLANS[plan]([module.name for module in model.modules])
     if setting.regime == "auto":
-        # The reader is AutoMode itself: two would read the same twice.
+        # AutoMode measures by itself: a second callback would measure the same again.
         stages = [regimes.Stage(callbacks=lambda: [watch])]
-    readers = [] if setting.regime == "auto" else [watch]
+    callbacks = [] if setting.regime == "auto" else [watch]
     trained = regimes.train(
         model,
         stages,
@@ -143,7 +79,7 @@ def run(setting: Setting) -> dict[str, Any]:
         seed=setting.seed,
         window=WINDOW,
         ideal_activations=ideal_activations,
-        callbacks=readers,
+        callbacks=callbacks,
     )
     taught = setting.regime not in WITHOUT_LABELS
     return measured(task, model, trained, watch, taught)
@@ -187,7 +123,7 @@ def _curriculum(setting: Setting) -> dict[str, Any]:
 
 def _fresh(setting: Setting, task: Task) -> Any:
     """A compiled model with the seed's weights and a fresh optimizer."""
-    _, objective = LABEL_FREE.get(setting.regime, (None, None))
+    objective = LABEL_FREE.get(setting.regime)
     if objective is not None:  # its heads begin at weights of their own
         keras.utils.set_random_seed(setting.seed)
         model = _compiled(setting, task, objective)
@@ -243,7 +179,7 @@ def _compiled(setting: Setting, task: Task, objective: str | None) -> Any:
 
 
 def _at_once(setting: Setting) -> int:
-    """AutoMode reads every tenth step; in executions of ten it would read all."""
+    """AutoMode measures every tenth step; in executions of ten it would measure all."""
     return 1 if setting.regime == "auto" else 10
 
 

@@ -3,7 +3,14 @@
 import dataclasses
 import hashlib
 import json
+import math
 from typing import Any
+
+from keras_e2e.experiments.limits import names
+from keras_e2e.utils.validation import check_integer, did_you_mean
+
+WINDOW = 100
+"""Steps from one entry of the learning curve to the next, and between measurements."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -11,10 +18,10 @@ class Setting:
     """One run: a task, a way of training, a seed, a budget.
 
     Attributes:
-        task: name of the task (`running.TASKS`).
+        task: name of the task (`names.TASKS`).
         k: its size: images in a tuple, bits, choices.
         data: name of the images.
-        regime: name of the way of training (`regimes.PLANS`).
+        regime: name of the way of training (`names.REGIMES`).
         labels: of how many training images the class is known; None for all.
         seed: of the splits, the weights and the batches.
         steps: training steps, all stages together.
@@ -40,6 +47,42 @@ class Setting:
     batch_size: int = 128
     learning_rate: float = 1e-3
     examples: int = 30000
+
+    def check(self) -> None:
+        """Raises a ValueError if the setting cannot be run."""
+        for name, value, known in (
+            ("task", self.task, names.TASKS),
+            ("regime", self.regime, names.REGIMES),
+            ("data", self.data, names.DATASETS),
+        ):
+            if value not in known:
+                raise ValueError(
+                    f"{name}={value!r}: expected one of {', '.join(known)}."
+                    f"{did_you_mean(value, known)}"
+                )
+        for name in ("k", "batch_size", "examples", "steps"):
+            check_integer(name, getattr(self, name), 1)
+        if self.task not in names.SIZED and self.k != 1:
+            raise ValueError(f"k={self.k}: {self.task} has one size only, k=1.")
+        if self.task not in names.WITH_DATA and self.data != Setting.data:
+            raise ValueError(
+                f"data={self.data!r}: {self.task} has images of its own; a choice of "
+                f"them exists for {', '.join(names.WITH_DATA)}."
+            )
+        if self.labels is not None and self.task not in names.OF_SYMBOLS:
+            raise ValueError(
+                f"labels={self.labels}: a budget of labels exists for "
+                f"{', '.join(names.OF_SYMBOLS)}; {self.task} takes all of them."
+            )
+        if self.steps % WINDOW:
+            raise ValueError(f"steps={self.steps}: expected a multiple of {WINDOW}.")
+        stages = self.k if self.regime == names.CURRICULUM else 2
+        if self.steps < stages * WINDOW:
+            raise ValueError(
+                f"steps={self.steps}: {self.regime} needs {stages * WINDOW} or more."
+            )
+        if not 0 < self.learning_rate < math.inf:
+            raise ValueError(f"learning_rate={self.learning_rate}: expected more than 0.")
 
     def text(self) -> str:
         """As JSON, the same text for the same setting."""

@@ -10,7 +10,7 @@ import sqlite3
 from collections.abc import Iterable
 from typing import Any
 
-from keras_e2e.experiments.limits.errors import LimitsError
+from keras_e2e.experiments.command import CommandError
 from keras_e2e.experiments.limits.setting import Setting
 
 # Goes up when the table or the fields of a Setting change.
@@ -49,7 +49,7 @@ class Store:
         notices: what was repaired, a sentence each.
 
     Raises:
-        LimitsError: the file is of another version or another program, another process
+        CommandError: the file is of another version or another program, another process
             has it open, or it cannot be read or written.
 
     Example:
@@ -107,7 +107,7 @@ class Store:
 
         Raises:
             ValueError, TypeError: the result cannot be written as JSON.
-            LimitsError: the file cannot be written, because the disk is full for example.
+            CommandError: the file cannot be written, because the disk is full for example.
         """
         text = json.dumps(result, allow_nan=False)
         now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
@@ -135,7 +135,7 @@ class Store:
             if version == 0 and not names:
                 _make(connection)
             elif version != VERSION or "runs" not in names:
-                raise LimitsError(
+                raise CommandError(
                     f"{self.path!r} has the version {version}; this keras-e2e reads and "
                     f"writes version {VERSION}. Use the keras-e2e that wrote it, or give "
                     "another --output_dir."
@@ -238,13 +238,13 @@ def _code(error: sqlite3.DatabaseError) -> int:
     return getattr(error, "sqlite_errorcode", 0) & 0xFF
 
 
-def _refused(path: str, error: Exception) -> LimitsError:
+def _refused(path: str, error: Exception) -> CommandError:
     if isinstance(error, sqlite3.DatabaseError) and _code(error) in LOCKED:
-        return LimitsError(
+        return CommandError(
             f"Another process is at work on {path!r}. Wait until it has ended, or give "
             "another --output_dir."
         )
-    return LimitsError(
+    return CommandError(
         f"{path!r} cannot be read or written: {error}. Mend that, or give another "
         "--output_dir."
     )

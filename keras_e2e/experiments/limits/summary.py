@@ -8,8 +8,8 @@ from typing import Any, NamedTuple
 
 from scipy.stats import binomtest
 
-from keras_e2e.experiments.limits import run
-from keras_e2e.experiments.limits.errors import LimitsError
+from keras_e2e.experiments.command import CommandError
+from keras_e2e.experiments.limits.names import REGIMES, WITHOUT_LABELS
 from keras_e2e.experiments.limits.setting import Setting
 
 Interval = tuple[float, float]
@@ -28,8 +28,8 @@ class Cell(NamedTuple):
 
     >>> from keras_e2e.experiments.limits.setting import Setting
     >>> from keras_e2e.experiments.limits.summary import Cell
-    >>> rows = [(Setting("parity", 2, "joint", seed=i), {"success": i > 0}) for i in (0, 1)]
-    >>> cell = Cell("joint", 2, tuple(rows))
+    >>> rows = [(Setting("parity", 2, "local", seed=i), {"success": i > 0}) for i in (0, 1)]
+    >>> cell = Cell("local", 2, tuple(rows))
     >>> cell.successes, cell.seeds, [round(end, 2) for end in cell.interval]
     (1, 2, [0.09, 0.91])
     """
@@ -86,7 +86,7 @@ class Conditions(NamedTuple):
     examples: int
 
     def words(self, labels: str | None = None) -> str:
-        """For people, with the number of labels if it is told."""
+        """For people, with the number of labels if it is given."""
         words = [f"{self.task} on {self.data}", f"{self.steps} steps"]
         if labels is not None:
             words.insert(1, labels)
@@ -121,8 +121,8 @@ class Section(NamedTuple):
 
     @property
     def regimes(self) -> list[str]:
-        """The regimes in the order of `running.REGIMES`, unknown ones last."""
-        order = {name: i for i, name in enumerate(run.REGIMES)}
+        """The regimes in the order of `names.REGIMES`, unknown ones last."""
+        order = {name: i for i, name in enumerate(REGIMES)}
         names = {regime for regime, _ in self.cells}
         return sorted(names, key=lambda name: (order.get(name, len(order)), name))
 
@@ -153,7 +153,7 @@ def sections(rows: Iterable[Row]) -> list[Section]:
         The sections, in the order in which the rows name them, more labels first.
 
     Raises:
-        LimitsError: two runs differ in nothing that the report tells apart, such as two
+        CommandError: two runs differ in nothing that the report tells apart, such as two
             learning rates of one regime.
     """
     groups: dict[Conditions, list[Row]] = {}
@@ -162,8 +162,8 @@ def sections(rows: Iterable[Row]) -> list[Section]:
         groups.setdefault(shared, []).append((setting, result))
     found = []
     for conditions, mine in groups.items():
-        free = [row for row in mine if row[0].regime in run.WITHOUT_LABELS]
-        others = [row for row in mine if row[0].regime not in run.WITHOUT_LABELS]
+        free = [row for row in mine if row[0].regime in WITHOUT_LABELS]
+        others = [row for row in mine if row[0].regime not in WITHOUT_LABELS]
         budgets = {setting.labels for setting, _ in others} or {None}
         for labels in sorted(budgets, key=_amount, reverse=True):
             here = [row for row in others if row[0].labels == labels]
@@ -235,7 +235,7 @@ def _cells(rows: Sequence[Row]) -> dict[tuple[str, int], Cell]:
     for setting, result in rows:
         runs = by_pair.setdefault((setting.regime, setting.k), {})
         if setting.seed in runs:
-            raise LimitsError(
+            raise CommandError(
                 f"Two runs of {setting.regime} on {setting.task}, k={setting.k}, with the "
                 f"seed {setting.seed}, for one table: {runs[setting.seed][0]} and "
                 f"{setting}. Report one learning rate of each regime at a time."

@@ -16,8 +16,8 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
+from keras_e2e.experiments.command import CommandError
 from keras_e2e.experiments.limits.cluster import work
-from keras_e2e.experiments.limits.errors import LimitsError
 from keras_e2e.experiments.limits.setting import Setting
 from keras_e2e.experiments.limits.store import Store
 
@@ -62,7 +62,7 @@ def sweep(
         The runs that failed, in the order in which they did.
 
     Raises:
-        LimitsError: the cluster is gone, or the store cannot be written.
+        CommandError: the cluster is gone, or the store cannot be written.
     """
     console = console or Console()
     missing = (setting for setting in settings if setting not in store)
@@ -116,7 +116,7 @@ def _stored(setting: Setting, future: Any, store: Store) -> str | None:
     try:
         result = future.result()
     except CancelledError as error:
-        raise LimitsError(
+        raise CommandError(
             "The scheduler is gone, and with it the runs that were on their way. Start it "
             "again and give the same command: what is finished is stored."
         ) from error

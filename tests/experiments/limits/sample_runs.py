@@ -1,4 +1,4 @@
-"""Results of runs as `running.run` gives them, made up."""
+"""Results of runs as `run.run` gives them, made up."""
 
 from keras_e2e.experiments.limits.setting import Setting
 

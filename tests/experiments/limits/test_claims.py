@@ -36,33 +36,33 @@ def mann_whitney(first, second):
 def test_a_breakdown_that_the_others_do_not_have_supports_all_but_c3():
     found = judged(
         made.runs("end_to_end", 0, 10),
-        made.runs("joint", 10),
-        made.runs("step_by_step", 10),
+        made.runs("deep_supervision", 10),
+        made.runs("greedy", 10),
     )
     verdicts = {name: claim.verdict for name, claim in found.items()}
     assert verdicts == dict.fromkeys(("C1", "C2", "C3", "C4"), "supports")
     (c2, _) = found["C2"].findings
     assert c2.numbers.startswith(
-        "end to end 10 of 10 [0.72, 1.00], joint 0 of 10 [0.00, 0.28]; "
+        "end to end 10 of 10 [0.72, 1.00], deep_supervision 0 of 10 [0.00, 0.28]; "
         "difference +1.00 [+0.61, +1.00]"
     )
     assert "below 0.02 in 10 of the 10" in c2.numbers
     assert found["C4"].places("supports") == {
         "parity on digits, all labels, 300 steps": [
-            "joint at k = 3",
-            "step_by_step at k = 3",
+            "deep_supervision at k = 3",
+            "greedy at k = 3",
         ]
     }
 
 
 def test_no_difference_supports_nothing():
-    found = judged(made.runs("end_to_end", 10), made.runs("joint", 10))
+    found = judged(made.runs("end_to_end", 10), made.runs("deep_supervision", 10))
     assert {found[name].verdict for name in ("C1", "C2", "C4")} == {"does not support"}
     assert found["C3"].verdict == "not measured"
 
 
 def test_a_difference_the_other_way_supports_nothing():
-    found = judged(made.runs("end_to_end", 10), made.runs("joint", 0, 10))
+    found = judged(made.runs("end_to_end", 10), made.runs("deep_supervision", 0, 10))
     assert {found[name].verdict for name in ("C1", "C2", "C4")} == {"does not support"}
     assert "later in 0 % of pairs" in found["C1"].findings[0].numbers
 
@@ -72,13 +72,15 @@ def test_the_interval_decides_not_the_rate():
     for bad, verdict in ((3, "does not support"), (4, "supports")):
         low = summary.newcombe(10, 10, 10 - bad, 10)[0]
         assert (low > 0) == (verdict == "supports")
-        found = judged(made.runs("end_to_end", 10 - bad, bad), made.runs("joint", 10))
+        found = judged(
+            made.runs("end_to_end", 10 - bad, bad), made.runs("deep_supervision", 10)
+        )
         assert found["C4"].verdict == found["C2"].verdict == verdict
 
 
 @pytest.mark.parametrize(("mine", "theirs"), [(9, 10), (10, 9)])
 def test_fewer_than_ten_seeds_make_no_claim(mine, theirs):
-    found = judged(made.runs("end_to_end", 0, mine), made.runs("joint", theirs))
+    found = judged(made.runs("end_to_end", 0, mine), made.runs("deep_supervision", theirs))
     assert {found[name].verdict for name in ("C1", "C2", "C4")} == {"no claim"}
     assert judged(made.runs("last_first", 9))["C3"].verdict == "no claim"
 
@@ -109,7 +111,7 @@ def test_all_at_the_same_step_is_no_difference():
 def test_slower_alone_supports_inefficiency_but_no_breakdown():
     found = judged(
         made.runs("end_to_end", 10, reached=(200, 300)),
-        made.runs("joint", 10, reached=(100,)),
+        made.runs("deep_supervision", 10, reached=(100,)),
     )
     assert found["C1"].verdict == "supports"
     assert found["C2"].verdict == found["C4"].verdict == "does not support"
@@ -133,7 +135,7 @@ def test_a_run_breaks_down_if_accuracy_and_first_module_are_at_chance(
 
 
 def test_a_task_without_a_ceiling_has_no_measured_breakdown():
-    rows = made.runs("end_to_end", 0, 10) + made.runs("joint", 10)
+    rows = made.runs("end_to_end", 0, 10) + made.runs("deep_supervision", 10)
     rows = [(setting, {**result, "ceiling": None}) for setting, result in rows]
     assert judged(rows)["C2"].verdict == "not measured"
 
@@ -141,7 +143,7 @@ def test_a_task_without_a_ceiling_has_no_measured_breakdown():
 def test_runs_whose_breakdown_is_unknown_are_no_seeds():
     rows = made.runs("end_to_end", 0, 10)
     rows[0] = (rows[0][0], {**rows[0][1], "ceiling": None})
-    found = judged(rows, made.runs("joint", 10))["C2"]
+    found = judged(rows, made.runs("deep_supervision", 10))["C2"]
     assert found.verdict == "no claim"
     assert found.findings[0].numbers.startswith("end to end 9 of 9")
 
@@ -164,13 +166,13 @@ def test_modules_through_a_frozen_last_one_have_to_learn_in_most_seeds(good, bad
 
 
 def test_a_last_module_is_judged_where_the_earlier_ones_allow_the_mark():
-    found = judged(made.runs("step_by_step", 10, 3))["C3"]
+    found = judged(made.runs("greedy", 10, 3))["C3"]
     assert found.verdict == "supports"
     (one,) = found.findings
     assert one.numbers == (
         "10 of 10 [0.72, 1.00]; in 3 more the first module did not allow the mark"
     )
-    assert judged(made.runs("step_by_step", 0, 10))["C3"].verdict == "not measured"
+    assert judged(made.runs("greedy", 0, 10))["C3"].verdict == "not measured"
 
 
 def test_that_the_last_module_had_learned_is_shown_by_another_regime():
@@ -181,13 +183,13 @@ def test_that_the_last_module_had_learned_is_shown_by_another_regime():
 def test_findings_that_differ_are_counted():
     found = judged(
         *[made.runs("end_to_end", 10, k=k) for k in (1, 2)],
-        *[made.runs("joint", 10, k=k) for k in (1, 2, 3)],
+        *[made.runs("deep_supervision", 10, k=k) for k in (1, 2, 3)],
         made.runs("end_to_end", 0, 10, k=3),
         made.runs("end_to_end", 0, 5, k=4),
-        made.runs("joint", 5, k=4),
+        made.runs("deep_supervision", 5, k=4),
     )["C4"]
     assert found.verdict == "supports in 1 of 3 comparisons"
     (places,) = found.places("does not support").values()
-    assert places == ["joint at k = 1, 2"]
+    assert places == ["deep_supervision at k = 1, 2"]
     (places,) = found.places("no claim").values()
-    assert places == ["joint at k = 4"]
+    assert places == ["deep_supervision at k = 4"]

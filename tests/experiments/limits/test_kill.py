@@ -171,6 +171,6 @@ def test_a_scheduler_that_goes_away_is_said(bench):
         by_hand.until(lambda: len(begun(bench)) > 4)
         by_hand.kill(scheduler)
         assert running.wait(timeout=120) == 1
-    assert "LimitsError: The scheduler is gone" in (bench / "shown").read_text()
+    assert "CommandError: The scheduler is gone" in (bench / "shown").read_text()
     with Store(bench / "results") as store:
         assert len(store) > 2

@@ -12,8 +12,8 @@ import pytest
 import sample_runs as made
 from rich.console import Console
 
+from keras_e2e.experiments.command import CommandError
 from keras_e2e.experiments.limits import drawing, figures, page, report, summary
-from keras_e2e.experiments.limits.errors import LimitsError
 
 EVIL = "</title></svg><script>alert(1)</script>[bold]$x^{$\x1b[31m../../up"
 
@@ -48,8 +48,8 @@ def written(rows, folder):
 def rows():
     return [
         *made.runs("end_to_end", 1, 2),
-        *made.runs("joint", 3),
-        *made.runs("joint", 2, 1, labels=30),
+        *made.runs("deep_supervision", 3),
+        *made.runs("deep_supervision", 2, 1, labels=30),
     ]
 
 
@@ -65,7 +65,7 @@ def test_the_terminal_shows_rates_medians_labels_and_claims(folder):
     shown = (folder / "shown.txt").read_text()
     assert "1/3, 0.510" in shown and "[0.06, 0.79]" in shown
     assert "3/3, 0.901" in shown
-    assert "Intermediate labels given to: joint (90 at k = 3)" in shown
+    assert "Intermediate labels given to: deep_supervision (90 at k = 3)" in shown
     assert "Without any: end_to_end" in shown
     assert "fewer than 10 seeds: no claim (the least: 3)" in shown
     assert shown.count("This sweep: no") == 4
@@ -97,9 +97,9 @@ def test_every_figure_is_a_file_and_in_the_page(folder):
 def test_lines_over_labels_are_those_of_budgets_and_dashed_those_without_labels():
     rows = [
         *made.runs("end_to_end", 1, 1),
-        *made.runs("joint", 2),
+        *made.runs("deep_supervision", 2),
         *made.runs("local", 2),
-        *made.runs("joint", 1, 1, labels=30),
+        *made.runs("deep_supervision", 1, 1, labels=30),
     ]
     (drawn,) = figures.over_labels(summary.sections(rows))
     (axis,) = drawn.figure.axes
@@ -109,10 +109,13 @@ def test_lines_over_labels_are_those_of_budgets_and_dashed_those_without_labels(
 
 
 def test_no_figure_of_an_earlier_report_is_left(tmp_path):
-    written([*made.runs("joint", 2), *made.runs("joint", 2, labels=30)], tmp_path)
+    written(
+        [*made.runs("deep_supervision", 2), *made.runs("deep_supervision", 2, labels=30)],
+        tmp_path,
+    )
     (tmp_path / report.FIGURES / "mine.png").write_bytes(b"mine")
     before = set(os.listdir(tmp_path / report.FIGURES))
-    written(made.runs("joint", 2), tmp_path)
+    written(made.runs("deep_supervision", 2), tmp_path)
     after = set(os.listdir(tmp_path / report.FIGURES))
     assert "mine.png" in after < before and len(after) == 6
 
@@ -200,7 +203,7 @@ def test_runs_with_nothing_but_gaps_are_shown_as_such(tmp_path):
 
 
 def test_a_sweep_without_runs_is_refused_and_nothing_written(tmp_path):
-    with pytest.raises(LimitsError, match="no runs to report on"):
+    with pytest.raises(CommandError, match="no runs to report on"):
         report.write([], tmp_path / "sweep")
     assert not (tmp_path / "sweep").exists()
 
@@ -208,10 +211,10 @@ def test_a_sweep_without_runs_is_refused_and_nothing_written(tmp_path):
 def test_a_folder_that_cannot_be_written_is_named(rows, tmp_path):
     (tmp_path / "file").write_text("")
     quiet = Console(quiet=True)
-    with pytest.raises(LimitsError, match=r"cannot be written to .*file.*--output_dir"):
+    with pytest.raises(CommandError, match=r"cannot be written to .*file.*--output_dir"):
         report.write(rows[:1], tmp_path / "file", quiet)
     (tmp_path / "taken" / report.LINES).mkdir(parents=True)
-    with pytest.raises(LimitsError, match=r"taken.*: Is a directory\. Give another"):
+    with pytest.raises(CommandError, match=r"taken.*: Is a directory\. Give another"):
         report.write(rows[:1], tmp_path / "taken", quiet)
 
 

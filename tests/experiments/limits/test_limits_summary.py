@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import sample_runs as made
 
+from keras_e2e.experiments.command import CommandError
 from keras_e2e.experiments.limits import summary
-from keras_e2e.experiments.limits.errors import LimitsError
 from keras_e2e.experiments.limits.setting import Setting
 
 Z = 1.959963984540054
@@ -74,9 +74,9 @@ def test_what_is_missing_counts_in_no_median():
 
 
 def test_the_seeds_are_in_order_however_the_rows_come():
-    rows = made.runs("joint", 4)
+    rows = made.runs("deep_supervision", 4)
     (section,) = summary.sections(reversed(rows))
-    assert section.cells["joint", 3].runs == tuple(rows)
+    assert section.cells["deep_supervision", 3].runs == tuple(rows)
 
 
 def test_only_what_can_be_compared_stands_in_one_section():
@@ -88,7 +88,9 @@ def test_only_what_can_be_compared_stands_in_one_section():
         {"batch_size": 64},
         {"examples": 10},
     ]
-    rows = [(made.setting("joint", **change), made.result()) for change in changes]
+    rows = [
+        (made.setting("deep_supervision", **change), made.result()) for change in changes
+    ]
     titles = [section.title for section in summary.sections(rows)]
     assert titles == [
         "parity on digits, all labels, 300 steps",
@@ -104,12 +106,12 @@ def test_regimes_without_labels_stand_beside_every_number_of_labels():
     rows = [
         *made.runs("end_to_end", 1, k=2),
         *made.runs("end_to_end", 1, k=3),
-        *made.runs("joint", 1, k=3),
-        *made.runs("joint", 1, k=3, labels=30),
-        *made.runs("joint", 1, k=3, labels=100),
+        *made.runs("deep_supervision", 1, k=3),
+        *made.runs("deep_supervision", 1, k=3, labels=30),
+        *made.runs("deep_supervision", 1, k=3, labels=100),
     ]
     found = [(s.labels, sorted(s.cells)) for s in summary.sections(rows)]
-    both = [("end_to_end", 3), ("joint", 3)]
+    both = [("end_to_end", 3), ("deep_supervision", 3)]
     assert found == [
         (None, both),
         (100, both),
@@ -121,24 +123,29 @@ def test_regimes_without_labels_stand_beside_every_number_of_labels():
 def test_regimes_and_sizes_are_in_order():
     rows = [
         *made.runs("zebra", 1, k=10),
-        *made.runs("joint", 1, k=2),
+        *made.runs("deep_supervision", 1, k=2),
         *made.runs("end_to_end", 1, k=10),
     ]
     (section,) = [s for s in summary.sections(rows) if s.sizes == [2, 10]]
-    assert section.regimes == ["end_to_end", "joint", "zebra"]
+    assert section.regimes == ["end_to_end", "deep_supervision", "zebra"]
     assert [cell.k for cell in section.rows()] == [10, 2, 10]
 
 
 def test_two_learning_rates_for_one_place_are_refused():
-    rows = [*made.runs("joint", 1), *made.runs("joint", 1, learning_rate=0.01)]
-    with pytest.raises(LimitsError, match=r"joint.*seed 0.*0\.01.*one learning rate"):
+    rows = [
+        *made.runs("deep_supervision", 1),
+        *made.runs("deep_supervision", 1, learning_rate=0.01),
+    ]
+    with pytest.raises(
+        CommandError, match=r"deep_supervision.*seed 0.*0\.01.*one learning rate"
+    ):
         summary.sections(rows)
 
 
 def test_a_learning_rate_of_its_own_for_each_regime_is_fine():
-    rows = [*made.runs("joint", 1), *made.runs("local", 1, learning_rate=0.01)]
+    rows = [*made.runs("deep_supervision", 1), *made.runs("local", 1, learning_rate=0.01)]
     (section,) = summary.sections(rows)
-    assert section.regimes == ["joint", "local"]
+    assert section.regimes == ["deep_supervision", "local"]
 
 
 def test_a_record_has_all_but_the_series():

@@ -6,7 +6,8 @@ import json
 import numpy as np
 import pytest
 
-from keras_e2e.experiments.limits import results, run
+from keras_e2e.experiments import regimes, tasks
+from keras_e2e.experiments.limits import names, results, run
 from keras_e2e.experiments.limits.setting import Setting
 
 SHORT = Setting("parity", 1, "local", steps=400, examples=2000)
@@ -59,7 +60,7 @@ def test_regimes_without_labels_see_none(regime):
     "regime, first, last",
     [
         ("local_then_end_to_end", [10, 110, 210, 310], [10, 110, 210, 310]),
-        ("step_by_step", [10, 110], [210, 310]),
+        ("greedy", [10, 110], [210, 310]),
         ("last_first", [210, 310], []),  # at first a model of its own is trained
     ],
 )
@@ -75,8 +76,8 @@ def test_the_snr_is_told_of_all_stages(regime, first, last):
 @pytest.mark.parametrize("name", sorted(set(run.TASKS) - {"clothes_patches"}))
 def test_every_task_is_made_of_its_setting(name):
     k = 2 if name in run.SIZED else 1
-    setting = Setting(name, k, "joint", seed=1, examples=40)
-    run.check(setting)
+    setting = Setting(name, k, "deep_supervision", seed=1, examples=40)
+    setting.check()
     made, other = (
         run.TASKS[name](one) for one in (setting, dataclasses.replace(setting, seed=2))
     )
@@ -84,6 +85,12 @@ def test_every_task_is_made_of_its_setting(name):
     assert (made.train.x != other.train.x).any()
     for word in ("roman", "decimal"):
         assert (word in name) == (word in made.name)
+
+
+def test_names_are_those_of_the_code():
+    assert tuple(run.TASKS) == names.TASKS
+    assert tuple(regimes.PLANS) == names.PLANS
+    assert tuple(tasks.DATASETS) == names.DATASETS
 
 
 def test_purity_is_blind_to_names():
@@ -111,4 +118,4 @@ def test_purity_is_blind_to_names():
 )
 def test_what_cannot_be_run_is_refused(change, message):
     with pytest.raises(ValueError, match=message):
-        run.check(dataclasses.replace(SHORT, **change))
+        dataclasses.replace(SHORT, **change).check()

@@ -6,8 +6,8 @@ import sqlite3
 
 import pytest
 
+from keras_e2e.experiments.command import CommandError
 from keras_e2e.experiments.limits import store as store_module
-from keras_e2e.experiments.limits.errors import LimitsError
 from keras_e2e.experiments.limits.setting import Setting
 from keras_e2e.experiments.limits.store import Store
 
@@ -65,7 +65,7 @@ def test_what_is_no_json_is_not_kept(path, result):
 
 def test_a_file_belongs_to_one_runner_at_a_time(path, monkeypatch):
     monkeypatch.setattr(store_module, "PATIENCE", 0.1)
-    with Store(path), pytest.raises(LimitsError, match="Another process is at work on"):
+    with Store(path), pytest.raises(CommandError, match="Another process is at work on"):
         Store(path)
     Store(path).close()
 
@@ -77,7 +77,7 @@ def test_another_version_or_program_is_refused_and_left_alone(path, version):
     connection.execute(f"PRAGMA user_version = {version}")
     connection.close()
     before = path.read_bytes()
-    with pytest.raises(LimitsError, match=f"has the version {version}; .* version 1"):
+    with pytest.raises(CommandError, match=f"has the version {version}; .* version 1"):
         Store(path)
     assert path.read_bytes() == before and os.listdir(path.parent) == [path.name]
 
@@ -173,8 +173,8 @@ def test_a_kill_amid_a_transaction_leaves_the_file_as_it_was_before(path):
 
 def test_a_place_that_cannot_be_written_is_refused(tmp_path):
     with pytest.raises(
-        LimitsError, match=r"cannot be read or written.*another --output_dir"
+        CommandError, match=r"cannot be read or written.*another --output_dir"
     ):
         Store(tmp_path)
-    with pytest.raises(LimitsError, match="unable to open"):
+    with pytest.raises(CommandError, match="unable to open"):
         Store(tmp_path / "no" / "results.sqlite")

@@ -6,8 +6,8 @@ import pytest
 from distributed import Client, LocalCluster
 from rich.console import Console
 
+from keras_e2e.experiments.command import CommandError
 from keras_e2e.experiments.limits import cluster
-from keras_e2e.experiments.limits.errors import LimitsError
 from keras_e2e.experiments.limits.presets import Grid
 from keras_e2e.experiments.limits.setting import Setting
 from keras_e2e.experiments.limits.store import Store
@@ -88,7 +88,9 @@ def test_a_result_that_is_no_json_is_a_failure(client, store, console):
 def test_a_full_disk_ends_the_sweep_with_a_message(client, store, console):
     store._connection.execute("PRAGMA max_page_count = 3")
     large = lambda setting: {"curve": [0.5] * 10000}  # noqa: E731
-    with pytest.raises(LimitsError, match="cannot be read or written: database or disk is"):
+    with pytest.raises(
+        CommandError, match="cannot be read or written: database or disk is"
+    ):
         sweep(SETTINGS, store, client, run=large, console=console)
 
 
@@ -103,7 +105,7 @@ def test_no_scheduler_at_the_address_is_said(monkeypatch):
     monkeypatch.setattr(cluster, "TIMEOUT", 0.5)
     for address in ("tcp://127.0.0.1:9", "nonsense://x"):
         with (
-            pytest.raises(LimitsError, match=f"--scheduler={address}: no Dask scheduler"),
+            pytest.raises(CommandError, match=f"--scheduler={address}: no Dask scheduler"),
             cluster.connected(address),
         ):
             pass

@@ -8,8 +8,8 @@ import pytest
 from keras_e2e.experiments.limits import tuning
 from keras_e2e.experiments.limits.presets import FIRST_TUNING_SEED, Grid
 
-SETTINGS = Grid(k=(3, 4), regimes=("joint", "auto"), seeds=3).settings()
-BEST = {"joint": 4e-4, "auto": 6e-3}
+SETTINGS = Grid(k=(3, 4), regimes=("deep_supervision", "auto"), seeds=3).settings()
+BEST = {"deep_supervision": 4e-4, "auto": 6e-3}
 
 
 class Measured:
@@ -67,9 +67,9 @@ def test_the_same_results_lead_to_the_same_trials():
 
 
 def test_a_regime_whose_trials_fail_keeps_its_rate():
-    tuned, chosen = tuning.tune(SETTINGS, Measured(failing=["joint"]), trials=3)
+    tuned, chosen = tuning.tune(SETTINGS, Measured(failing=["deep_supervision"]), trials=3)
     for setting in tuned:
-        assert (setting.learning_rate == 1e-3) == (setting.regime == "joint")
+        assert (setting.learning_rate == 1e-3) == (setting.regime == "deep_supervision")
     assert [one.validation is None for one in chosen] == [True, False] * 2
 
 

@@ -1,0 +1,107 @@
+"""The command `keras-e2e demo`: what it runs, and its flags."""
+
+from typing import Any, NamedTuple
+
+from absl import flags
+
+from keras_e2e.experiments.command import Command, CommandError
+from keras_e2e.experiments.limits.names import DATASETS
+
+
+class Settings(NamedTuple):
+    """What the demo runs; the fields are the command's flags.
+
+    Attributes:
+        data: String, the images: "digits" or "fashion_mnist".
+        k: Integers, the sizes of the tuples.
+        epochs: Integer, the epochs of each run.
+        tuples: Integer, the number of training tuples.
+        batch_size: Integer, the tuples in a batch.
+        learning_rate: Float, the learning rate of Adam.
+        update_freq: Integer, the steps from one measurement to the next.
+        seed: Integer seed for the split, the weights and the batches.
+        jit: Boolean, whether to compile the steps with XLA.
+        output_dir: String, the folder for logs, figure and numbers.
+    """
+
+    data: str = "digits"
+    k: tuple[int, ...] = (1, 2, 3, 4)
+    epochs: int = 6
+    tuples: int = 30000
+    batch_size: int = 128
+    learning_rate: float = 1e-3
+    update_freq: int = 50
+    seed: int = 3
+    jit: bool = False
+    output_dir: str = "demo_output"
+
+
+def define_flags() -> flags.FlagValues:
+    """The flags of the demo, one for each field of `Settings`; none is parsed yet."""
+    own, default = flags.FlagValues(), Settings()
+    for name, least, meaning in (
+        ("epochs", 1, "Epochs of each run."),
+        ("tuples", 128, "Training tuples."),
+        ("batch_size", 1, "Tuples in a batch."),
+        ("update_freq", 1, "Steps from one measurement to the next."),
+        ("seed", 0, "Seed of the split, the weights and the batches."),
+    ):
+        number = getattr(default, name)
+        flags.DEFINE_integer(name, number, meaning, lower_bound=least, flag_values=own)
+    flags.DEFINE_enum("data", default.data, DATASETS, "Images to use.", flag_values=own)
+    flags.DEFINE_list("k", [*map(str, default.k)], "Sizes of the tuples.", flag_values=own)
+    flags.DEFINE_float(
+        "learning_rate",
+        default.learning_rate,
+        "Learning rate of Adam.",
+        lower_bound=0.0,
+        flag_values=own,
+    )
+    flags.DEFINE_bool("jit", default.jit, "Compile the steps with XLA.", flag_values=own)
+    flags.DEFINE_string(
+        "output_dir", default.output_dir, "Folder for logs and figure.", flag_values=own
+    )
+    return own
+
+
+def settings_of(values: flags.FlagValues) -> Settings:
+    """The settings that the flags ask for.
+
+    Raises:
+        CommandError: If `--k` is not a list of positive integers.
+    """
+    sizes = [int(k) if k.strip().isdecimal() else 0 for k in values.k]
+    if not sizes or min(sizes) < 1:
+        raise CommandError(
+            f"keras-e2e demo: --k={','.join(values.k)}: expected numbers from 1 on, as in "
+            "--k=1,4."
+        )
+    found: dict[str, Any] = {name: values[name].value for name in Settings._fields}
+    return Settings(**{**found, "k": tuple(sizes)})
+
+
+def _run(values: flags.FlagValues, words: list[str]) -> int:
+    if words:
+        raise CommandError(
+            f"keras-e2e demo takes flags alone, found {' '.join(words)!r}. Leave it out, "
+            "or write --flag=value."
+        )
+    settings = settings_of(values)
+    from keras_e2e.experiments import demo
+
+    try:
+        demo.run(settings)
+    except (ImportError, OSError) as error:
+        raise CommandError(f"keras-e2e demo: {error}") from error
+    return 0
+
+
+DEMO = Command(
+    "demo",
+    "[flags]",
+    "Trains the k-tuple parity task end to end, under deep supervision, locally, and\n"
+    "locally then end to end, by plain model.fit; prints test accuracies and verdicts;\n"
+    "writes TensorBoard logs, a figure and the numbers below --output_dir.",
+    define_flags,
+    _run,
+)

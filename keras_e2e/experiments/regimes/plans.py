@@ -1,0 +1,109 @@
+"""Plans of training: the stages of each regime, made from the names of the modules."""
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+from keras_e2e.callbacks import AutoMode
+
+
+class Stage(NamedTuple):
+    """A part of a training.
+
+    Attributes:
+        share: Float, the stage's share of all steps. The shares of a plan are scaled to
+            sum to one. Defaults to 1.0.
+        mode: The training mode, as `model.training_mode` takes it. Defaults to
+            "end_to_end".
+        frozen: Names of modules that are frozen in the stage, as layers are whose
+            `trainable` is False. Defaults to none.
+        downstream_of: String, the name of a boundary. The stage trains only what lies
+            downstream of it, on ideal activations of the boundary in place of those of
+            the modules upstream (`train(ideal_activations=...)`). Defaults to None, which
+            trains the whole model.
+        callbacks: A function that makes further callbacks for `fit`. Defaults to none.
+
+    Example:
+
+    >>> from keras_e2e.experiments.regimes import Stage
+    >>> Stage(0.5, "local").frozen
+    ()
+    """
+
+    share: float = 1.0
+    mode: Any = "end_to_end"
+    frozen: tuple[str, ...] = ()
+    downstream_of: str | None = None
+    callbacks: Callable[[], list] = list
+
+
+def end_to_end(names: Sequence[str]) -> list[Stage]:
+    """All modules by the task loss."""
+    return [Stage()]
+
+
+def deep_supervision(names: Sequence[str]) -> list[Stage]:
+    """All modules by the task loss and all local objectives together.
+
+    The "decomposition" of Shalev-Shwartz, Shamir & Shammah 2017.
+    """
+    return [Stage(mode="deep_supervision")]
+
+
+def local(names: Sequence[str]) -> list[Stage]:
+    """Every module by its own objective, the last one by the task loss, all at once."""
+    return [Stage(mode="local")]
+
+
+def local_then_end_to_end(names: Sequence[str]) -> list[Stage]:
+    """Half of the steps locally, the other half end to end."""
+    return [Stage(mode="local"), Stage()]
+
+
+def greedy(names: Sequence[str]) -> list[Stage]:
+    """One module after another, the first one first, with equal shares of the steps."""
+    return [Stage(mode=f"sequential:{name}") for name in names]
+
+
+def last_first(names: Sequence[str]) -> list[Stage]:
+    """The last module on ideal activations; then the others through it, with it frozen.
+
+    The others learn by the task loss alone: the claim that modules learn when those
+    downstream are trained already and frozen (Glasmachers 2017).
+    """
+    return [Stage(downstream_of=names[-2]), Stage(frozen=(names[-1],))]
+
+
+def independent(names: Sequence[str]) -> list[Stage]:
+    """Every module without the others, then plugged together.
+
+    The last one learns on ideal activations, the others by their own objectives.
+    """
+    return [*greedy(names)[:-1], Stage(downstream_of=names[-2])]
+
+
+def pretrained(names: Sequence[str]) -> list[Stage]:
+    """All modules but the last in turn, for half of the steps; then end to end.
+
+    With objectives that need no labels this is unsupervised pretraining.
+    """
+    first = greedy(names)[:-1]
+    return [*first, Stage(float(len(first)))]
+
+
+def auto(names: Sequence[str]) -> list[Stage]:
+    """End to end; modules that are judged starved locally (`callbacks.AutoMode`)."""
+    return [Stage(callbacks=lambda: [AutoMode()])]
+
+
+PLANS: dict[str, Callable[[Sequence[str]], list[Stage]]] = {
+    "end_to_end": end_to_end,
+    "deep_supervision": deep_supervision,
+    "local": local,
+    "local_then_end_to_end": local_then_end_to_end,
+    "greedy": greedy,
+    "last_first": last_first,
+    "independent": independent,
+    "pretrained": pretrained,
+    "auto": auto,
+}
+"""The plans by name: each makes its stages from the names of the modules, in order."""

@@ -1,0 +1,222 @@
+"""Trains a modular model by a plan."""
+
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import keras
+import numpy as np
+
+from keras_e2e.experiments.regimes.downstream import compile_downstream
+from keras_e2e.experiments.regimes.freezing import frozen_modules
+from keras_e2e.experiments.regimes.plans import PLANS, Stage
+from keras_e2e.utils.data import endless
+from keras_e2e.utils.graphs import count_parameters
+from keras_e2e.utils.validation import check_integer, did_you_mean
+
+DOWNSTREAM = "downstream_"
+"""Prefix of the logs of a stage that trains what lies downstream of a boundary."""
+
+
+class Trained(NamedTuple):
+    """What came of a training.
+
+    Attributes:
+        history: A dict for each window of steps: the logs of `fit`, and `step`, the
+            number of steps at its end. The logs of a stage that trains what lies
+            downstream of a boundary begin with `downstream_`.
+        steps: Integer, the optimizer steps of all stages together.
+        examples: Integer, the examples seen, repetitions included.
+        parameters: Integer, the most parameters that a stage trained, heads included.
+        seconds: Float, the time that all stages took, tracing included.
+    """
+
+    history: list[dict[str, float]]
+    steps: int
+    examples: int
+    parameters: int
+    seconds: float
+
+
+class _Data(NamedTuple):
+    """What the stages are trained on.
+
+    Attributes:
+        x: the model's inputs.
+        y: targets and intermediate labels.
+        ideal_activations: by the name of the boundary.
+        batch_size: examples in a batch.
+    """
+
+    x: Any
+    y: Any
+    ideal_activations: Mapping[str, Any]
+    batch_size: int
+
+
+def train(
+    model: Any,
+    plan: str | Iterable[Stage],
+    x: Any,
+    y: Any,
+    *,
+    steps: int,
+    batch_size: int = 128,
+    seed: int = 0,
+    window: int = 100,
+    ideal_activations: Mapping[str, Any] | None = None,
+    callbacks: Sequence[keras.callbacks.Callback] = (),
+) -> Trained:
+    """Trains a compiled modular model by a plan.
+
+    The optimizer goes on from stage to stage, as it does when the mode is switched in
+    `fit`. A stage with `downstream_of` has an optimizer of its own, made like the model's.
+
+    Args:
+        model: A compiled modular model.
+        plan: String, a name from `PLANS`, or the stages themselves.
+        x: The inputs, arrays.
+        y: The targets, and intermediate labels by name, as in `model.fit`; arrays.
+        steps: Integer, the steps of all stages together, a multiple of `window`.
+        batch_size: Integer, the examples in a batch; every batch is full. Defaults to 128.
+        seed: Integer seed for the order of the examples, which differs from stage to
+            stage. Defaults to 0.
+        window: Integer, the steps from one entry of the history to the next. Defaults to
+            100.
+        ideal_activations: A dict from the name of a boundary to an array: what the
+            boundary ought to return for each example. Needed for each boundary that a
+            stage is `downstream_of`. Defaults to None.
+        callbacks: Callbacks for all stages that train the whole model. Defaults to none.
+
+    Returns:
+        A `Trained`. The model's `training_mode` is that of the last such stage.
+
+    Raises:
+        ValueError: If a plan, module or boundary is unknown, the steps cannot be divided,
+            the ideal activations of a stage are missing, or a model cannot be cut at its
+            boundary. Nothing is trained then.
+
+    Example:
+
+    >>> import keras, numpy as np, keras_e2e as e2e
+    >>> base = keras.Sequential([keras.Input((2,)), *map(keras.layers.Dense, (3, 1))])
+    >>> model = e2e.modularize(base, 1)
+    >>> model.compile("sgd", "mse")
+    >>> found = e2e.regimes.train(model, "greedy", np.ones((64, 2)), np.ones((64, 1)),
+    ...                           steps=4, batch_size=16, window=2)
+    >>> found.steps, [sorted(logs) for logs in found.history]
+    (4, [['loss', 'step'], ['loss', 'step']])
+    """
+    data = _Data(x, y, ideal_activations or {}, batch_size)
+    stages = _stages(plan, [module.name for module in model.modules])
+    check_integer("batch_size", batch_size, 1)
+    parts = _parts(stages, steps, window)
+    downstream = _check(model, stages, data.ideal_activations)
+    begin = time.perf_counter()
+    history: list[dict[str, float]] = []
+    most = 0
+    for number, (stage, windows) in enumerate(zip(stages, parts, strict=True)):
+        fit = {"steps_per_epoch": window, "epochs": windows, "verbose": 0, "shuffle": False}
+        order = seed + 1000 * number
+        if stage.downstream_of is None:
+            logs, count = _train_whole(model, stage, data, order, fit, callbacks)
+        else:
+            part = downstream[stage.downstream_of]
+            logs, count = _train_downstream(
+                model, part, stage.downstream_of, data, order, fit
+            )
+        most = max(most, count)
+        done = history[-1]["step"] if history else 0
+        for i in range(windows):
+            here = {name: float(values[i]) for name, values in logs.items()}
+            history.append({**here, "step": done + (i + 1) * window})
+    seconds = time.perf_counter() - begin
+    return Trained(history, steps, steps * batch_size, most, seconds)
+
+
+def _train_whole(
+    model: Any, stage: Stage, data: _Data, order: int, fit: dict, callbacks: Sequence
+) -> tuple[dict[str, list], int]:
+    """The logs of a stage of the whole model, and how many parameters it trained."""
+    batches = endless((data.x, data.y), data.batch_size, order)
+    with frozen_modules(model, stage.frozen):
+        model.training_mode = stage.mode
+        count = count_parameters(model.trainable_variables)
+        used = [*stage.callbacks(), *callbacks]
+        return model.fit(batches, callbacks=used, **fit).history, count
+
+
+def _train_downstream(
+    model: Any, part: keras.Model, boundary: str, data: _Data, order: int, fit: dict
+) -> tuple[dict[str, list], int]:
+    """The same of a stage that trains what lies downstream of a boundary."""
+    compile_downstream(model, part)  # with the learning rate of now
+    targets = model._split(data.y, None).y
+    inputs = (
+        *model._flat_inputs(data.x),
+        np.asarray(data.ideal_activations[boundary]),
+    )
+    found = part.fit(endless((inputs, targets), data.batch_size, order), **fit).history
+    # Losses and metrics on ideal activations are not those of the whole model.
+    logs = {f"{DOWNSTREAM}{name}": values for name, values in found.items()}
+    return logs, count_parameters(part.trainable_variables)
+
+
+def _stages(plan: str | Iterable[Stage], names: Sequence[str]) -> list[Stage]:
+    if not isinstance(plan, str):
+        return list(plan)
+    if plan not in PLANS:
+        raise ValueError(
+            f"plan={plan!r}: expected one of {list(PLANS)}, or stages."
+            f"{did_you_mean(plan, PLANS)}"
+        )
+    return PLANS[plan](names)
+
+
+def _parts(stages: list[Stage], steps: int, window: int) -> list[int]:
+    """The windows of each stage."""
+    check_integer("steps", steps, 1)
+    check_integer("window", window, 1)
+    if not stages or any(not stage.share > 0 for stage in stages):
+        raise ValueError("The plan needs stages, each with a share above 0.")
+    windows, left = divmod(steps, window)
+    if left or windows < len(stages):
+        raise ValueError(
+            f"steps={steps}: expected a multiple of window={window}, and a window for each "
+            f"of the {len(stages)} stages."
+        )
+    total = sum(stage.share for stage in stages)
+    ends = np.cumsum([stage.share / total for stage in stages]) * windows
+    parts = np.diff(np.round(ends).astype(int), prepend=0)
+    return [int(part) for part in parts]
+
+
+def _check(model: Any, stages: list[Stage], ideal_activations: Mapping) -> dict[str, Any]:
+    """Checks the stages, and builds what they need before anything is trained.
+
+    Returns:
+        The model downstream of each boundary that a stage names, by its name.
+    """
+    names = [module.name for module in model.modules]
+    downstream: dict[str, Any] = {}
+    for stage in stages:
+        unknown = sorted(set(stage.frozen) - set(names))
+        if unknown:
+            raise ValueError(f"frozen={unknown}: no such modules. The modules: {names}.")
+        model.check_training_mode(stage.mode)
+        boundary = stage.downstream_of
+        if boundary is None or boundary in downstream:
+            continue
+        if boundary not in ideal_activations:
+            raise ValueError(
+                f"A stage trains what lies downstream of {boundary!r} on its ideal "
+                f"activations; ideal_activations has {sorted(ideal_activations)}. Give "
+                f"ideal_activations={{{boundary!r}: ...}}, such as one-hot labels."
+            )
+        downstream[boundary] = model.downstream_model(boundary)
+    # On all variables, those of modules that the first stage freezes among them.
+    model._build_optimizer()
+    for part in downstream.values():
+        # Compiled again when its stage begins; what cannot be compiled is refused now.
+        compile_downstream(model, part)
+    return downstream
