@@ -113,7 +113,8 @@ def judge(sections: Sequence[Section]) -> list[Claim]:
             "In the worst case none of the modules learns.",
             "The share of seeds that break down. A run has broken down if its test "
             "accuracy is at chance and so is its first module: the accuracy that a "
-            "perfect rest could reach on what the first module gets wrong (the ceiling). "
+            "perfect model downstream could reach on what the first module gets wrong "
+            "(the ceiling). "
             f"At chance means less than {100 * AT_CHANCE:.0f} % of the way from chance to "
             "1. Supports: the 95 % interval (Newcombe) of the share end to end minus the "
             "share of the other regime, which trains the same network, lies above 0. "
@@ -133,7 +134,7 @@ def judge(sections: Sequence[Section]) -> list[Claim]:
         Claim(
             "C4",
             "Simple modules are to be trained first, apart from the rest of the network.",
-            "The rate of success of regimes that teach modules by their own intermediate "
+            "The rate of success of regimes that train modules by their own intermediate "
             "labels, at equal steps. Supports: the 95 % interval (Newcombe) of their rate "
             "minus that of end to end lies above 0. End to end sees no such label, so this "
             f"is no comparison at equal knowledge. {few} on either side: no claim.",

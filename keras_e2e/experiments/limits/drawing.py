@@ -1,4 +1,4 @@
-"""How the figures of a sweep look: colours, labels, and the way into files and pages."""
+"""How the figures of a sweep look: colors, labels, and the way into files and pages."""
 
 import io
 import re
@@ -15,7 +15,7 @@ from keras_e2e.experiments.limits.names import REGIMES
 
 INK, FAINT, LINE, PAPER = "#1b1f24", "#57606a", "#d0d7de", "#ffffff"
 
-# Colours on white and on black, and a marker: told apart also without colour.
+# Colors on white and on black, and a marker: told apart also without color.
 STYLES = (
     ("#d55e00", "#ff8c42", "s"),
     ("#0072b2", "#4aa8e0", "o"),
@@ -58,10 +58,10 @@ SETTINGS: Any = {
 
 
 def style(regime: str) -> tuple[str, str]:
-    """Colour and marker of a regime."""
+    """Color and marker of a regime."""
     place = REGIMES.index(regime) if regime in REGIMES else sum(map(ord, regime))
-    colour, _, marker = STYLES[place % len(STYLES)]
-    return colour, marker
+    color, _, marker = STYLES[place % len(STYLES)]
+    return color, marker
 
 
 def panels(rows: int, columns: int, width: float, height: float, **shared) -> tuple:
@@ -78,23 +78,23 @@ def label_lines(
 
     Args:
         axis: its y-limits are set already.
-        ends: x and y of the end, name, and colour.
+        ends: x and y of the end, name, and color.
         height: of the panel, in inches.
     """
     low, high = axis.get_ylim()
     gap = 0.19 / height * (high - low)
     places = spread([y for _, y, _, _ in ends], gap, low, high)
-    for (x, y, name, colour), place in zip(ends, places, strict=True):
+    for (x, y, name, color), place in zip(ends, places, strict=True):
         axis.annotate(
             name,
             (x, y),
             (1.03, place),
             textcoords=axis.get_yaxis_transform(),
-            color=colour,
+            color=color,
             va="center",
             arrowprops={
                 "arrowstyle": "-",
-                "color": colour,
+                "color": color,
                 "lw": 0.6,
                 "alpha": 0.6,
                 "relpos": (0, 0.5),
@@ -139,10 +139,10 @@ def png(figure: Figure) -> bytes:
 
 
 def inline(figure: Figure, name: str, title: str) -> Markup:
-    """As an SVG element for a page whose style sheet has the colours.
+    """As an SVG element for a page whose style sheet has the colors.
 
     Args:
-        figure: drawn with the colours of this module.
+        figure: drawn with the colors of this module.
         name: tells it from the other figures of the page; of letters, digits and "-".
         title: what it shows, for those who cannot see it.
     """
@@ -153,11 +153,11 @@ def inline(figure: Figure, name: str, title: str) -> Markup:
     text = text[text.index("<svg") :]
     text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
     text = re.sub(r'\b(id="|href="#|url\(#)', rf"\g<1>{name}-", text)
-    for colour, variable in _variables().items():
-        text = text.replace(colour, f"var(--{variable})")
+    for color, variable in _variables().items():
+        text = text.replace(color, f"var(--{variable})")
     width = figure.get_size_inches()[0] * 96
     head = (
-        f'<svg role="img" aria-labelledby="{name}-title" '
+        f'<svg role="img" aria-labeledby="{name}-title" '
         f'style="max-width: {width:.0f}px; min-width: {min(width, 620):.0f}px" '
     )
     text = text.replace("<svg ", head, 1)
@@ -166,11 +166,11 @@ def inline(figure: Figure, name: str, title: str) -> Markup:
     return Markup(text[:end] + caption + text[end:])
 
 
-def colours(dark: bool) -> dict[str, str]:
-    """The colours of the lines by the name of their variable in the style sheet."""
+def colors(dark: bool) -> dict[str, str]:
+    """The colors of the lines by the name of their variable in the style sheet."""
     return {f"line-{i}": entry[1 if dark else 0] for i, entry in enumerate(STYLES)}
 
 
 def _variables() -> dict[str, str]:
     page = {INK: "ink", FAINT: "faint", LINE: "line", PAPER: "paper"}
-    return page | {colour: name for name, colour in colours(dark=False).items()}
+    return page | {color: name for name, color in colors(dark=False).items()}

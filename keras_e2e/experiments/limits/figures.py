@@ -28,7 +28,7 @@ from keras_e2e.experiments.limits.summary import Cell, Section, known
 LINEAR = 0.01
 # Of a panel that has to hold the names of all regimes, in inches.
 TALL = 4.2
-LINES = tuple(colour for colour, _, _ in STYLES)
+LINES = tuple(color for color, _, _ in STYLES)
 
 
 class Drawn(NamedTuple):
@@ -37,13 +37,13 @@ class Drawn(NamedTuple):
     Attributes:
         name: for its file; letters and "_".
         title: what it shows.
-        reading: how to read it.
+        caption: how to read it.
         figure: of Matplotlib.
     """
 
     name: str
     title: str
-    reading: str
+    caption: str
     figure: Figure
 
 
@@ -81,7 +81,7 @@ def of_section(section: Section) -> list[Drawn]:
             Drawn(
                 "snr",
                 f"Gradient SNR of each module over steps: {section.title}",
-                "A thin line for each seed, a colour for each module. Logarithmic above "
+                "A thin line for each seed, a color for each module. Logarithmic above "
                 f"{LINEAR}, linear below, with 0 at the bottom; shaded: taken for noise.",
                 _grid(section, _signals),
             ),
@@ -91,9 +91,9 @@ def of_section(section: Section) -> list[Drawn]:
 def over_labels(sections: Sequence[Section]) -> list[Drawn]:
     """Success over the number of labels, for each task that has several numbers of them."""
     found = []
-    taught = [s for s in sections if not set(s.regimes) <= set(WITHOUT_LABELS)]
-    for conditions, mine in itertools.groupby(taught, key=lambda s: s.conditions):
-        group = sorted(mine, key=_labels)
+    labeled = [s for s in sections if not set(s.regimes) <= set(WITHOUT_LABELS)]
+    for conditions, mine in itertools.groupby(labeled, key=lambda s: s.conditions):
+        group = sorted(mine, key=lambda s: (s.labels is None, s.labels or 0))
         places = [k for each in group for k in each.sizes]
         sizes = sorted({k for k in places if places.count(k) > 1})
         if sizes:
@@ -157,19 +157,19 @@ def _rates(
     ends = []
     axis.set_ylim(-0.04, 1.04)
     for number, (regime, cells) in enumerate(lines.items()):
-        colour, marker = style(regime)
+        color, marker = style(regime)
         shift = step * (number - (len(lines) - 1) / 2)
         there = [(i + shift, cell) for i, cell in enumerate(cells) if cell]
         x = [place for place, _ in there]
         y = [cell.successes / cell.seeds for _, cell in there]
         if regime in dashed:
-            axis.plot(x, y, "--", color=colour, lw=1.2)
+            axis.plot(x, y, "--", color=color, lw=1.2)
         else:
             for place, cell in there:
-                axis.vlines(place, *cell.interval, color=colour, lw=1.2, alpha=0.6)
-            (line,) = axis.plot(x, y, color=colour, marker=marker, ms=6, lw=1.2, zorder=3)
+                axis.vlines(place, *cell.interval, color=color, lw=1.2, alpha=0.6)
+            (line,) = axis.plot(x, y, color=color, marker=marker, ms=6, lw=1.2, zorder=3)
             line.set(markeredgecolor=PAPER, markeredgewidth=0.5)
-        ends.append((x[-1], y[-1], regime, colour))
+        ends.append((x[-1], y[-1], regime, color))
     axis.set_xticks(range(len(names)), names)
     axis.set_xlim(-0.5, len(names) - 0.5)
     axis.grid(axis="x", visible=False)
@@ -190,12 +190,12 @@ def _strips(
             cell = section.cells.get((regime, k))
             if cell is None:
                 continue
-            colour, _ = style(regime)
+            color, _ = style(regime)
             values = cell.values(quantity)
             for value, shift in zip(values, jitter(len(values)), strict=True):
                 # Where there is no value it is the place at the edge, as a cross.
                 x, marker, edge = (never, "x", 1.2) if value is None else (value, "o", 0)
-                axis.plot(x, row + shift, marker, color=colour, ms=4, mew=edge, alpha=0.8)
+                axis.plot(x, row + shift, marker, color=color, ms=4, mew=edge, alpha=0.8)
         axis.set_title(f"k = {k}")
         axis.set_ylim(len(regimes) - 0.5, -0.5)
         axis.grid(axis="y", visible=False)
@@ -252,24 +252,24 @@ def _grid(section: Section, draw: Callable[[Axes, Cell, bool], None]) -> Figure:
 
 def _curves(axis: Axes, cell: Cell, first: bool) -> None:
     _levels(axis.axhline, [cell])
-    colour, _ = style(cell.regime)
+    color, _ = style(cell.regime)
     for series in cell.values("curve"):
-        _line(axis, series, colour)
+        _line(axis, series, color)
     axis.set_ylim(-0.02, 1.02)
 
 
 def _signals(axis: Axes, cell: Cell, first: bool) -> None:
     names = dict.fromkeys(name for each in cell.values("snr") for name in each or {})
     for number, name in enumerate(names):
-        colour = LINES[number % len(LINES)]
+        color = LINES[number % len(LINES)]
         for series in cell.values("snr", name):
-            _line(axis, series, colour)
+            _line(axis, series, color)
         if first:
             axis.text(
                 0.98,
                 0.95 - 0.16 * number,
                 name,
-                color=colour,
+                color=color,
                 ha="right",
                 va="top",
                 transform=axis.transAxes,
@@ -280,13 +280,13 @@ def _signals(axis: Axes, cell: Cell, first: bool) -> None:
     axis.axhspan(0, SNR_FLOOR, color=FAINT, alpha=0.12, lw=0)
 
 
-def _line(axis: Axes, series: list | None, colour: str) -> None:
+def _line(axis: Axes, series: list | None, color: str) -> None:
     points = [(step, value) for step, value in series or [] if value is not None]
     if points:
         # A line of one measurement would not be seen.
         marker = "." if len(points) == 1 else ""
         x, y = zip(*points, strict=True)
-        axis.plot(x, y, color=colour, marker=marker, lw=0.8, alpha=0.7)
+        axis.plot(x, y, color=color, marker=marker, lw=0.8, alpha=0.7)
 
 
 def _levels(line: Callable, cells: Sequence[Cell]) -> None:
@@ -295,7 +295,3 @@ def _levels(line: Callable, cells: Sequence[Cell]) -> None:
         levels = {value for cell in cells for value in known(cell.values(name))}
         for level in levels:
             line(level, color=INK, lw=0.8, ls=dashes, alpha=0.6)
-
-
-def _labels(section: Section) -> tuple[bool, int]:
-    return section.labels is None, section.labels or 0

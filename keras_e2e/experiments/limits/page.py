@@ -20,12 +20,12 @@ class Chart(NamedTuple):
 
     Attributes:
         title: what it shows.
-        reading: how to read it.
+        caption: how to read it.
         svg: the element.
     """
 
     title: str
-    reading: str
+    caption: str
     svg: Markup
 
 
@@ -82,7 +82,7 @@ def render(
 
 def accounting(section: Section) -> str:
     """Which regimes saw intermediate labels, and how many."""
-    taught: dict[str, list[str]] = {}
+    labeled: dict[str, list[str]] = {}
     free = []
     for regime in section.regimes:
         counts = {
@@ -93,10 +93,10 @@ def accounting(section: Section) -> str:
         }
         if any(counts.values()):
             found = ", ".join(f"{count:,.0f} at k = {k}" for k, count in counts.items())
-            taught.setdefault(found, []).append(regime)
+            labeled.setdefault(found, []).append(regime)
         elif counts:
             free.append(regime)
-    groups = [f"{', '.join(names)} ({found})" for found, names in taught.items()]
+    groups = [f"{', '.join(names)} ({found})" for found, names in labeled.items()]
     return (
         f"Intermediate labels given to: {'; '.join(groups) or 'no regime'}. "
         f"Without any: {', '.join(free) or 'no regime'}."
@@ -139,7 +139,7 @@ def _charts(drawn: Sequence[Drawn], prefix: str) -> list[Chart]:
     return [
         Chart(
             one.title,
-            one.reading,
+            one.caption,
             drawing.inline(one.figure, f"{prefix}-{i}-{one.name}", one.title),
         )
         for i, one in enumerate(drawn)
@@ -154,4 +154,4 @@ def _kind(verdict: str) -> str:
 
 
 def _declared(dark: bool) -> str:
-    return " ".join(f"--{name}: {value};" for name, value in drawing.colours(dark).items())
+    return " ".join(f"--{name}: {value};" for name, value in drawing.colors(dark).items())

@@ -40,12 +40,12 @@ def write(
     earlier report on other runs are removed.
 
     Args:
-        rows: settings, and results as `running.run` gives them.
+        rows: settings, and results as `run.run` gives them.
         folder: made if it is not there.
         console: where the tables are shown; by default the terminal.
 
     Raises:
-        CommandError: there are no runs, two of them cannot be told apart, or the folder
+        CommandError: there are no runs, two of them cannot be distinguished, or the folder
             cannot be written.
 
     Example:

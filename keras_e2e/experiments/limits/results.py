@@ -26,7 +26,11 @@ class Signals(ModuleDiagnostics):
 
 
 def measured(
-    task: Task, model: Any, trained: regimes.Trained, watch: ModuleDiagnostics, taught: bool
+    task: Task,
+    model: Any,
+    trained: regimes.Trained,
+    watch: ModuleDiagnostics,
+    labeled: bool,
 ) -> dict[str, Any]:
     """What a run has come to; see `run.run`.
 
@@ -35,7 +39,7 @@ def measured(
         model: the model.
         trained: its training.
         watch: the callback that measured meanwhile: `Signals`, or `AutoMode`.
-        taught: whether the regime sees intermediate labels.
+        labeled: whether the regime sees intermediate labels.
 
     Returns:
         What can be written as JSON.
@@ -68,7 +72,7 @@ def measured(
             "spent": {
                 "steps": trained.steps,
                 "examples": trained.examples,
-                "labels": _labels(task) if taught else 0,
+                "labels": _labels(task) if labeled else 0,
                 "parameters": trained.parameters,
                 "seconds": trained.seconds,
             },
@@ -117,7 +121,7 @@ def _snr(watch: ModuleDiagnostics, history: list[dict[str, float]]) -> dict[str,
 
 
 def _modules(task: Task, model: Any) -> dict[str, dict[str, float]]:
-    """How well what comes out at each cut tells the labels, up to their names.
+    """How well the activation at each cut predicts the labels, up to their names.
 
     `purity`: the share of positions whose label is the most frequent one where that unit
     is the largest. `error`: one minus the same for what the task needs of the labels.

@@ -81,8 +81,8 @@ def run(setting: Setting) -> dict[str, Any]:
         ideal_activations=ideal_activations,
         callbacks=callbacks,
     )
-    taught = setting.regime not in WITHOUT_LABELS
-    return measured(task, model, trained, watch, taught)
+    labeled = setting.regime not in WITHOUT_LABELS
+    return measured(task, model, trained, watch, labeled)
 
 
 def _curriculum(setting: Setting) -> dict[str, Any]:
@@ -118,7 +118,7 @@ def _curriculum(setting: Setting) -> dict[str, Any]:
         steps=setting.steps,
         examples=setting.steps * setting.batch_size,
     )
-    return measured(task, model, whole, watch, taught=False)
+    return measured(task, model, whole, watch, labeled=False)
 
 
 def _fresh(setting: Setting, task: Task) -> Any:

@@ -89,7 +89,7 @@ class Setting:
         return json.dumps(dataclasses.asdict(self), sort_keys=True)
 
     def key(self) -> str:
-        """A short key that tells it from all others."""
+        """A short key that no other setting has."""
         return hashlib.sha256(self.text().encode()).hexdigest()[:16]
 
     @classmethod

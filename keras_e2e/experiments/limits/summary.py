@@ -153,7 +153,7 @@ def sections(rows: Iterable[Row]) -> list[Section]:
         The sections, in the order in which the rows name them, more labels first.
 
     Raises:
-        CommandError: two runs differ in nothing that the report tells apart, such as two
+        CommandError: two runs differ in nothing that the report shows, such as two
             learning rates of one regime.
     """
     groups: dict[Conditions, list[Row]] = {}

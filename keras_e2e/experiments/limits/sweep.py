@@ -112,7 +112,7 @@ def words(setting: Setting) -> str:
 
 
 def _stored(setting: Setting, future: Any, store: Store) -> str | None:
-    """Stores a result; or says why there is none."""
+    """Stores a result, or returns why there is no result to store."""
     try:
         result = future.result()
     except CancelledError as error:

@@ -6,8 +6,6 @@ broken into reading and arithmetic. With the small numbers here it was the other
 (BUILD_NOTES.md).
 """
 
-from typing import Any
-
 import keras
 import numpy as np
 
@@ -18,7 +16,8 @@ from keras_e2e.experiments.tasks.numerals import (
     numeral_images,
     numeral_letters,
 )
-from keras_e2e.experiments.tasks.task import Cut, Split, Task
+from keras_e2e.experiments.tasks.seeded import seeded_dense
+from keras_e2e.experiments.tasks.task import Split, Task, class_cut
 from keras_e2e.utils.validation import check_integer
 
 HELD_OUT_SHARE = 0.1
@@ -43,9 +42,9 @@ def arithmetic(
     Args:
         notation: "roman" or "decimal".
         largest: the numbers are from 1 to this, from 2 to 199.
-        n: training examples, with repetition. Of all pairs of numbers one in ten is kept
+        n: Integer, training examples, with repetition. Of all pairs of numbers one in ten is kept
             for validation, another one for the test; no training example shows them.
-        seed: seed of the splits and draws, at least 0.
+        seed: Integer seed of the splits and draws, at least 0.
 
     Returns:
         A `Task` with flat pictures, inputs float32 of shape (n, 2, pixels) and targets of
@@ -53,7 +52,7 @@ def arithmetic(
         that of always painting the most frequent sum. There is no formula for the ceiling.
 
     Raises:
-        ValueError: a number out of range, or an unknown notation.
+        ValueError: If a number is out of range or the notation is unknown.
 
     Example:
 
@@ -83,13 +82,10 @@ def arithmetic(
             {"letters": letters[numbers], "sum": letters[sums]},
         )
 
-    def one_hot(labels: np.ndarray) -> np.ndarray:
-        return np.eye(classes, dtype="float32")[labels]
-
     def build(model_seed: int) -> keras.Model:
         return arithmetic_model(letters.shape[1], classes, pictures.shape[1], model_seed)
 
-    cut = Cut("sparse_categorical_crossentropy", one_hot, classes)
+    cut = class_cut(classes)
     return Task(
         f"sum of two {notation} numbers up to {largest}",
         build,
@@ -116,13 +112,13 @@ def arithmetic_model(places: int, classes: int, pixels: int, seed: int = 0) -> k
         places: letters in a picture, at least 1.
         classes: letters to choose from, none included, at least 1.
         pixels: of a picture, at least 1.
-        seed: seed of the weights, at least 0. The same seed gives the same weights.
+        seed: Integer seed of the weights, at least 0. The same seed gives the same weights.
 
     Returns:
         A `keras.Model` from (batch, 2, pixels) to (batch, pixels). Not compiled.
 
     Raises:
-        ValueError: a number out of range.
+        ValueError: If a number is out of range.
 
     Example:
 
@@ -136,12 +132,7 @@ def arithmetic_model(places: int, classes: int, pixels: int, seed: int = 0) -> k
     check_integer("pixels", pixels, 1)
     check_integer("seed", seed, 0)
     layers = keras.layers
-    # Two layers of one shape must not share a seed: they would be equal.
-    seeds = iter(np.random.SeedSequence(seed).generate_state(6))
-
-    def dense(name: str, units: int, activation: str | None = None) -> Any:
-        start = keras.initializers.GlorotUniform(seed=int(next(seeds)))
-        return layers.Dense(int(units), activation, kernel_initializer=start, name=name)
+    dense = seeded_dense(seed, 6)
 
     pictures = keras.Input((2, int(pixels)), name="pictures")
     x = dense("reader", READER, "relu")(pictures)

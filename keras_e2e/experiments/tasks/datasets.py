@@ -14,6 +14,8 @@ from typing import Any
 import keras
 import numpy as np
 
+from keras_e2e.utils.validation import check_integer
+
 Examples = tuple[np.ndarray, np.ndarray]
 
 TEST_SHARE = 0.2
@@ -36,16 +38,16 @@ def load_digits(seed: int = 0) -> tuple[Examples, Examples]:
     testing, with the classes in the same shares in both.
 
     Args:
-        seed: seed of the split, an integer from 0 to 2**32 - 1. The same seed gives
-            the same split. Default: 0.
+        seed: Integer seed of the split, an integer from 0 to 2**32 - 1. The same seed gives
+            the same split. Defaults to 0.
 
     Returns:
         `(x_train, y_train), (x_test, y_test)`: images of shapes (1437, 64) and
         (360, 64), float32 in [0, 1]; labels of shapes (1437,) and (360,), int32.
 
     Raises:
-        ImportError: scikit-learn is not installed.
-        ValueError: `seed` is not an integer in its range.
+        ImportError: If scikit-learn is not installed.
+        ValueError: If `seed` is not an integer in its range.
 
     Example:
 
@@ -54,7 +56,8 @@ def load_digits(seed: int = 0) -> tuple[Examples, Examples]:
     >>> x_train.shape, y_train.shape, x_test.shape
     ((1437, 64), (1437,), (360, 64))
     """
-    if not isinstance(seed, int | np.integer) or not 0 <= seed < 2**32:
+    check_integer("seed", seed, 0)
+    if seed >= 2**32:
         raise ValueError(f"seed={seed!r}: expected an integer from 0 to 2**32 - 1.")
     try:
         from sklearn import datasets, model_selection
@@ -86,8 +89,8 @@ def load_fashion_mnist() -> tuple[Examples, Examples]:
         (10000, 784), float32 in [0, 1]; labels of shapes (60000,) and (10000,), int32.
 
     Raises:
-        ValueError: a file of the Debian package is damaged.
-        OSError: the package is absent and Keras cannot download the data.
+        ValueError: If a file of the Debian package is damaged.
+        OSError: If the package is absent and Keras cannot download the data.
 
     Example (not run with the tests, because it may download):
 
@@ -123,9 +126,9 @@ def load(name: str) -> tuple[Examples, Examples]:
         (images, pixels) in [0, 1], labels int32 of shape (images,).
 
     Raises:
-        ValueError: no data set of that name.
-        ImportError: the digits, without scikit-learn.
-        OSError: Fashion-MNIST is neither installed nor to be downloaded.
+        ValueError: If there is no data set of that name.
+        ImportError: If scikit-learn, which has the digits, is not installed.
+        OSError: If Fashion-MNIST is neither installed nor can be downloaded.
 
     Example:
 
@@ -136,7 +139,7 @@ def load(name: str) -> tuple[Examples, Examples]:
     """
     if name not in DATASETS:
         raise ValueError(
-            f"name={name!r} is no known data set. Expected one of {sorted(DATASETS)}."
+            f"name={name!r} is not a known data set. Expected one of {sorted(DATASETS)}."
         )
     return DATASETS[name]()
 
@@ -148,7 +151,7 @@ def split_images(name: str, seed: int) -> list[Examples]:
 
     Args:
         name: a key of `DATASETS`.
-        seed: seed of the splits.
+        seed: Integer seed of the splits.
     """
     if name == "digits":  # Fashion-MNIST comes with a test set of its own
         (x, y), test = load_digits(seed)

@@ -5,7 +5,6 @@ softmax over the classes; a classifier on what it read is the second.
 """
 
 from collections.abc import Callable
-from typing import Any
 
 import keras
 import numpy as np
@@ -17,7 +16,7 @@ from keras_e2e.experiments.tasks.image_tuples import (
     parity_tuples,
     tuple_model,
 )
-from keras_e2e.experiments.tasks.task import Cut, Split, Task
+from keras_e2e.experiments.tasks.task import Split, Task, class_cut
 from keras_e2e.utils.validation import check_integer
 
 # Chosen by hand for the demo, not tuned.
@@ -30,28 +29,28 @@ def parity(
     data: str = "digits",
     n: int = 30000,
     seed: int = 0,
-    labelled: int | None = None,
+    labeled: int | None = None,
 ) -> Task:
     """Whether the number of images of an odd class is odd (`parity_tuples`).
 
     In the form of the k-tuples of Shalev-Shwartz, Shamir & Shammah 2017, section 3.1.
 
     Args:
-        k: images in a tuple, at least 1.
-        data: name of the images: "digits" or "fashion_mnist".
-        n: training tuples. There are 4,000 each for validation and test, of images that
+        k: Integer, the images in a tuple, at least 1.
+        data: String, the images: "digits" or "fashion_mnist".
+        n: Integer, training tuples. There are 4,000 each for validation and test, of images that
             occur in no other split.
-        seed: seed of the splits and draws, at least 0.
-        labelled: of how many training images the class is known, as many of each class
-            as can be; the symbols of all others are -1, which `objectives.IntermediateTarget` takes
-            for missing. Those of a smaller number are among those of a larger one. By
-            default all.
+        seed: Integer seed of the splits and draws, at least 0.
+        labeled: of how many training images the class is known, as many of each class
+            as can be; the symbols of all others are -1, which
+            `objectives.IntermediateTarget` takes for missing. Those of a smaller number
+            are among those of a larger one. Defaults to None, which means all.
 
     Returns:
         A `Task` with the cut point `symbols` and the output `parity`.
 
     Raises:
-        ValueError: a number out of range, or unknown data.
+        ValueError: If a number is out of range or the data is unknown.
 
     Example:
 
@@ -62,7 +61,7 @@ def parity(
     """
     return _task(
         f"parity of {k} {data}",
-        (k, data, n, seed, labelled),
+        (k, data, n, seed, labeled),
         lambda symbols: {"parity": _odd(symbols).sum(axis=1, keepdims=True) % 2.0},
         ("parity", 1, "sigmoid"),
         (128, 128),
@@ -78,26 +77,26 @@ def sum_mod_10(
     data: str = "digits",
     n: int = 30000,
     seed: int = 0,
-    labelled: int | None = None,
+    labeled: int | None = None,
 ) -> Task:
     """The last decimal of the sum of the classes of k images.
 
     Args:
-        k: images in a tuple, at least 1.
-        data: name of the images: "digits" or "fashion_mnist".
-        n: training tuples; 4,000 each for validation and test.
-        seed: seed of the splits and draws, at least 0.
-        labelled: of how many training images the class is known, as many of each class
-            as can be; the symbols of all others are -1, which `objectives.IntermediateTarget` takes
-            for missing. Those of a smaller number are among those of a larger one. By
-            default all.
+        k: Integer, the images in a tuple, at least 1.
+        data: String, the images: "digits" or "fashion_mnist".
+        n: Integer, training tuples; 4,000 each for validation and test.
+        seed: Integer seed of the splits and draws, at least 0.
+        labeled: of how many training images the class is known, as many of each class
+            as can be; the symbols of all others are -1, which
+            `objectives.IntermediateTarget` takes for missing. Those of a smaller number
+            are among those of a larger one. Defaults to None, which means all.
 
     Returns:
         A `Task` with the cut point `symbols` and the output `sum`. Its ceiling takes the
         errors of the first module for equally likely among the nine wrong classes.
 
     Raises:
-        ValueError: a number out of range, or unknown data.
+        ValueError: If a number is out of range or the data is unknown.
 
     Example:
 
@@ -108,7 +107,7 @@ def sum_mod_10(
     """
     return _task(
         f"sum mod 10 of {k} {data}",
-        (k, data, n, seed, labelled),
+        (k, data, n, seed, labeled),
         lambda symbols: {"sum": symbols.sum(axis=1, dtype="int32") % 10},
         ("sum", 10, "softmax"),
         (256,),
@@ -125,7 +124,7 @@ def random_table(
     data: str = "digits",
     n: int = 30000,
     seed: int = 0,
-    labelled: int | None = None,
+    labeled: int | None = None,
 ) -> Task:
     """One of ten values that a random table has for the tuple of classes.
 
@@ -133,20 +132,20 @@ def random_table(
     of its 10**k entries.
 
     Args:
-        k: images in a tuple, from 1 to 6.
-        data: name of the images: "digits" or "fashion_mnist".
-        n: training tuples; 4,000 each for validation and test.
-        seed: seed of the table, the splits and the draws, at least 0.
-        labelled: of how many training images the class is known, as many of each class
-            as can be; the symbols of all others are -1, which `objectives.IntermediateTarget` takes
-            for missing. Those of a smaller number are among those of a larger one. By
-            default all.
+        k: Integer, the images in a tuple, from 1 to 6.
+        data: String, the images: "digits" or "fashion_mnist".
+        n: Integer, training tuples; 4,000 each for validation and test.
+        seed: Integer seed of the table, the splits and the draws, at least 0.
+        labeled: of how many training images the class is known, as many of each class
+            as can be; the symbols of all others are -1, which
+            `objectives.IntermediateTarget` takes for missing. Those of a smaller number
+            are among those of a larger one. Defaults to None, which means all.
 
     Returns:
         A `Task` with the cut point `symbols` and the output `value`.
 
     Raises:
-        ValueError: a number out of range, or unknown data.
+        ValueError: If a number is out of range or the data is unknown.
 
     Example:
 
@@ -162,7 +161,7 @@ def random_table(
     table = np.random.default_rng(seed).integers(0, 10, (10,) * k, dtype="int32")
     return _task(
         f"random table over {k} {data}",
-        (k, data, n, seed, labelled),
+        (k, data, n, seed, labeled),
         lambda symbols: {"value": table[tuple(symbols.T)]},
         ("value", 10, "softmax"),
         (256,),
@@ -183,7 +182,7 @@ def _task(
     ceiling: Callable[[float], float],
     needed: Callable[[np.ndarray], np.ndarray] = np.asarray,
 ) -> Task:
-    k, data, n, seed, labelled = sizes
+    k, data, n, seed, labeled = sizes
     check_integer("k", k, 1)
     check_integer("n", n, 1)
     check_integer("seed", seed, 0)
@@ -191,10 +190,10 @@ def _task(
         raise ValueError(f"data={data!r}: expected one of {sorted(ENCODERS)}.")
     images = split_images(data, seed)
     count, width = images[0][0].shape
-    known = count if labelled is None else labelled
-    check_integer("labelled", known, 0)
+    known = count if labeled is None else labeled
+    check_integer("labeled", known, 0)
     if known > count:
-        raise ValueError(f"labelled={known}: there are {count} training images of {data}.")
+        raise ValueError(f"labeled={known}: there are {count} training images of {data}.")
     splits = []
     for number, ((x, classes), size) in enumerate(
         zip(images, (n, HELD_OUT, HELD_OUT), strict=True)
@@ -217,7 +216,7 @@ def _task(
         splits[0],
         splits[1],
         splits[2],
-        {"symbols": Cut("sparse_categorical_crossentropy", _one_hot, 10, needed)},
+        {"symbols": class_cut(10, needed)},
         loss,
         ["accuracy"],
         chance,
@@ -237,7 +236,3 @@ def _in_turn(classes: np.ndarray, seed: int) -> np.ndarray:
 
 def _odd(symbols: np.ndarray) -> np.ndarray:
     return (symbols % 2).astype("float32")
-
-
-def _one_hot(symbols: Any) -> np.ndarray:
-    return np.eye(10, dtype="float32")[symbols]

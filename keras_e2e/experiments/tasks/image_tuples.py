@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import keras
 import numpy as np
 
+from keras_e2e.experiments.tasks.seeded import seeded_dense
 from keras_e2e.utils.validation import check_integer
 
 MISSING = -1
@@ -43,7 +44,7 @@ class Tuples(NamedTuple):
 
 
 def parity_tuples(images: Any, labels: Any, k: int, n: int, seed: int = 0) -> Tuples:
-    """Draws tuples of images, labelled by the parity of the count of odd classes.
+    """Draws tuples of images, labeled by the parity of the count of odd classes.
 
     Every image is drawn on its own, uniformly and with replacement, so an image may
     stand in many tuples. Give training and test tuples images of their own. `x` takes
@@ -52,18 +53,18 @@ def parity_tuples(images: Any, labels: Any, k: int, n: int, seed: int = 0) -> Tu
     Args:
         images: flat images, shape (images, d). Taken as float32, not scaled.
         labels: class of each image, integers of at least 0, shape (images,).
-        k: images in a tuple, at least 1.
-        n: how many tuples, at least 1.
-        seed: seed of the draw, at least 0. The same arguments give the same tuples.
-            Default: 0.
+        k: Integer, the images in a tuple, at least 1.
+        n: Integer, how many tuples, at least 1.
+        seed: Integer seed of the draw, at least 0. The same arguments give the same tuples.
+            Defaults to 0.
 
     Returns:
         `Tuples(x, parity, symbols)` of shapes (n, k, d), (n, 1) and (n, k).
 
     Raises:
-        ValueError: images that are not flat or none at all, labels that are no
-            integers of at least 0 or not one for each image, or `k`, `n` or `seed`
-            out of range.
+        ValueError: If the images are not flat or there are none, the labels are not
+            integers of at least 0, one for each image, or `k`, `n` or `seed` is out
+            of range.
 
     Example:
 
@@ -121,14 +122,14 @@ def hide_labels(symbols: Any, keep: int, seed: int = 0) -> np.ndarray:
             such as `Tuples.symbols`. Left as it is.
         keep: how many examples keep their symbols, from 0 to n. With tuples of k
             images that is `keep * k` labels.
-        seed: seed of the draw, at least 0. Default: 0.
+        seed: Integer seed of the draw, at least 0. Defaults to 0.
 
     Returns:
         A copy of `symbols`, with -1 where a label is missing.
 
     Raises:
-        ValueError: `symbols` is no array of complete signed integers, or `keep` or
-            `seed` is out of range.
+        ValueError: If `symbols` is not an array of complete signed integers, or
+            `keep` or `seed` is out of range.
 
     Example:
 
@@ -155,7 +156,7 @@ def hide_labels(symbols: Any, keep: int, seed: int = 0) -> np.ndarray:
     if (symbols < 0).any():
         raise ValueError(
             f"symbols has negative labels, {(symbols < 0).sum()} of them. Expected "
-            "none to be missing yet, so that `keep` counts labelled examples. Give the "
+            "none to be missing yet, so that `keep` counts labeled examples. Give the "
             "complete labels."
         )
     hidden = symbols.copy()
@@ -180,14 +181,14 @@ def parity_model(
     image by itself with the same weights. The place for a boundary is `symbols`.
 
     Args:
-        k: images in a tuple, at least 1.
-        d: values in an image: 64 for the digits, 784 for Fashion-MNIST.
+        k: Integer, the images in a tuple, at least 1.
+        d: Integer, the values in an image: 64 for the digits, 784 for Fashion-MNIST.
         encoder: units of the encoder's hidden layers, which may be none. The default
             suits the digits; (256, 128) suits Fashion-MNIST. Both were chosen by
             hand, not tuned.
-        classes: units of `symbols`. Default: 10, as both data sets have.
+        classes: units of `symbols`. Defaults to 10, as both data sets have.
         classifier: units of the classifier's hidden layers, which may be none.
-        seed: seed of the weights, at least 0. The same arguments give the same
+        seed: Integer seed of the weights, at least 0. The same arguments give the same
             weights, whatever Keras's own seed is. Every layer draws from a seed of
             its own (Glorot uniform; biases are zero).
 
@@ -196,7 +197,7 @@ def parity_model(
         shape (batch, 1). Not compiled.
 
     Raises:
-        ValueError: a size that is no integer of at least 1, or a negative `seed`.
+        ValueError: If a size is not a positive integer, or `seed` is negative.
 
     Example:
 
@@ -230,17 +231,11 @@ def tuple_model(
     layers += [("symbols", classes, "softmax")]
     layers += [(f"classifier_{i}", u, "relu") for i, u in enumerate(classifier, 1)]
     layers += [last]
-    # Two layers of one shape must not share a seed: they would be equal.
-    seeds = np.random.SeedSequence(seed).generate_state(len(layers))
+    dense = seeded_dense(seed, len(layers))
 
     images = x = keras.Input((int(k), int(d)), name="images")
-    for (name, units, activation), own in zip(layers, seeds, strict=True):
-        x = keras.layers.Dense(
-            int(units),  # Keras takes no numpy integers
-            activation=activation,
-            kernel_initializer=keras.initializers.GlorotUniform(seed=int(own)),
-            name=name,
-        )(x)
+    for name, units, activation in layers:
+        x = dense(name, units, activation)(x)
         if name == "symbols":
             x = keras.layers.Flatten(name="flatten")(x)
     return keras.Model(images, x, name=f"{last[0]}_model")
@@ -261,13 +256,13 @@ def parity_ceiling(error: float, k: int) -> float:
             otherwise is at least as high and, up to one half, gives a figure that is
             too low: the rate of wrong classes (3 for 5 is harmless here), or that of
             a softmax's largest value alone, where the classifier sees all values.
-        k: images in a tuple, at least 1.
+        k: Integer, the images in a tuple, at least 1.
 
     Returns:
         The accuracy, from 0.5 (chance) to 1.
 
     Raises:
-        ValueError: `error` is not from 0 to 1, or `k` is no integer of at least 1.
+        ValueError: If `error` is not from 0 to 1, or `k` is not a positive integer.
 
     Example:
 

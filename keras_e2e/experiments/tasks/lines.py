@@ -12,7 +12,8 @@ from keras import ops
 
 from keras_e2e.experiments.tasks.image_tuples import parity_ceiling
 from keras_e2e.experiments.tasks.metrics import sign_accuracy
-from keras_e2e.experiments.tasks.task import Cut, Split, Task
+from keras_e2e.experiments.tasks.seeded import seeded_initializers
+from keras_e2e.experiments.tasks.task import Cut, Split, Task, as_probability
 from keras_e2e.utils.validation import check_integer
 
 SIZE = 28
@@ -24,7 +25,7 @@ def lines(k: int, n: int = 50000, seed: int = 0) -> Task:
     """Whether the number of rising lines among k images is odd.
 
     Each image is binary, 28x28, with one line: its angle is uniform in [0, pi], its length
-    in [5, 23], its centre in the image; what lies outside is cut off. A line rises if its
+    in [5, 23], its center in the image; what lies outside is cut off. A line rises if its
     angle is below pi/2. Lines near 0 and near pi look alike, so no reader of the images is
     always right.
 
@@ -35,17 +36,17 @@ def lines(k: int, n: int = 50000, seed: int = 0) -> Task:
     here it is by the cross-entropy.
 
     Args:
-        k: images in a tuple, at least 1.
-        n: training tuples, of 784 k bytes each. There are 2,000 each for validation and
+        k: Integer, the images in a tuple, at least 1.
+        n: Integer, training tuples, of 784 k bytes each. There are 2,000 each for validation and
             test, of images of their own. With few tuples the network learns them by heart.
-        seed: seed of the images, at least 0.
+        seed: Integer seed of the images, at least 0.
 
     Returns:
         A `Task` whose inputs are 0 or 1, uint8. The target is +1 or -1, the metric
         `sign_accuracy`, and the ceiling that of `parity_ceiling`.
 
     Raises:
-        ValueError: a number out of range.
+        ValueError: If a number is out of range.
 
     Example:
 
@@ -67,7 +68,7 @@ def lines(k: int, n: int = 50000, seed: int = 0) -> Task:
         train,
         validation,
         test,
-        {"rising": Cut("binary_crossentropy", _as_probability, 2)},
+        {"rising": Cut("binary_crossentropy", as_probability, 2)},
         "hinge",
         [sign_accuracy],
         0.5,
@@ -83,8 +84,8 @@ def lines_model(k: int, seed: int = 0) -> keras.Model:
     ReLU) → `rising` (1, sigmoid) → `flatten` → `classifier` (100, ReLU) → `parity` (1).
 
     Args:
-        k: images in a tuple, at least 1.
-        seed: seed of the weights, at least 0. The same seed gives the same weights, drawn
+        k: Integer, the images in a tuple, at least 1.
+        seed: Integer seed of the weights, at least 0. The same seed gives the same weights, drawn
             as in the authors' code: normal, truncated, with a standard deviation of one
             over the root of the inputs (of a convolution: of its channels).
 
@@ -92,7 +93,7 @@ def lines_model(k: int, seed: int = 0) -> keras.Model:
         A `keras.Model` from (batch, k, 28, 28) to a score, (batch, 1). Not compiled.
 
     Raises:
-        ValueError: `k` or `seed` out of range.
+        ValueError: If `k` or `seed` is out of range.
 
     Example:
 
@@ -104,13 +105,10 @@ def lines_model(k: int, seed: int = 0) -> keras.Model:
     check_integer("k", k, 1)
     check_integer("seed", seed, 0)
     layers = keras.layers
-    # Two layers of one shape must not share a seed: they would be equal.
-    seeds = iter(np.random.SeedSequence(seed).generate_state(7))
+    draw = seeded_initializers(seed, 7)
 
     def drawn(inputs: int) -> Any:
-        return keras.initializers.TruncatedNormal(
-            stddev=inputs**-0.5, seed=int(next(seeds))
-        )
+        return draw(keras.initializers.TruncatedNormal, stddev=inputs**-0.5)
 
     def dense(name: str, units: int, activation: str | None = None) -> Any:
         return layers.Dense(
@@ -149,20 +147,16 @@ def _tuples(k: int, n: int, seed: int) -> Split:
 def _images(count: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
     """Images of a line each, and whether it rises."""
     angles = rng.uniform(0, np.pi, count)
-    centres = rng.uniform(0, SIZE, (2, count))
+    centers = rng.uniform(0, SIZE, (2, count))
     halves = rng.uniform(SHORTEST, LONGEST, count) // 2
     # Rows count downwards.
     directions = np.stack([-np.sin(angles), np.cos(angles)])
     # Bytes: there are many of them.
     x = np.zeros((count, SIZE, SIZE), "uint8")
-    # All lines at once, point by point from the centre, to either side.
+    # All lines at once, point by point from the center, to either side.
     for step in range(-(LONGEST // 2) + 1, LONGEST // 2):
-        points = np.floor(centres + step * directions).astype(int)
+        points = np.floor(centers + step * directions).astype(int)
         inside = ((points >= 0) & (points < SIZE)).all(axis=0) & (abs(step) < halves)
         rows, columns = points[:, inside]
         x[np.flatnonzero(inside), rows, columns] = 1
     return x, (angles < np.pi / 2).astype("int32")
-
-
-def _as_probability(labels: np.ndarray) -> np.ndarray:
-    return labels[..., None].astype("float32")

@@ -4,15 +4,13 @@ A system of three networks: an encoder of the key images, an addressing module t
 compares the query with the keys, and a classifier of what is read.
 """
 
-from collections.abc import Callable
-from typing import Any
-
 import keras
 import numpy as np
 
 from keras_e2e.experiments.tasks.datasets import split_images
 from keras_e2e.experiments.tasks.digit_tasks import ENCODERS, HELD_OUT
-from keras_e2e.experiments.tasks.task import Cut, Split, Task
+from keras_e2e.experiments.tasks.seeded import seeded_dense
+from keras_e2e.experiments.tasks.task import Split, Task, class_cut
 from keras_e2e.utils.validation import check_integer
 
 CLASSES = 10
@@ -38,11 +36,11 @@ def memory(m: int = 4, data: str = "digits", n: int = 20000, seed: int = 0) -> T
       that enters here, so they do not go around a cut point.
 
     Args:
-        m: pairs in the memory, from 2 to 10.
-        data: name of the images: "digits" or "fashion_mnist".
-        n: training examples. There are 4,000 each for validation and test, of images that
+        m: Integer, the pairs in the memory, from 2 to 10.
+        data: String, the images: "digits" or "fashion_mnist".
+        n: Integer, training examples. There are 4,000 each for validation and test, of images that
             occur in no other split.
-        seed: seed of the splits and draws, at least 0.
+        seed: Integer seed of the splits and draws, at least 0.
 
     Returns:
         A `Task` whose inputs are float32 of shape (n, 2m + 1, pixels) in [0, 1]: the keys,
@@ -51,7 +49,7 @@ def memory(m: int = 4, data: str = "digits", n: int = 20000, seed: int = 0) -> T
         `chance`. There is no formula for the ceiling.
 
     Raises:
-        ValueError: a number out of range, or unknown data.
+        ValueError: If a number is out of range or the data is unknown.
 
     Example:
 
@@ -89,8 +87,8 @@ def memory(m: int = 4, data: str = "digits", n: int = 20000, seed: int = 0) -> T
         validation,
         test,
         {
-            "symbols": Cut("sparse_categorical_crossentropy", _one_hot(CLASSES), CLASSES),
-            "attention": Cut("sparse_categorical_crossentropy", _one_hot(m), m),
+            "symbols": class_cut(CLASSES),
+            "attention": class_cut(m),
         },
         "sparse_categorical_crossentropy",
         ["accuracy"],
@@ -108,16 +106,16 @@ def memory_model(
     `classifier` → `answer`.
 
     Args:
-        m: pairs in the memory, at least 1.
-        d: values in an image: 64 for the digits, 784 for Fashion-MNIST.
+        m: Integer, the pairs in the memory, at least 1.
+        d: Integer, the values in an image: 64 for the digits, 784 for Fashion-MNIST.
         encoder: units of the encoder's hidden layers.
-        seed: seed of the weights, at least 0. The same seed gives the same weights.
+        seed: Integer seed of the weights, at least 0. The same seed gives the same weights.
 
     Returns:
         A `keras.Model` from (batch, 2m + 1, d) to the classes, (batch, 10). Not compiled.
 
     Raises:
-        ValueError: a size that is no integer of at least 1, or a negative `seed`.
+        ValueError: If a size is not a positive integer, or `seed` is negative.
 
     Example:
 
@@ -130,12 +128,7 @@ def memory_model(
     check_integer("d", d, 1)
     check_integer("seed", seed, 0)
     layers = keras.layers
-    # Two layers of one shape must not share a seed: they would be equal.
-    seeds = iter(np.random.SeedSequence(seed).generate_state(len(encoder) + 5))
-
-    def dense(name: str, units: int, activation: str | None = None, **more: Any) -> Any:
-        drawn = keras.initializers.GlorotUniform(seed=int(next(seeds)))
-        return layers.Dense(units, activation, kernel_initializer=drawn, name=name, **more)
+    dense = seeded_dense(seed, len(encoder) + 5)
 
     images = keras.Input((2 * m + 1, d), name="images")
     x = images[:, : m + 1]
@@ -176,7 +169,3 @@ def _examples(images: np.ndarray, classes: np.ndarray, m: int, n: int, seed: int
     symbols = np.concatenate([asked, classes[queries][:, None]], axis=1)
     labels = {"symbols": symbols.astype("int32"), "attention": slots.astype("int32")}
     return Split(x, {"answer": answer}, labels)
-
-
-def _one_hot(classes: int) -> Callable[[np.ndarray], np.ndarray]:
-    return lambda labels: np.eye(classes, dtype="float32")[labels]

@@ -71,7 +71,7 @@ def numeral_letters(notation: str, largest: int) -> np.ndarray:
         Row 0 is empty, so that a number's row is the number.
 
     Raises:
-        ValueError: an argument out of range.
+        ValueError: If an argument is out of range.
 
     Example:
 
@@ -101,7 +101,7 @@ def numeral_images(notation: str, largest: int) -> np.ndarray:
         float32 of shape (largest + 1, 20 places); row 0 is empty.
 
     Raises:
-        ValueError: an argument out of range.
+        ValueError: If an argument is out of range.
 
     Example:
 
@@ -131,11 +131,11 @@ class NearestNumeral(keras.metrics.MeanMetricWrapper):
     Args:
         notation: "roman" or "decimal".
         largest: the picture is compared with those of the numbers from 1 to this.
-        name: name in the logs. Default: "accuracy".
+        name: name in the logs. Defaults to "accuracy".
         dtype: of the metric's values.
 
     Raises:
-        ValueError: an argument out of range.
+        ValueError: If an argument is out of range.
 
     Example:
 

@@ -5,14 +5,14 @@ Optimization", JMLR 17), with their shapes or with images of classes.
 """
 
 from collections.abc import Callable
-from typing import Any
 
 import keras
 import numpy as np
 
 from keras_e2e.experiments.tasks.datasets import split_images
 from keras_e2e.experiments.tasks.digit_tasks import ENCODERS
-from keras_e2e.experiments.tasks.task import Cut, Split, Task
+from keras_e2e.experiments.tasks.seeded import seeded_dense
+from keras_e2e.experiments.tasks.task import Split, Task, class_cut
 from keras_e2e.utils.validation import check_integer
 
 # The five pentominoes that have a mirror image of their own and fit into a patch at twice
@@ -46,15 +46,15 @@ def pentomino(sprites: str = "pentomino", n: int = 20000, seed: int = 0) -> Task
     Of Gulcehre & Bengio 2016: the images, with ten pentominoes (five and their mirror
     images) turned by a multiple of 90 degrees, of single or double size, anywhere in their
     patch; the sizes of the network; and the hints at the cut point `shapes`, the class of
-    each patch. Their optimizer, and the standardisation that some of their networks have
+    each patch. Their optimizer, and the standardization that some of their networks have
     between the two parts, were left out.
 
     Args:
         sprites: "pentomino"; or images as they are, neither turned nor scaled: "digits"
             (8x8 pixels) or "fashion_mnist" (reduced to 7x7 pixels by averages).
-        n: training images, of 16 kB each. There are 2,000 each for validation and test,
+        n: Integer, training images, of 16 kB each. There are 2,000 each for validation and test,
             of digits or clothes that occur in no other split.
-        seed: seed of the splits and images, at least 0.
+        seed: Integer seed of the splits and images, at least 0.
 
     Returns:
         A `Task` whose inputs are float32 of shape (n, 64, 64) in [0, 1], with labels of
@@ -62,7 +62,7 @@ def pentomino(sprites: str = "pentomino", n: int = 20000, seed: int = 0) -> Task
         the ceiling.
 
     Raises:
-        ValueError: a number out of range, or unknown sprites.
+        ValueError: If a number is out of range or the sprites are unknown.
 
     Example:
 
@@ -92,7 +92,7 @@ def pentomino(sprites: str = "pentomino", n: int = 20000, seed: int = 0) -> Task
         train,
         validation,
         test,
-        {"shapes": Cut("sparse_categorical_crossentropy", _one_hot, CLASSES + 1)},
+        {"shapes": class_cut(CLASSES + 1)},
         "binary_crossentropy",
         ["accuracy"],
         0.5,
@@ -107,14 +107,14 @@ def pentomino_model(seed: int = 0) -> keras.Model:
     sigmoid).
 
     Args:
-        seed: seed of the weights, at least 0. The same seed gives the same weights.
+        seed: Integer seed of the weights, at least 0. The same seed gives the same weights.
 
     Returns:
         A `keras.Model` from (batch, 64, 64) to the probability that all sprites are of one
         class, (batch, 1). Not compiled.
 
     Raises:
-        ValueError: a negative `seed`.
+        ValueError: If `seed` is negative.
 
     Example:
 
@@ -125,12 +125,7 @@ def pentomino_model(seed: int = 0) -> keras.Model:
     """
     check_integer("seed", seed, 0)
     layers = keras.layers
-    # Two layers of one shape must not share a seed: they would be equal.
-    seeds = iter(np.random.SeedSequence(seed).generate_state(4))
-
-    def dense(name: str, units: int, activation: str) -> Any:
-        start = keras.initializers.GlorotUniform(seed=int(next(seeds)))
-        return layers.Dense(units, activation, kernel_initializer=start, name=name)
+    dense = seeded_dense(seed, 4)
 
     image = keras.Input((GRID * PATCH, GRID * PATCH), name="image")
     x = layers.Reshape((GRID, PATCH, GRID, PATCH), name="bands")(image)
@@ -210,7 +205,3 @@ def _small(x: np.ndarray) -> np.ndarray:
     block = side // (PATCH - 1)
     reduced = x.reshape(-1, PATCH - 1, block, PATCH - 1, block).mean(axis=(2, 4))
     return np.pad(reduced, ((0, 0), (0, 1), (0, 1)))
-
-
-def _one_hot(labels: np.ndarray) -> np.ndarray:
-    return np.eye(CLASSES + 1, dtype="float32")[labels]

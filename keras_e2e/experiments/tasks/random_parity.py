@@ -8,6 +8,7 @@ import keras
 import numpy as np
 
 from keras_e2e.experiments.tasks.metrics import sign_accuracy
+from keras_e2e.experiments.tasks.seeded import seeded_initializers
 from keras_e2e.experiments.tasks.task import Split, Task
 from keras_e2e.utils.validation import check_integer
 
@@ -27,17 +28,17 @@ def random_parity(d: int, n: int = 100000, seed: int = 0) -> Task:
     descent with a rate of 0.01. They draw new inputs all the time; here there are `n`.
 
     Args:
-        d: signs in an input, at least 1.
-        n: training inputs. There are 4,000 each for validation and test, drawn on their
+        d: Integer, the signs in an input, at least 1.
+        n: Integer, training inputs. There are 4,000 each for validation and test, drawn on their
             own; with a small d (there are only 2**d inputs) they are not others.
-        seed: seed of the subset and the inputs, at least 0. Each sign belongs to the subset
+        seed: Integer seed of the subset and the inputs, at least 0. Each sign belongs to the subset
             with probability one half; it has at least one.
 
     Returns:
         A `Task` whose inputs and targets are -1 or +1 and whose metric is `sign_accuracy`.
 
     Raises:
-        ValueError: a number out of range.
+        ValueError: If a number is out of range.
 
     Example:
 
@@ -76,8 +77,8 @@ def random_parity_model(d: int, seed: int = 0) -> keras.Model:
     → `parity`.
 
     Args:
-        d: signs in an input, at least 1.
-        seed: seed of the weights, at least 0. The same seed gives the same weights, drawn
+        d: Integer, the signs in an input, at least 1.
+        seed: Integer seed of the weights, at least 0. The same seed gives the same weights, drawn
             as in the authors' code: normal, truncated, with a standard deviation of one
             over the root of the inputs.
 
@@ -85,7 +86,7 @@ def random_parity_model(d: int, seed: int = 0) -> keras.Model:
         A `keras.Model` from (batch, d) to a score, (batch, 1). Not compiled.
 
     Raises:
-        ValueError: `d` or `seed` out of range.
+        ValueError: If `d` or `seed` is out of range.
 
     Example:
 
@@ -95,12 +96,10 @@ def random_parity_model(d: int, seed: int = 0) -> keras.Model:
     """
     check_integer("d", d, 1)
     check_integer("seed", seed, 0)
-    seeds = iter(np.random.SeedSequence(seed).generate_state(2))
+    draw = seeded_initializers(seed, 2)
     signs = x = keras.Input((int(d),), name="signs")
     for name, units, activation in (("hidden", 10 * d, "relu"), ("parity", 1, None)):
-        start = keras.initializers.TruncatedNormal(
-            stddev=x.shape[-1] ** -0.5, seed=int(next(seeds))
-        )
+        start = draw(keras.initializers.TruncatedNormal, stddev=x.shape[-1] ** -0.5)
         x = keras.layers.Dense(int(units), activation, kernel_initializer=start, name=name)(
             x
         )

@@ -5,6 +5,7 @@ separates figure and ground, a CNN that says which object each pixel belongs to,
 RNN that reads the objects one after another.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import keras
@@ -12,7 +13,8 @@ import numpy as np
 from keras import ops
 
 from keras_e2e.experiments.tasks.datasets import split_images
-from keras_e2e.experiments.tasks.task import Cut, Split, Task
+from keras_e2e.experiments.tasks.seeded import seeded_initializers
+from keras_e2e.experiments.tasks.task import Cut, Split, Task, as_probability, class_cut
 from keras_e2e.utils.validation import check_integer
 
 HEIGHT, WIDTH = 16, 48
@@ -43,9 +45,9 @@ def scenes(n: int = 8000, seed: int = 0, clutter: int = 8) -> Task:
       a small CNN, and an RNN (GRU) reads the four slots in order; 10 is "no object".
 
     Args:
-        n: training scenes. There are 1,000 each for validation and test, of digits that
+        n: Integer, training scenes. There are 1,000 each for validation and test, of digits that
             occur in no other split.
-        seed: seed of the splits and scenes, at least 0.
+        seed: Integer seed of the splits and scenes, at least 0.
         clutter: pieces of 3x3 pixels in a scene, at least 0.
 
     Returns:
@@ -54,7 +56,7 @@ def scenes(n: int = 8000, seed: int = 0, clutter: int = 8) -> Task:
         the best constant answer. There is no formula for the ceiling.
 
     Raises:
-        ValueError: a number out of range.
+        ValueError: If a number is out of range.
 
     Example:
 
@@ -82,8 +84,8 @@ def scenes(n: int = 8000, seed: int = 0, clutter: int = 8) -> Task:
         validation,
         test,
         {
-            "figure": Cut("binary_crossentropy", _as_probability, 2),
-            "segmentation": Cut("sparse_categorical_crossentropy", _one_hot, SLOTS + 1),
+            "figure": Cut("binary_crossentropy", as_probability, 2),
+            "segmentation": class_cut(SLOTS + 1),
         },
         "sparse_categorical_crossentropy",
         ["accuracy"],
@@ -100,14 +102,14 @@ def scene_model(seed: int = 0) -> keras.Model:
     `reading`. Sizes chosen by hand to be quick on a CPU.
 
     Args:
-        seed: seed of the weights, at least 0. The same seed gives the same weights.
+        seed: Integer seed of the weights, at least 0. The same seed gives the same weights.
 
     Returns:
         A `keras.Model` from (batch, 16, 48, 1) to the classes of the four slots,
         (batch, 4, 11). Not compiled.
 
     Raises:
-        ValueError: a negative `seed`.
+        ValueError: If `seed` is negative.
 
     Example:
 
@@ -117,16 +119,11 @@ def scene_model(seed: int = 0) -> keras.Model:
     ((None, 16, 48, 5), (None, 4, 11))
     """
     check_integer("seed", seed, 0)
-    seeds = iter(np.random.SeedSequence(seed).generate_state(16))
-    layers = keras.layers
-
-    def drawn(kind: type = keras.initializers.GlorotUniform) -> Any:
-        # Two layers of one shape must not share a seed: they would be equal.
-        return kind(seed=int(next(seeds)))
+    draw, layers = seeded_initializers(seed, 16), keras.layers
 
     def conv(kind: type, name: str, filters: int, size: Any, **more: Any) -> Any:
         more = {"padding": "same", "activation": "relu", **more}
-        return kind(filters, size, kernel_initializer=drawn(), name=name, **more)
+        return kind(filters, size, kernel_initializer=draw(), name=name, **more)
 
     image = keras.Input((HEIGHT, WIDTH, 1), name="scene")
     x = conv(layers.Conv2D, "figure_1", 16, 5, strides=2)(image)
@@ -149,9 +146,15 @@ def scene_model(seed: int = 0) -> keras.Model:
     up = {"strides": 2, "activation": "softmax"}
     masks = conv(layers.Conv2DTranspose, "segmentation", SLOTS + 1, 2, **up)(x)
 
-    # Each slot is an image of its own: the raw one, as far as the mask lets it through.
     x = layers.Multiply(name="masked")([image, masks[..., 1:]])
-    x = layers.Permute((3, 1, 2), name="slots")(x)
+    return keras.Model(image, _read(x, conv, draw), name="scene_model")
+
+
+def _read(masked: Any, conv: Callable[..., Any], draw: Callable[..., Any]) -> Any:
+    """The classes of the objects, from an image for each slot."""
+    layers = keras.layers
+    # Each slot is an image of its own: the raw one, as far as the mask lets it through.
+    x = layers.Permute((3, 1, 2), name="slots")(masked)
     x = ops.reshape(x, (-1, HEIGHT, WIDTH, 1))
     x = conv(layers.Conv2D, "glimpse_1", 16, 5, strides=2)(x)
     x = conv(layers.Conv2D, "glimpse_2", 32, 3, strides=2)(x)
@@ -161,14 +164,14 @@ def scene_model(seed: int = 0) -> keras.Model:
         48,
         return_sequences=True,
         unroll=True,
-        kernel_initializer=drawn(),
-        recurrent_initializer=drawn(keras.initializers.Orthogonal),
+        kernel_initializer=draw(),
+        recurrent_initializer=draw(keras.initializers.Orthogonal),
         name="gru",
     )(x)
     reading = layers.Dense(
-        NONE + 1, activation="softmax", kernel_initializer=drawn(), name="reading"
+        NONE + 1, activation="softmax", kernel_initializer=draw(), name="reading"
     )(x)
-    return keras.Model(image, reading, name="scene_model")
+    return reading
 
 
 def _scenes(
@@ -215,11 +218,3 @@ def _box(
     inside = np.arange(size)
     rows = tops[:, None, None] + inside[:, None]
     return which[:, None, None], rows, lefts[:, None, None] + inside
-
-
-def _as_probability(labels: np.ndarray) -> np.ndarray:
-    return labels[..., None].astype("float32")
-
-
-def _one_hot(labels: np.ndarray) -> np.ndarray:
-    return np.eye(SLOTS + 1, dtype="float32")[labels]

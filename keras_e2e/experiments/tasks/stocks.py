@@ -10,7 +10,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_e2e.experiments.tasks.task import Cut, Split, Task
+from keras_e2e.experiments.tasks.task import Cut, Split, Task, one_hot
 from keras_e2e.utils.validation import check_integer
 
 
@@ -30,16 +30,16 @@ def stocks(k: int = 10, d: int = 1000, n: int = 50000, seed: int = 0) -> Task:
     time; here each situation has about n / d of them, which should be well above log2(k),
     or else stocks that rose by chance look like y.
 
-    Behind the cut point there is nothing to learn: in the training mode `local` all is
-    learned from y alone, which is the "decomposition" of the paper.
+    Downstream of the cut point there is nothing to learn: in the training mode `local` all
+    is learned from y alone, which is the "decomposition" of the paper.
 
     Args:
-        k: stocks, at least 2.
-        d: situations, at least 1.
-        n: training examples, of k bytes each. Validation and test are every situation once
+        k: Integer, the stocks, at least 2.
+        d: Integer, the situations, at least 1.
+        n: Integer, training examples, of k bytes each. Validation and test are every situation once
             (the same ones: what y is in a situation never seen, nothing tells), with the
             expected returns: 1 for y and 0 for all others.
-        seed: seed of y and of the returns, at least 0.
+        seed: Integer seed of y and of the returns, at least 0.
 
     Returns:
         A `Task` whose inputs are the numbers of situations, int32, which the model turns
@@ -47,7 +47,7 @@ def stocks(k: int = 10, d: int = 1000, n: int = 50000, seed: int = 0) -> Task:
         the accuracy of the stock that got most.
 
     Raises:
-        ValueError: a number out of range.
+        ValueError: If a number is out of range.
 
     Example:
 
@@ -79,11 +79,7 @@ def stocks(k: int = 10, d: int = 1000, n: int = 50000, seed: int = 0) -> Task:
         everything,
         everything,
         {
-            "portfolio": Cut(
-                sparse_negative_return,
-                lambda labels: np.eye(k, dtype="float32")[labels],
-                k,
-            )
+            "portfolio": Cut(sparse_negative_return, one_hot(k), k),
         },
         negative_return,
         [chosen_return],
@@ -96,12 +92,12 @@ def stocks_model(k: int, d: int, seed: int = 0) -> keras.Model:
     """Builds the stock Keras model of `stocks`: a linear softmax.
 
     The layers, by name: `situation` (input) → one-hot → `portfolio` (Dense, softmax) →
-    `returns` (the identity, so that there is something behind the cut point).
+    `returns` (the identity, so that there is something downstream of the cut point).
 
     Args:
-        k: stocks, at least 2.
-        d: situations, at least 1.
-        seed: seed of the weights, at least 0. The same seed gives the same weights, drawn
+        k: Integer, the stocks, at least 2.
+        d: Integer, the situations, at least 1.
+        seed: Integer seed of the weights, at least 0. The same seed gives the same weights, drawn
             as in the authors' code: normal, truncated, with a standard deviation of one
             over the root of d.
 
@@ -110,7 +106,7 @@ def stocks_model(k: int, d: int, seed: int = 0) -> keras.Model:
         compiled.
 
     Raises:
-        ValueError: a number out of range.
+        ValueError: If a number is out of range.
 
     Example:
 

@@ -52,7 +52,7 @@ class Split(NamedTuple):
 
         Args:
             size: examples in a batch.
-            seed: seed of the order; the same seed gives the same batches.
+            seed: Integer seed of the order; the same seed gives the same batches.
             labels: whether the intermediate labels come along in the targets.
 
         Returns:
@@ -77,6 +77,40 @@ class Cut(NamedTuple):
     ideal_activation: Callable[[np.ndarray], np.ndarray]
     classes: int | None = None
     needed: Callable[[np.ndarray], np.ndarray] = np.asarray
+
+
+def one_hot(classes: int) -> Callable[[np.ndarray], np.ndarray]:
+    """The ideal activation of a softmax over classes, for `Cut.ideal_activation`.
+
+    Args:
+        classes: Integer, how many classes there are.
+
+    Returns:
+        A function that turns integer labels into float32 one-hot vectors.
+
+    Example:
+
+    >>> import numpy as np
+    >>> from keras_e2e.experiments.tasks.task import one_hot
+    >>> one_hot(3)(np.array([2, 0])).tolist()
+    [[0.0, 0.0, 1.0], [1.0, 0.0, 0.0]]
+    """
+    return lambda labels: np.eye(classes, dtype="float32")[labels]
+
+
+def class_cut(classes: int, needed: Callable[[np.ndarray], np.ndarray] = np.asarray) -> Cut:
+    """A cut point at a softmax over classes, which the labels name by number.
+
+    Args:
+        classes: Integer, how many classes there are.
+        needed: As in `Cut`.
+    """
+    return Cut("sparse_categorical_crossentropy", one_hot(classes), classes, needed)
+
+
+def as_probability(labels: np.ndarray) -> np.ndarray:
+    """The ideal activation of a sigmoid unit: labels of 0 and 1 as float32."""
+    return labels[..., None].astype("float32")
 
 
 class Task(NamedTuple):

@@ -142,7 +142,7 @@ def test_no_two_elements_have_the_same_id_and_every_reference_has_one(folder):
     wanted = re.findall(r'url\(#([^)"]+)\)|href="#([^"]+)"', text)
     wanted = {a or b for a, b in wanted}
     for _, attributes in found.tags:
-        wanted |= set((attributes.get("aria-labelledby") or "").split())
+        wanted |= set((attributes.get("aria-labeledby") or "").split())
     assert wanted <= set(ids)
 
 
@@ -157,7 +157,7 @@ def test_the_page_shows_the_numbers(folder):
         assert claim in text
 
 
-def test_figures_take_their_colours_from_the_page(folder):
+def test_figures_take_their_colors_from_the_page(folder):
     text = (folder / report.PAGE).read_text()
     drawn = "".join(re.findall(r"<svg.*?</svg>", text, flags=re.DOTALL))
     assert set(re.findall(r"#[0-9a-f]{6}\b", drawn)) == set()

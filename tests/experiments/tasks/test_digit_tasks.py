@@ -52,8 +52,8 @@ def test_no_image_stands_in_two_splits():
 
 
 def test_a_label_budget_is_in_images_and_grows():
-    def known(labelled):
-        split = tasks.parity(2, n=6000, labelled=labelled).train
+    def known(labeled):
+        split = tasks.parity(2, n=6000, labeled=labeled).train
         there = split.labels["symbols"] >= 0
         images = {
             x.tobytes(): int(c)
@@ -69,7 +69,7 @@ def test_a_label_budget_is_in_images_and_grows():
     assert np.bincount(list(few.values())).tolist() == [2] * 10
     whole = tasks.parity(2, n=6000).train
     np.testing.assert_array_equal(split.y["parity"], whole.y["parity"])
-    assert (tasks.parity(2, n=50, labelled=0).test.labels["symbols"] >= 0).all()
+    assert (tasks.parity(2, n=50, labeled=0).test.labels["symbols"] >= 0).all()
 
 
 @pytest.mark.parametrize("k", [1, 2, 3])
@@ -107,8 +107,8 @@ def test_batches_are_full_endless_and_repeat_with_the_seed():
         ({"k": 2, "n": 0}, "n=0"),
         ({"k": 2, "seed": -1}, "seed=-1"),
         ({"k": 2, "data": "mnist"}, "data='mnist'.*digits"),
-        ({"k": 2, "labelled": 5000}, "labelled=5000.*1293 training images"),
-        ({"k": 2, "labelled": -1}, "labelled=-1"),
+        ({"k": 2, "labeled": 5000}, "labeled=5000.*1293 training images"),
+        ({"k": 2, "labeled": -1}, "labeled=-1"),
     ],
 )
 def test_arguments_out_of_range_are_refused(arguments, message):

@@ -1,4 +1,4 @@
-"""Tuples of lines: what is drawn, how it is labelled, what the network is."""
+"""Tuples of lines: what is drawn, how it is labeled, what the network is."""
 
 import numpy as np
 import pytest
@@ -11,7 +11,7 @@ def task():
     return tasks.lines(3, n=3000, seed=1)
 
 
-def test_a_line_is_labelled_by_the_way_it_rises(task):
+def test_a_line_is_labeled_by_the_way_it_rises(task):
     x = task.train.x.reshape(-1, 28, 28)
     rising = task.train.labels["rising"].reshape(-1)
     told = right = 0
@@ -26,7 +26,7 @@ def test_a_line_is_labelled_by_the_way_it_rises(task):
     assert right == told
 
 
-def test_lines_are_binary_centred_anywhere_and_of_the_lengths_of_the_paper(task):
+def test_lines_are_binary_centerd_anywhere_and_of_the_lengths_of_the_paper(task):
     x = task.train.x
     assert x.dtype == np.uint8 and x.shape == (3000, 3, 28, 28)
     assert set(np.unique(x)) == {0, 1}
@@ -37,7 +37,7 @@ def test_lines_are_binary_centred_anywhere_and_of_the_lengths_of_the_paper(task)
         if not any(edge.any() for edge in (image[0], image[-1], image[:, 0], image[:, -1])):
             ends = np.argwhere(image)
             lengths.append(np.hypot(*np.ptp(ends, axis=0)))
-    # The half of a length, rounded down, is 2 to 11 pixels, the centre among them.
+    # The half of a length, rounded down, is 2 to 11 pixels, the center among them.
     assert 18 < max(lengths) < 21 and np.mean(np.array(lengths) < 5) > 3 / 18
     spread = x.mean(axis=(0, 1))
     assert spread.min() > 0.2 * spread.max()  # no part of the canvas is left out

@@ -67,7 +67,7 @@ def test_objects_are_numbered_from_left_to_right_in_columns_of_their_own(task):
             assert left.max() < right.min()
 
 
-def test_the_ink_of_the_objects_is_labelled_and_the_clutter_is_not(task):
+def test_the_ink_of_the_objects_is_labeled_and_the_clutter_is_not(task):
     clear = tasks.scenes(n=200, clutter=0)
     for split in (task.train, clear.train):
         bright = split.x[..., 0] > INK
