@@ -42,8 +42,9 @@ def arithmetic(
     Args:
         notation: "roman" or "decimal".
         largest: the numbers are from 1 to this, from 2 to 199.
-        n: Integer, training examples, with repetition. Of all pairs of numbers one in ten is kept
-            for validation, another one for the test; no training example shows them.
+        n: Integer, training examples, with repetition. Of all pairs of numbers one in ten
+            is kept for validation, another one for the test; no training example shows
+            them.
         seed: Integer seed of the splits and draws, at least 0.
 
     Returns:

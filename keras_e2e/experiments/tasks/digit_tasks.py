@@ -38,8 +38,8 @@ def parity(
     Args:
         k: Integer, the images in a tuple, at least 1.
         data: String, the images: "digits" or "fashion_mnist".
-        n: Integer, training tuples. There are 4,000 each for validation and test, of images that
-            occur in no other split.
+        n: Integer, training tuples. There are 4,000 each for validation and test, of images
+            that occur in no other split.
         seed: Integer seed of the splits and draws, at least 0.
         labeled: of how many training images the class is known, as many of each class
             as can be; the symbols of all others are -1, which

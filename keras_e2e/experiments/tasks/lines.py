@@ -37,8 +37,9 @@ def lines(k: int, n: int = 50000, seed: int = 0) -> Task:
 
     Args:
         k: Integer, the images in a tuple, at least 1.
-        n: Integer, training tuples, of 784 k bytes each. There are 2,000 each for validation and
-            test, of images of their own. With few tuples the network learns them by heart.
+        n: Integer, training tuples, of 784 k bytes each. There are 2,000 each for
+            validation and test, of images of their own. With few tuples the network learns
+            them by heart.
         seed: Integer seed of the images, at least 0.
 
     Returns:
@@ -85,9 +86,9 @@ def lines_model(k: int, seed: int = 0) -> keras.Model:
 
     Args:
         k: Integer, the images in a tuple, at least 1.
-        seed: Integer seed of the weights, at least 0. The same seed gives the same weights, drawn
-            as in the authors' code: normal, truncated, with a standard deviation of one
-            over the root of the inputs (of a convolution: of its channels).
+        seed: Integer seed of the weights, at least 0. The same seed gives the same weights,
+            drawn as in the authors' code: normal, truncated, with a standard deviation of
+            one over the root of the inputs (of a convolution: of its channels).
 
     Returns:
         A `keras.Model` from (batch, k, 28, 28) to a score, (batch, 1). Not compiled.

@@ -38,8 +38,8 @@ def memory(m: int = 4, data: str = "digits", n: int = 20000, seed: int = 0) -> T
     Args:
         m: Integer, the pairs in the memory, from 2 to 10.
         data: String, the images: "digits" or "fashion_mnist".
-        n: Integer, training examples. There are 4,000 each for validation and test, of images that
-            occur in no other split.
+        n: Integer, training examples. There are 4,000 each for validation and test, of
+            images that occur in no other split.
         seed: Integer seed of the splits and draws, at least 0.
 
     Returns:

@@ -29,10 +29,10 @@ def random_parity(d: int, n: int = 100000, seed: int = 0) -> Task:
 
     Args:
         d: Integer, the signs in an input, at least 1.
-        n: Integer, training inputs. There are 4,000 each for validation and test, drawn on their
-            own; with a small d (there are only 2**d inputs) they are not others.
-        seed: Integer seed of the subset and the inputs, at least 0. Each sign belongs to the subset
-            with probability one half; it has at least one.
+        n: Integer, training inputs. There are 4,000 each for validation and test, drawn on
+            their own; with a small d (there are only 2**d inputs) they are not others.
+        seed: Integer seed of the subset and the inputs, at least 0. Each sign belongs to
+            the subset with probability one half; it has at least one.
 
     Returns:
         A `Task` whose inputs and targets are -1 or +1 and whose metric is `sign_accuracy`.
@@ -78,9 +78,9 @@ def random_parity_model(d: int, seed: int = 0) -> keras.Model:
 
     Args:
         d: Integer, the signs in an input, at least 1.
-        seed: Integer seed of the weights, at least 0. The same seed gives the same weights, drawn
-            as in the authors' code: normal, truncated, with a standard deviation of one
-            over the root of the inputs.
+        seed: Integer seed of the weights, at least 0. The same seed gives the same weights,
+            drawn as in the authors' code: normal, truncated, with a standard deviation of
+            one over the root of the inputs.
 
     Returns:
         A `keras.Model` from (batch, d) to a score, (batch, 1). Not compiled.

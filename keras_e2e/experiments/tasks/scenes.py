@@ -45,8 +45,8 @@ def scenes(n: int = 8000, seed: int = 0, clutter: int = 8) -> Task:
       a small CNN, and an RNN (GRU) reads the four slots in order; 10 is "no object".
 
     Args:
-        n: Integer, training scenes. There are 1,000 each for validation and test, of digits that
-            occur in no other split.
+        n: Integer, training scenes. There are 1,000 each for validation and test, of digits
+            that occur in no other split.
         seed: Integer seed of the splits and scenes, at least 0.
         clutter: pieces of 3x3 pixels in a scene, at least 0.
 

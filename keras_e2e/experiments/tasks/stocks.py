@@ -36,9 +36,9 @@ def stocks(k: int = 10, d: int = 1000, n: int = 50000, seed: int = 0) -> Task:
     Args:
         k: Integer, the stocks, at least 2.
         d: Integer, the situations, at least 1.
-        n: Integer, training examples, of k bytes each. Validation and test are every situation once
-            (the same ones: what y is in a situation never seen, nothing tells), with the
-            expected returns: 1 for y and 0 for all others.
+        n: Integer, training examples, of k bytes each. Validation and test are every
+            situation once (the same ones: what y is in a situation never seen, nothing
+            tells), with the expected returns: 1 for y and 0 for all others.
         seed: Integer seed of y and of the returns, at least 0.
 
     Returns:
@@ -97,9 +97,9 @@ def stocks_model(k: int, d: int, seed: int = 0) -> keras.Model:
     Args:
         k: Integer, the stocks, at least 2.
         d: Integer, the situations, at least 1.
-        seed: Integer seed of the weights, at least 0. The same seed gives the same weights, drawn
-            as in the authors' code: normal, truncated, with a standard deviation of one
-            over the root of d.
+        seed: Integer seed of the weights, at least 0. The same seed gives the same weights,
+            drawn as in the authors' code: normal, truncated, with a standard deviation of
+            one over the root of d.
 
     Returns:
         A `keras.Model` from (batch,), int32, to shares that sum to 1, (batch, k). Not

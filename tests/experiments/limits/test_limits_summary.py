@@ -111,7 +111,7 @@ def test_regimes_without_labels_stand_beside_every_number_of_labels():
         *made.runs("deep_supervision", 1, k=3, labels=100),
     ]
     found = [(s.labels, sorted(s.cells)) for s in summary.sections(rows)]
-    both = [("end_to_end", 3), ("deep_supervision", 3)]
+    both = [("deep_supervision", 3), ("end_to_end", 3)]
     assert found == [
         (None, both),
         (100, both),

@@ -64,7 +64,7 @@ def test_regimes_without_labels_see_none(regime):
         ("last_first", [210, 310], []),  # at first a model of its own is trained
     ],
 )
-def test_the_snr_is_told_of_all_stages(regime, first, last):
+def test_the_snr_covers_all_stages(regime, first, last):
     found = run.run(Setting("parity", 2, regime, steps=400, examples=500))["snr"]
     steps = {
         name: [step for step, value in series if value is not None]
@@ -75,7 +75,7 @@ def test_the_snr_is_told_of_all_stages(regime, first, last):
 
 @pytest.mark.parametrize("name", sorted(set(run.TASKS) - {"clothes_patches"}))
 def test_every_task_is_made_of_its_setting(name):
-    k = 2 if name in run.SIZED else 1
+    k = 2 if name in names.SIZED else 1
     setting = Setting(name, k, "deep_supervision", seed=1, examples=40)
     setting.check()
     made, other = (
