@@ -1,6 +1,5 @@
 """The layer that marks where a module ends."""
 
-from numbers import Real
 from typing import Any
 
 import keras
@@ -9,6 +8,7 @@ from keras import ops
 from keras_e2e import objectives
 from keras_e2e.modules.step_context import open_context
 from keras_e2e.objectives.base import LocalObjective
+from keras_e2e.utils.validation import check_number, check_seed
 
 
 @keras.saving.register_keras_serializable("keras_e2e")
@@ -74,16 +74,19 @@ class ModuleBoundary(keras.layers.Layer):
         # Autocasting would change the activation under mixed precision.
         kwargs["autocast"] = False
         super().__init__(name=name, **kwargs)
-        if not isinstance(noise, Real) or not 0 <= noise < float("inf"):
+        who = f"ModuleBoundary {self.name!r}"
+        noise = check_number(f"{who}: noise", noise, least=0)
+        seed = check_seed(f"{who}: seed", seed)
+        if module is not None and (not isinstance(module, str) or not module):
             raise ValueError(
-                f"ModuleBoundary {self.name!r}: noise={noise!r}; expected a standard "
-                "deviation, 0 or larger."
+                f"{who}: module={module!r}; expected the name of the module that ends "
+                "here, a string, or None for the layer's name."
             )
         try:
             self.objective = objectives.get(objective)
         except (TypeError, ValueError) as error:
-            raise type(error)(f"ModuleBoundary {self.name!r}: {error}") from None
-        self.noise, self.seed = float(noise), seed
+            raise type(error)(f"{who}: {error}") from None
+        self.noise, self.seed = noise, seed
         self.generator = keras.random.SeedGenerator(seed) if noise else None
         self.module = module or self.name
         self.supports_masking = True

@@ -1,20 +1,15 @@
 """Local objectives: the losses that train a module from its own activation."""
 
 from keras_e2e.objectives import heads
-from keras_e2e.objectives.base import (
-    Batch,
-    Exit,
-    LocalObjective,
-    ModelSpec,
-    Output,
-    OutputSpec,
-)
+from keras_e2e.objectives.base import LocalObjective
 from keras_e2e.objectives.feedback import DirectFeedbackAlignment, FeedbackAlignment
 from keras_e2e.objectives.forward_forward import ForwardForward
 from keras_e2e.objectives.infonce import InfoNCE
+from keras_e2e.objectives.infopro import InfoPro
 from keras_e2e.objectives.intermediate_target import IntermediateTarget
-from keras_e2e.objectives.mixture import InfoPro, Mixture, PredSim
+from keras_e2e.objectives.mixture import Mixture
 from keras_e2e.objectives.prediction import Prediction
+from keras_e2e.objectives.predsim import PredSim
 from keras_e2e.objectives.reconstruction import Reconstruction
 from keras_e2e.objectives.registry import (
     ALIASES,
@@ -26,6 +21,7 @@ from keras_e2e.objectives.registry import (
 )
 from keras_e2e.objectives.signal import Signal
 from keras_e2e.objectives.similarity import SimilarityMatching, SupervisedContrastive
+from keras_e2e.objectives.specs import Batch, Exit, ModelSpec, Output, OutputSpec
 from keras_e2e.objectives.synthetic_gradient import SyntheticGradient
 from keras_e2e.objectives.two_view import BarlowTwins, VICReg, ViewContrast
 

@@ -4,32 +4,50 @@ from typing import Any
 
 from keras import ops
 
-from keras_e2e.objectives.base import Batch, LocalObjective, ModelSpec
+from keras_e2e.objectives.base import LocalObjective
+from keras_e2e.objectives.specs import Batch, ModelSpec
+from keras_e2e.utils.validation import check_integer
 
 
-def class_count(
+def check_num_classes(objective: LocalObjective, num_classes: Any) -> int | None:
+    """Returns a number of classes as an `int`, or None.
+
+    Raises:
+        ValueError: If it is neither None nor an integer of at least 2.
+    """
+    who = type(objective).__name__
+    return (
+        None
+        if num_classes is None
+        else check_integer(f"{who}: num_classes", num_classes, 2)
+    )
+
+
+def labeled_output(
     objective: LocalObjective,
     model: ModelSpec,
     output_name: str | None,
     num_classes: int | None,
 ) -> tuple[str, int]:
-    """The output whose labels an objective uses, and how many classes there are.
+    """Returns the output whose labels an objective uses, and the number of classes.
 
     Args:
-        objective: for errors.
-        model: the model's specs.
-        output_name: name of the output; None for the only one.
-        num_classes: the number of classes; None reads it off the output.
+        objective: The objective, for errors.
+        model: What is known of the model.
+        output_name: String, name of the output; None for the only one.
+        num_classes: Integer, the number of classes; None for the size of the output.
 
     Raises:
-        ValueError: no such output, several, or one that does not score classes.
+        ValueError: If there is no such output, if there are several to choose from, or if
+            the output does not score classes.
     """
     who = type(objective).__name__
     names = [output.name for output in model.outputs]
     chosen = [o for o in model.outputs if output_name in (None, o.name)]
     if not chosen:
         raise ValueError(
-            f"{who}(output_name={output_name!r}): the model has no such output. Its outputs: {names}."
+            f"{who}(output_name={output_name!r}): the model has no such output. Its "
+            f"outputs: {names}."
         )
     if len(chosen) > 1:
         raise ValueError(
@@ -37,49 +55,53 @@ def class_count(
             f"{names}. Name one: {who}(output_name={names[0]!r})."
         )
     shape = tuple(chosen[0].spec.shape)
-    if num_classes is not None and (not isinstance(num_classes, int) or num_classes < 2):
-        raise ValueError(
-            f"{who}(num_classes={num_classes!r}): expected an integer, 2 or larger."
-        )
     if num_classes is None:
         if len(shape) != 2 or shape[-1] is None or shape[-1] < 2:
             raise ValueError(
                 f"{who} needs class labels, and the model's output {chosen[0].name!r} of "
                 f"shape {shape} does not score classes. If its targets are class indices "
-                f"all the same, say how many: {who}(num_classes=2); else use an objective "
-                "without labels."
+                f"all the same, give their number: {who}(num_classes=2); else use an "
+                "objective without labels."
             )
         num_classes = int(shape[-1])
     return chosen[0].name, num_classes
 
 
-def one_hot(objective: LocalObjective, batch: Batch, target: str, classes: int) -> Any:
-    """The labels of an output as float32 of shape `(batch, classes)`.
+def one_hot(
+    objective: LocalObjective, batch: Batch, output_name: str, num_classes: int
+) -> Any:
+    """Returns the labels of an output, float32 of shape `(batch, num_classes)`.
+
+    Args:
+        objective: The objective, for errors.
+        batch: The batch.
+        output_name: String, name of the output.
+        num_classes: Integer, the number of classes.
 
     Raises:
-        ValueError: targets that are neither class indices nor one-hot.
+        ValueError: If the targets are neither class indices nor one-hot.
     """
-    y = next(output.y for output in batch.outputs if output.name == target)
+    y = next(output.y for output in batch.outputs if output.name == output_name)
     y = ops.convert_to_tensor(y)
     shape = tuple(y.shape)
-    if len(shape) == 2 and shape[1] == classes and classes > 1:
+    if len(shape) == 2 and shape[1] == num_classes and num_classes > 1:
         return ops.cast(y, "float32")
     if len(shape) == 2 and shape[1] == 1:
         y, shape = ops.squeeze(y, 1), shape[:1]
     if len(shape) != 1:
         raise ValueError(
             f"{type(objective).__name__} needs class indices of shape (batch,) or one-hot "
-            f"labels of shape (batch, {classes}) for the output {target!r}. Found targets "
-            f"of shape {shape}."
+            f"labels of shape (batch, {num_classes}) for the output {output_name!r}. Found "
+            f"targets of shape {shape}."
         )
-    return ops.one_hot(ops.cast(y, "int32"), classes, dtype="float32")
+    return ops.one_hot(ops.cast(y, "int32"), num_classes, dtype="float32")
 
 
 def present(batch: Batch, activation: Any) -> Any:
-    """1 for each example that counts, 0 for one of sample weight zero: `(batch,)`.
+    """Returns 1 for each example that counts, 0 for one of sample weight zero: `(batch,)`.
 
     Objectives that compare examples leave the others out of their statistics, so that
-    an example of weight zero teaches nothing there either.
+    an example of weight zero trains nothing there either.
     """
     weight = batch.sample_weight
     if weight is None:
@@ -91,7 +113,7 @@ def present(batch: Batch, activation: Any) -> Any:
 
 
 def unit(rows: Any, epsilon: float = 1e-8) -> Any:
-    """Rows scaled to length 1; a row of zeros stays, with gradient zero."""
+    """Returns rows scaled to length 1; a row of zeros stays, with gradient zero."""
     squares = ops.sum(ops.square(rows), axis=-1, keepdims=True)
     some = squares > 0
     length = ops.sqrt(ops.where(some, squares, ops.ones_like(squares)))

@@ -1,13 +1,16 @@
-"""Two forward passes in place of a forward and a backward one."""
+"""The Forward-Forward algorithm: two forward passes instead of a backward one."""
 
+import math
 from typing import Any
 
 import keras
 from keras import ops, tree
 
-from keras_e2e.objectives.base import Batch, LocalObjective, ModelSpec
-from keras_e2e.objectives.class_labels import class_count, one_hot
+from keras_e2e.objectives.base import LocalObjective
+from keras_e2e.objectives.class_labels import check_num_classes, labeled_output, one_hot
 from keras_e2e.objectives.registry import register
+from keras_e2e.objectives.specs import Batch, ModelSpec
+from keras_e2e.utils.validation import check_number, check_seed
 
 
 @register("forward_forward")
@@ -18,30 +21,34 @@ class ForwardForward(LocalObjective):
     Hinton 2022, "The Forward-Forward Algorithm": the goodness of an example is the mean of
     its squared activations, the loss is
     `softplus(threshold - goodness(true)) + softplus(goodness(wrong) - threshold)`. The
-    model is run twice more in each step: the first `classes` values of its (flattened)
+    model is run twice more in each step: the first `num_classes` values of its (flattened)
     first input are overwritten by the label, one-hot, once by the true one and once by
     another one drawn at random.
 
     A layer must not read off the length of its input what the layer before knew: begin
     each module after the first with `keras.layers.RMSNormalization()`, which leaves lengths
-    near the root of the number of units, as Hinton does. The last module is
-    trained by the task loss on the input as it is, without a label, and `model.predict` is
-    its answer in one pass. `goodness_predict(model, x)` tries every label instead.
+    near the root of the number of units, as Hinton does. The last module is trained by the
+    task loss on the input as it is, without a label, and `model.predict` is its answer in
+    one pass. `goodness_predict(model, x)` tries every label instead.
 
     Args:
-        threshold: the goodness that divides true from wrong. Default: 2. (Hinton sums the
-            squares and takes the number of units, which is 1 here; public code that
-            takes the mean commonly uses 2.)
-        overlay: the value that stands for the label. Default: 1, the largest value of an
-            input between 0 and 1.
-        output_name: name of the output whose labels count; None for the only one.
-        num_classes: number of classes; None reads it off that output.
-        seed: of the wrong labels.
+        threshold: Number, the goodness between true and wrong. Defaults to 2.0. (Hinton
+            sums the squares and takes the number of units, which is 1 here; public code
+            that takes the mean commonly uses 2.)
+        overlay: Number, the value that stands for the label. Defaults to 1.0, the largest
+            value of an input between 0 and 1.
+        output_name: String, name of the model output whose targets are the labels.
+            Defaults to `None`: the only output.
+        num_classes: Integer, the number of classes. Defaults to `None`: the size of that
+            output.
+        seed: Integer seed of the random wrong labels. Defaults to `None`: a seed that is
+            drawn.
         **kwargs: `weight` and `reach`, as in `LocalObjective`.
 
     Raises:
-        ValueError: an output that does not score classes; an input with fewer values than
-            there are classes, or of unknown size.
+        ValueError: If an argument is out of range. When the model is made: if the output
+            does not score classes, or if the input has fewer values than there are
+            classes, or an unknown number of them.
 
     Example:
 
@@ -63,18 +70,19 @@ class ForwardForward(LocalObjective):
         **kwargs: Any,
     ):
         super().__init__(**kwargs)
-        self.threshold, self.overlay = threshold, overlay
-        self.output_name, self.num_classes, self.seed = output_name, num_classes, seed
-        self.generator = keras.random.SeedGenerator(seed)
+        self.threshold = check_number("ForwardForward: threshold", threshold)
+        self.overlay = check_number("ForwardForward: overlay", overlay)
+        self.output_name = output_name
+        self.num_classes = check_num_classes(self, num_classes)
+        self.seed = check_seed("ForwardForward: seed", seed)
+        self.generator = keras.random.SeedGenerator(self.seed)
 
     def build_head(self, activation: keras.KerasTensor, model: ModelSpec) -> None:
-        self.labelled, self.scored = class_count(
+        self.labelled, self.scored = labeled_output(
             self, model, self.output_name, self.num_classes
         )
         shape = tuple(model.inputs[0].shape)
-        size = 1
-        for axis in shape[1:]:
-            size *= axis or 0
+        size = math.prod(axis or 0 for axis in shape[1:])
         if size < self.scored:
             raise ValueError(
                 f"ForwardForward writes a label of {self.scored} values over the first "
@@ -87,7 +95,7 @@ class ForwardForward(LocalObjective):
         return {(*kind, "true"): self._true, (*kind, "wrong"): self._wrong}
 
     def loss(self, activation: Any, batch: Batch) -> Any:
-        # `views` names the true label first.
+        # `extra_inputs` names the true label first.
         true, wrong = (batch.extra_activations[key] for key in self.extra_inputs())
         good = ops.softplus(self.threshold - goodness(true))
         return good + ops.softplus(goodness(wrong) - self.threshold)
@@ -98,7 +106,7 @@ class ForwardForward(LocalObjective):
 
     def _wrong(self, batch: Batch) -> Any:
         labels = ops.argmax(one_hot(self, batch, self.labelled, self.scored), axis=1)
-        # From 1 to count - 1 further on: never the true one.
+        # Between 1 and scored - 1 further on: never the true one.
         draws = keras.random.uniform(ops.shape(labels), seed=self.generator)
         steps = 1 + ops.cast(ops.floor(draws * (self.scored - 1)), "int32")
         others = (
@@ -120,13 +128,13 @@ class ForwardForward(LocalObjective):
 
 
 def goodness(activation: Any) -> Any:
-    """The mean of the squared activations of each example, float32 `(batch,)`."""
+    """Returns the mean of the squared activations of each example, float32 `(batch,)`."""
     squares = ops.square(ops.cast(activation, "float32"))
     return ops.mean(squares, axis=tuple(range(1, len(squares.shape))))
 
 
 def overlaid(x: Any, labels: Any) -> Any:
-    """The model's inputs with labels over the first values of the first of them."""
+    """Returns the model's inputs with labels over the first values of the first of them."""
     first, *rest = tree.flatten(x)
     first = ops.convert_to_tensor(first)
     flat = ops.reshape(first, (ops.shape(first)[0], -1))

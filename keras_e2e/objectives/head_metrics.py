@@ -7,20 +7,31 @@ from typing import Any
 import keras
 from keras import tree
 
+from keras_e2e.utils.validation import check_function
+
 
 class HeadMetrics:
-    """The metrics that an objective was asked for.
+    """The `metrics` argument of an objective with a head, checked.
 
-    A plain object, so that Keras does not track metrics that were given as objects: they
-    are patterns, of which each output gets a copy.
+    It is a plain object, so that Keras does not track metrics that were given as objects:
+    they are patterns, of which each output gets a copy.
 
     Args:
-        given: a list of metrics (names, functions or objects) for each output that is
-            predicted, or a dict from output name to such a list; None for none.
-        who: the objective, for errors.
+        given: A list of metrics (names, functions or `keras.metrics.Metric`s) for each
+            output that is predicted, a dict from output name to such a list, or None for
+            no metrics.
+        who: String, name of the objective, for errors.
 
     Raises:
-        ValueError: neither of these, or a metric that Keras does not know.
+        ValueError: If `given` is anything else, or if it holds a lambda or a metric that
+            Keras does not know.
+
+    Example:
+
+    >>> from keras_e2e.objectives.head_metrics import HeadMetrics
+    >>> (metrics,) = HeadMetrics(["accuracy"], "Prediction").make(["out"], "block2", "")
+    >>> [metric.name for metric in metrics]
+    ['block2_accuracy']
     """
 
     def __init__(self, given: Any, who: str):
@@ -31,18 +42,27 @@ class HeadMetrics:
             )
         self.given = given
         for identifier in tree.flatten(given or ()):
+            check_function(f"{who}: a metric", identifier)
             try:
                 make_metric(identifier)
             except (TypeError, ValueError) as error:
                 raise ValueError(f"{who}(metrics={given!r}): {error}") from error
 
     def make(self, outputs: Sequence[str], boundary: str, who: str) -> list:
-        """Metrics for each output, named `<boundary>_<metric>`.
+        """Returns metrics for each output, named `<boundary>_<metric>`.
 
-        Where there are several outputs, `<boundary>_<output>_<metric>`.
+        If there are several outputs, they are named `<boundary>_<output>_<metric>`.
+
+        Args:
+            outputs: Names of the outputs that are predicted.
+            boundary: String, name of the module.
+            who: String, name of the objective, for errors.
+
+        Returns:
+            A list of `keras.metrics.Metric` for each output.
 
         Raises:
-            ValueError: a name that is none of the outputs'.
+            ValueError: If a name in the dict is not the name of an output.
         """
         if not self.given:
             return [[] for _ in outputs]
@@ -52,8 +72,8 @@ class HeadMetrics:
         unknown = [name for name in by_name if name not in outputs]
         if unknown:
             raise ValueError(
-                f"{who}(metrics=...): {unknown[0]!r} names no output that is predicted "
-                f"here. Those are {list(outputs)}."
+                f"{who}(metrics=...): {unknown[0]!r} is not the name of an output that "
+                f"is predicted here. Those are {list(outputs)}."
             )
         return [
             [
@@ -64,12 +84,12 @@ class HeadMetrics:
         ]
 
     def get_config(self) -> Any:
-        """The metrics as they go into a config; None for none."""
+        """Returns the metrics as they go into a config, or None for no metrics."""
         return tree.map_structure(_serialized, self.given) if self.given else None
 
 
 def from_config(config: Any) -> Any:
-    """What `HeadMetrics` takes, from its config."""
+    """Returns what `HeadMetrics` takes, from its config."""
     if isinstance(config, Mapping) and "class_name" in config:
         return keras.metrics.deserialize(config)
     if isinstance(config, Mapping):
@@ -80,11 +100,12 @@ def from_config(config: Any) -> Any:
 
 
 def make_metric(identifier: Any, prefix: str = "") -> keras.metrics.Metric:
-    """A metric of its own, as Keras makes it of what is given to `compile`.
+    """Returns a new metric, as Keras makes it of what is given to `compile`.
 
     Args:
-        identifier: a name, a function or a metric, which is copied.
-        prefix: put before the name that Keras would give it.
+        identifier: Name of a Keras metric, a function `metric(y_true, y_pred)`, or a
+            `keras.metrics.Metric`, which is copied.
+        prefix: String put before the name that Keras would give it. Defaults to `""`.
 
     Example:
 
@@ -108,12 +129,12 @@ def make_metric(identifier: Any, prefix: str = "") -> keras.metrics.Metric:
 
 
 def by_output(given: Any, keys: Sequence[str], aliases: Sequence[str] = ()) -> list[list]:
-    """The metrics given to `compile`, a list for each output.
+    """Returns the metrics that were given to `compile`, a list for each output.
 
     Args:
-        given: as in `compile`.
-        keys: keys of the model's outputs.
-        aliases: the output names, where they differ from the keys.
+        given: Metrics, as in `compile`.
+        keys: Keys of the model's outputs.
+        aliases: The output names, if they differ from the keys. Defaults to `()`.
     """
     if not given:
         return [[] for _ in keys]
@@ -137,7 +158,7 @@ def _prefix(boundary: str, output: str, outputs: Sequence[str]) -> str:
 
 
 def _accuracy(y_true: Any, y_pred: Any) -> Any:
-    """The accuracy that Keras chooses by the shapes of targets and predictions."""
+    """Returns the accuracy that Keras chooses by the shapes of targets and predictions."""
     classes = y_pred.shape[-1]
     if classes == 1:
         return keras.metrics.binary_accuracy(y_true, y_pred)

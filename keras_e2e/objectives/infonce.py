@@ -1,13 +1,15 @@
-"""Predicting what stands further on in an activation: Greedy InfoMax."""
+"""Predicting later positions of an activation from earlier ones: Greedy InfoMax."""
 
 from typing import Any
 
 import keras
 from keras import ops
 
-from keras_e2e.objectives.base import Batch, LocalObjective, ModelSpec
+from keras_e2e.objectives.base import LocalObjective
 from keras_e2e.objectives.class_labels import present
 from keras_e2e.objectives.registry import register
+from keras_e2e.objectives.specs import Batch, ModelSpec
+from keras_e2e.utils.validation import check_integer, check_seed
 
 
 @register("infonce")
@@ -16,25 +18,27 @@ class InfoNCE(LocalObjective):
     """Predicts an activation's later positions from earlier ones.
 
     Greedy InfoMax (Loewe et al. 2019, "Putting An End to End-to-End"), the InfoNCE loss of
-    contrastive predictive coding (van den Oord et al. 2018): for `k` from 1 to `num_steps`, a
-    matrix `W_k` makes of each position a prediction of the one `k` further along the first
-    axis of positions (time, or the rows of an image), and the loss is the cross-entropy of
-    finding it, by the scalar product, among `num_negatives` positions drawn at random from the
-    batch. The draws are shared by all predictions of a `k` and anew in each step.
+    contrastive predictive coding (van den Oord et al. 2018): for `k` from 1 to
+    `num_steps`, a matrix `W_k` predicts from each position the one `k` further along the
+    first axis of positions (time, or the rows of an image), and the loss is the
+    cross-entropy of finding it, by the scalar product, among `num_negatives` positions
+    drawn at random from the batch. All predictions of a `k` share the draws, which are new
+    in each step.
 
     For InfoNCE over two augmented views see `ViewContrast`.
 
     Args:
-        num_steps: the farthest prediction; less where the axis is shorter. Default: 5, as in
-            the paper.
-        num_negatives: how many positions to tell the right one from. Default: 16, as in the
-            paper.
-        seed: of the draws.
+        num_steps: Integer, how many positions ahead the farthest prediction is; fewer
+            where the axis is shorter. Defaults to 5, as in the paper.
+        num_negatives: Integer, from how many other positions the right one is told.
+            Defaults to 16, as in the paper.
+        seed: Integer seed of the draws. Defaults to `None`: a seed that is drawn.
         **kwargs: `weight` and `reach`, as in `LocalObjective`.
 
     Raises:
-        ValueError: an activation without positions, with one only, or with an unknown
-            number of them; `num_steps` or `num_negatives` below 1.
+        ValueError: If `num_steps` or `num_negatives` is not an integer of at least 1. When
+            the model is made: if the activation has no positions, a single one, or an
+            unknown number of them.
 
     Example:
 
@@ -52,12 +56,10 @@ class InfoNCE(LocalObjective):
         **kwargs: Any,
     ):
         super().__init__(**kwargs)
-        for name, value in (("num_steps", num_steps), ("num_negatives", num_negatives)):
-            if not isinstance(value, int) or value < 1:
-                raise ValueError(f"InfoNCE({name}={value!r}): expected an integer above 0.")
-        self.num_steps, self.num_negatives = num_steps, num_negatives
-        self.seed = seed
-        self.generator = keras.random.SeedGenerator(seed)
+        self.num_steps = check_integer("InfoNCE: num_steps", num_steps, 1)
+        self.num_negatives = check_integer("InfoNCE: num_negatives", num_negatives, 1)
+        self.seed = check_seed("InfoNCE: seed", seed)
+        self.generator = keras.random.SeedGenerator(self.seed)
         self.predictions: list = []
 
     def build_head(self, activation: keras.KerasTensor, model: ModelSpec) -> None:
@@ -79,11 +81,11 @@ class InfoNCE(LocalObjective):
     def loss(self, activation: Any, batch: Batch) -> Any:
         total = 0.0
         length = activation.shape[1]
-        # Examples of weight zero are nobody's negatives: how many count up to each.
+        # Examples of weight zero are not drawn: how many others there are up to each.
         there = ops.cumsum(ops.cast(present(batch, activation), "int32"))
         for k, predict in enumerate(self.predictions, start=1):
             later = ops.cast(activation[:, k:], "float32")
-            told = ops.cast(predict(activation[:, : length - k]), "float32")
+            predicted = ops.cast(predict(activation[:, : length - k]), "float32")
             pool = ops.reshape(later, (-1, later.shape[-1]))
             # Uniform numbers, not integers up to a bound that is a tensor: Keras has
             # those on every backend.
@@ -95,9 +97,9 @@ class InfoNCE(LocalObjective):
             before = ops.cast(there[None, :] <= (chosen // each)[:, None], "int32")
             example = ops.minimum(ops.sum(before, axis=1), ops.shape(later)[0] - 1)
             wrong = ops.take(pool, example * each + chosen % each, axis=0)
-            right = ops.sum(told * later, axis=-1, keepdims=True)
+            right = ops.sum(predicted * later, axis=-1, keepdims=True)
             scores = ops.concatenate(
-                [right, ops.matmul(told, ops.transpose(wrong))], axis=-1
+                [right, ops.matmul(predicted, ops.transpose(wrong))], axis=-1
             )
             missed = ops.logsumexp(scores, axis=-1) - right[..., 0]
             total = total + ops.mean(missed, axis=tuple(range(1, len(missed.shape))))

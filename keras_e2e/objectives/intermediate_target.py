@@ -1,4 +1,4 @@
-"""Intermediate labels: the "semantic" supervision of a module."""
+"""Intermediate labels: supervision of a module by targets of its own."""
 
 from typing import Any
 
@@ -6,13 +6,18 @@ import keras
 from keras import ops
 
 from keras_e2e.objectives import heads
-from keras_e2e.objectives.base import Batch, Exit, LocalObjective, ModelSpec, Output
-from keras_e2e.objectives.prediction import (
+from keras_e2e.objectives.base import LocalObjective
+from keras_e2e.objectives.losses import (
+    check_activation,
+    check_loss,
     deserialize_loss,
     ending_for_loss,
+    loss_name,
     serialize_loss,
 )
 from keras_e2e.objectives.registry import register
+from keras_e2e.objectives.specs import Batch, Exit, ModelSpec, Output
+from keras_e2e.utils.validation import check_integer
 
 
 @register("intermediate_target")
@@ -20,37 +25,48 @@ from keras_e2e.objectives.registry import register
 class IntermediateTarget(LocalObjective):
     """Trains a module on intermediate labels of its own.
 
-    The labels come in `y` under the boundary's name:
-    `model.fit(x, {"parity": p, "symbols": s})`. They may be missing for most
+    The labels come in `y` under the boundary's name, beside the targets of the model's
+    outputs: `model.fit(x, {"parity": p, "symbols": s})`. They may be missing for most
     examples: a negative integer label, or a float label that holds a NaN, is missing.
     Missing labels count as sample weight zero does in Keras: the loss is the sum over
-    the labelled divided by the size of the batch. So a batch counts by how many
-    labels it brings, an epoch's gradient is that of the labelled set whatever the
-    batches, replicas add up to one device, and a batch without a label has exactly
-    zero loss and gradient.
+    the labeled examples divided by the size of the batch. So a batch counts by how many
+    labels it has, an epoch's gradient is that of the labeled set whatever the batches,
+    replicas add up to one device, and a batch without a label has exactly zero loss and
+    gradient.
 
     Args:
-        loss: a Keras loss (name, function or object). Default: sparse categorical
-            cross-entropy.
-        head: None when the activation itself is the prediction (say, it ends in a
-            softmax); otherwise a head of `heads.make_head` (a kind, or a layer of your
-            own), which then needs `units`.
-        units: size of the head's last axis: the number of classes, for example.
-        per_position: whether the head predicts a label for each position of the
-            activation (a token, a pixel) rather than one for the whole.
-        activation: what the head ends with. Default: what the loss expects, softmax or
-            sigmoid for a cross-entropy on probabilities and nothing for any other. Not
-            taken without a head.
+        loss: Name of a Keras loss, a function `loss(y_true, y_pred)` or a
+            `keras.losses.Loss`. Defaults to `"sparse_categorical_crossentropy"`.
+        head: The head, a small network that makes a prediction of the activation: a
+            string such as `"mlp"` (see `heads.make_head`) or a Keras layer of your own;
+            `units` must be given too. Defaults to `None`: the activation itself is the
+            prediction (it ends in a softmax, say).
+        units: Integer, size of the last axis of the head's prediction, such as the number
+            of classes. Required with a head, and only then.
+        per_position: Boolean, whether the head predicts a label for each position of the
+            activation (a token, a pixel) rather than one for the whole. Defaults to
+            `False`.
+        activation: Name of a Keras activation, or a function: what the head ends with.
+            Only with a head. Defaults to `None`, what the loss expects: softmax or
+            sigmoid for a cross-entropy on probabilities, else nothing.
+        **kwargs: `weight` and `reach`, as in `LocalObjective`.
 
     Raises:
-        ValueError: a head without `units` or the reverse; labels that are not given,
-            or whose shape does not fit the activation.
+        ValueError: If the loss, head or activation is unknown or a lambda, or if only one
+            of `head` and `units` is given. In training: if the shape of the labels does
+            not fit the prediction.
+        TypeError: If `head` is neither a string nor a layer.
 
     Example:
 
-    >>> import keras_e2e as e2e
-    >>> e2e.objectives.IntermediateTarget(head="mlp", units=5).requires_labels
-    True
+    >>> import keras, keras_e2e as e2e, numpy as np
+    >>> base = keras.Sequential([keras.Input((8,)), keras.layers.Dense(4, name="code"),
+    ...                          keras.layers.Dense(1, name="score")])
+    >>> objective = e2e.objectives.IntermediateTarget(head="mlp", units=5)
+    >>> model = e2e.modularize(base, {"code": objective}, training_mode="local")
+    >>> model.compile("sgd", "mse")
+    >>> y = {"score": np.zeros(6), "code": np.array([0, 4, 2, -1, -1, -1])}
+    >>> history = model.fit(np.ones((6, 8)), y, verbose=0)
     """
 
     requires_labels = True
@@ -68,22 +84,25 @@ class IntermediateTarget(LocalObjective):
         super().__init__(**kwargs)
         if (head is None) != (units is None):
             raise ValueError(
-                f"IntermediateTarget(head={head!r}, units={units!r}): a head needs `units`, and "
-                "without a head the activation itself is the prediction. Give both or "
-                "neither."
+                f"IntermediateTarget(head={head!r}, units={units!r}): a head needs "
+                "`units`, and without a head the activation itself is the prediction. Give "
+                "both or neither."
             )
         if head is None and (activation is not None or per_position):
             raise ValueError(
-                "IntermediateTarget(activation=..., per_position=...) say how a head works; give "
-                "`head` and `units` too."
+                "IntermediateTarget: `activation` and `per_position` describe a head, and "
+                "there is none. Give `head` and `units` too."
             )
-        self.loss_spec = loss
+        self.loss_spec = check_loss(loss, "IntermediateTarget")
         self.head = heads.validate_head(head)
-        self.units = units
+        self.units = None
+        if units is not None:
+            self.units = check_integer("IntermediateTarget: units", units, 1)
         self.per_position = per_position
-        if head is not None and activation is None:
-            activation = ending_for_loss(loss)
-        self.activation = keras.activations.get(activation)
+        own = check_activation(activation, "IntermediateTarget")
+        self.activation = own or keras.activations.linear
+        if head is not None and own is None:
+            self.activation = ending_for_loss(self.loss_spec)
         self.network = None
 
     def build_head(self, activation: keras.KerasTensor, model: ModelSpec) -> None:
@@ -113,14 +132,18 @@ class IntermediateTarget(LocalObjective):
         call = loss.call if isinstance(loss, keras.losses.Loss) else loss
         values = call(labels, ops.cast(prediction, keras.config.floatx()))
         present = _reduce_to(present, len(values.shape))
-        # Both sides of `where` are finite, so that a missing label leaves exactly
-        # zero in the gradient, not zero times infinity.
+        # Both sides of `where` are finite, so that a missing label leaves exactly zero in
+        # the gradient, not zero times infinity.
         return ops.where(present, values, ops.zeros_like(values))
 
     def _fit_shape(self, labels: Any, prediction: Any) -> Any:
-        """Labels as the loss wants them, or an error that names both shapes."""
+        """Returns labels in the shape that the loss takes.
+
+        Raises:
+            ValueError: If they do not fit; names both shapes.
+        """
         shape, wanted = tuple(labels.shape), tuple(prediction.shape)
-        sparse = "sparse" in _loss_name(self.loss_spec)
+        sparse = "sparse" in loss_name(self.loss_spec)
         expected = wanted[:-1] if sparse else wanted
         if sparse and len(shape) == len(wanted) and shape[-1] == 1:
             labels, shape = ops.squeeze(labels, -1), shape[:-1]
@@ -132,8 +155,8 @@ class IntermediateTarget(LocalObjective):
         )
         if not fits:
             raise ValueError(
-                f"Target labels have shape {shape}; a prediction of shape {wanted} "
-                f"under the loss {_loss_name(self.loss_spec)!r} needs labels of shape "
+                f"The labels have shape {shape}; a prediction of shape {wanted} "
+                f"under the loss {loss_name(self.loss_spec)!r} needs labels of shape "
                 f"{expected}. Reshape the labels, or give the objective a head."
             )
         return labels
@@ -156,12 +179,6 @@ class IntermediateTarget(LocalObjective):
         config = {**config, "loss": deserialize_loss(config.get("loss"))}
         config["head"] = heads.deserialize(config.get("head"))
         return super().from_config(config)
-
-
-def _loss_name(loss: Any) -> str:
-    if isinstance(loss, str):
-        return loss
-    return str(getattr(loss, "name", None) or getattr(loss, "__name__", loss))
 
 
 def _present(labels: Any) -> tuple[Any, Any]:

@@ -1,14 +1,22 @@
 """Predict the model's own target from a module's activation."""
 
-from collections.abc import Callable
 from typing import Any
 
 import keras
 from keras import ops
 
 from keras_e2e.objectives import head_metrics, heads
-from keras_e2e.objectives.base import Batch, Exit, LocalObjective, ModelSpec, Output
+from keras_e2e.objectives.base import LocalObjective
+from keras_e2e.objectives.losses import (
+    check_activation,
+    check_loss,
+    deserialize_loss,
+    ending_for_loss,
+    loss_object,
+    serialize_loss,
+)
 from keras_e2e.objectives.registry import register
+from keras_e2e.objectives.specs import Batch, Exit, ModelSpec, Output
 
 
 @register("pred", "prediction")
@@ -20,35 +28,44 @@ class Prediction(LocalObjective):
     2020) and of local-loss `pred` (Noekland & Eidnes 2019).
 
     Args:
-        head: a kind of head (`"linear"`, `"gap_linear"`, `"mlp"`, `"conv_mlp"`,
-            `"conv1"`), a Keras layer or model of your own, or a head made of the model's
-            own layers, `keras_e2e.AugLocal()` or `keras_e2e.MomentumAuxiliary()` (see
-            `heads.make_head`); None chooses by the activation's shape.
-        output_name: name of the model output whose target is predicted; None for all of
-            the outputs.
-        loss: a Keras loss (name, function or object); None for the compiled one,
-            with its loss weight.
-        activation: what the head ends with (an activation's name or function). None
-            lets it end the way the model ends, so that the compiled loss fits. Where
-            the model does not show how it ends (a subclassed model), the compiled
-            loss tells: softmax or sigmoid for a cross-entropy on probabilities,
-            nothing otherwise.
-        metrics: metrics of the head's predictions, for the logs of `fit` and `evaluate`
-            under `<boundary>_<metric>`: a list as in `compile`, or a dict from output
-            name to such a list. Default: none. In modes that do not train the head they
-            tell how it does in inference mode; while a mode leaves out the module they
-            are not in the logs.
+        head: The head, a small network that makes a prediction of the activation. One of
+            the strings `"linear"`, `"gap_linear"`, `"mlp"`, `"conv_mlp"` and `"conv1"`
+            (see `heads.make_head`), a Keras layer or model of your own, or a head made of
+            the model's own layers: `keras_e2e.AugLocal()`,
+            `keras_e2e.MomentumAuxiliary()`. Defaults to `None`, which chooses by the
+            activation's shape.
+        output_name: String, name of the model output whose target is predicted. Defaults
+            to `None`: all outputs.
+        loss: Name of a Keras loss, a function `loss(y_true, y_pred)` or a
+            `keras.losses.Loss`. Defaults to `None`: the loss that the model is compiled
+            with, with its loss weight.
+        activation: Name of a Keras activation, or a function: what the head ends with.
+            Defaults to `None`: what the model's output ends with, so that the compiled
+            loss fits. If the model does not show that (a subclassed model), the loss
+            decides: softmax or sigmoid for a cross-entropy on probabilities, else
+            nothing.
+        metrics: Metrics of the head's predictions, which `fit` and `evaluate` log as
+            `<boundary>_<metric>`: a list as in `compile`, or a dict from output name to
+            such a list. Defaults to `None`: no metrics. In training modes that do not
+            train the head they measure it in inference mode; in modes that leave out the
+            module they are not logged.
         **kwargs: `weight` and `reach`, as in `LocalObjective`.
 
     Raises:
-        ValueError: an unknown head or metric, `output_name` names no output of the model, or a
-            layer of one's own as the head of several outputs.
+        ValueError: If the head, loss, activation or a metric is unknown or a lambda. When
+            the model is made: if `output_name` is not an output of the model, or if one
+            layer is to be the head of several outputs.
+        TypeError: If `head` is neither a string nor a layer.
 
     Example:
 
-    >>> import keras_e2e as e2e
-    >>> e2e.objectives.Prediction("mlp").get_config()["head"]
-    'mlp'
+    >>> import keras, keras_e2e as e2e
+    >>> base = keras.Sequential([keras.Input((8,)), keras.layers.Dense(4, name="code"),
+    ...                          keras.layers.Dense(3, activation="softmax")])
+    >>> objective = e2e.objectives.Prediction("mlp", metrics=["accuracy"])
+    >>> model = e2e.modularize(base, {"code": objective}, training_mode="local")
+    >>> [metric.name for metric in objective.head_metrics()]
+    ['code_accuracy']
     """
 
     requires_targets = True
@@ -68,9 +85,10 @@ class Prediction(LocalObjective):
         self.output_name = output_name
         self.asked = head_metrics.HeadMetrics(metrics, type(self).__name__)
         self.metrics_by_output: list = []
-        self.loss_spec = loss
-        self.activation = keras.activations.get(activation) if activation else None
-        self.own_loss = None if loss is None else _loss_object(loss)
+        own = None if loss is None else check_loss(loss, type(self).__name__)
+        self.loss_spec = own
+        self.own_loss = None if own is None else loss_object(own)
+        self.activation = check_activation(activation, type(self).__name__)
         self.endings: tuple = ()
         self.networks: list = []
 
@@ -78,8 +96,8 @@ class Prediction(LocalObjective):
         names = [output.name for output in model.outputs]
         if self.output_name is not None and self.output_name not in names:
             raise ValueError(
-                f"Prediction(output_name={self.output_name!r}): the model has no such output. "
-                f"Its outputs: {names}."
+                f"Prediction(output_name={self.output_name!r}): the model has no such "
+                f"output. Its outputs: {names}."
             )
         chosen = [o for o in model.outputs if self.output_name in (None, o.name)]
         if len(chosen) > 1 and isinstance(self.head, keras.layers.Layer):
@@ -119,7 +137,14 @@ class Prediction(LocalObjective):
     def predict(
         self, activation: Any, outputs: tuple[Output, ...], training: bool = True
     ) -> list:
-        """What the head makes of an activation, one tensor for each output."""
+        """Returns the head's predictions, a tensor for each output that is predicted.
+
+        Args:
+            activation: Tensor, the boundary's activation.
+            outputs: Tuple of the `Output`s that are predicted.
+            training: Boolean, whether the head runs in training mode. Defaults to
+                `True`.
+        """
         return [way.predict(activation, training) for way in self.exits(outputs)]
 
     def compute_loss(self, activation: Any, batch: Batch) -> Any:
@@ -153,7 +178,7 @@ class Prediction(LocalObjective):
                     raise ValueError(
                         f"The metric {metric.name!r} does not fit targets of shape "
                         f"{tuple(output.y.shape)} and predictions of shape "
-                        f"{tuple(y_pred.shape)}. Ask for another. Keras says: {error}"
+                        f"{tuple(y_pred.shape)}. Use another metric. Keras says: {error}"
                     ) from error
 
     def get_config(self):
@@ -177,44 +202,3 @@ class Prediction(LocalObjective):
         if "metrics" in config:
             config["metrics"] = head_metrics.from_config(config["metrics"])
         return super().from_config(config)
-
-
-def serialize_loss(loss: Any) -> Any:
-    """A loss as it goes into a config: None and names stay what they are."""
-    if loss is None or isinstance(loss, str):
-        return loss
-    return keras.losses.serialize(loss)
-
-
-def deserialize_loss(config: Any) -> Any:
-    """The way back from `serialize_loss`."""
-    return keras.losses.deserialize(config) if isinstance(config, dict) else config
-
-
-def ending_for_loss(loss: Any) -> Callable:
-    """The activation that a loss expects on top of raw values."""
-    loss = keras.losses.get(loss) if isinstance(loss, str) else loss
-    name = getattr(loss, "name", None) or getattr(loss, "__name__", "")
-    if "crossentropy" not in str(name) or getattr(loss, "from_logits", False):
-        return keras.activations.linear
-    if getattr(loss, "get_config", None) and loss.get_config().get("from_logits"):
-        return keras.activations.linear
-    binary = "binary" in str(name)
-    return keras.activations.sigmoid if binary else keras.activations.softmax
-
-
-def _loss_object(loss: Any) -> keras.losses.Loss:
-    """A Keras Loss from a name, a function or a Loss: it reduces and scales."""
-    loss = keras.losses.get(loss)
-    return loss if isinstance(loss, keras.losses.Loss) else FunctionLoss(loss)
-
-
-class FunctionLoss(keras.losses.Loss):
-    """Reduces a loss function's per-example values as Keras does."""
-
-    def __init__(self, function: Callable):
-        super().__init__(name=getattr(function, "__name__", None))
-        self.function = function
-
-    def call(self, y_true, y_pred):
-        return self.function(y_true, y_pred)

@@ -7,9 +7,10 @@ import numpy as np
 from keras import ops, tree
 
 from keras_e2e.objectives import heads
-from keras_e2e.objectives.base import Batch, LocalObjective, ModelSpec
+from keras_e2e.objectives.augmentation import augmented_view
+from keras_e2e.objectives.base import LocalObjective
 from keras_e2e.objectives.registry import register
-from keras_e2e.objectives.two_view import augmented_view
+from keras_e2e.objectives.specs import Batch, ModelSpec
 
 SOURCES = ("module_input", "model_input")
 LOSSES = ("mse", "binary_crossentropy")
@@ -18,33 +19,36 @@ LOSSES = ("mse", "binary_crossentropy")
 @register("reconstruction")
 @keras.saving.register_keras_serializable("keras_e2e")
 class Reconstruction(LocalObjective):
-    """Trains a module so that what it was given can be read from its activation.
+    """Trains a module so that what it was given can be decoded from its activation.
 
-    The mean squared error between a decoded activation and its source: the classic
-    layer by layer pre-training. On the k-tuple parity tasks of this package, label-free
-    pre-training did not repair the breakdown of end-to-end training: do not count on
-    it where intermediate labels can be had.
+    The mean squared error between a decoded activation and its source: classic
+    layer-by-layer pre-training. On the k-tuple parity tasks of this package, label-free
+    pre-training did not repair the breakdown of end-to-end training: do not count on it
+    where intermediate labels can be had.
 
     Args:
-        of: `"module_input"` (what the module was given) or `"model_input"` (what the
-            model was given; its first input).
-        head: as in `heads.make_head`. Default: `"linear"` from sequence to sequence, else
-            `"decoder"` (between maps two 3x3 convolutions, as in InfoPro; for flat
-            activations a Dense layer).
-        loss: `"mse"`, or `"binary_crossentropy"` for a source between 0 and 1, which the
-            decoder then tells through a sigmoid (InfoPro, Wang et al. 2021).
-        corrupt: a Keras layer that spoils the model's inputs at random, in a pass of its
+        of: The source: `"module_input"` (what the module was given) or `"model_input"`
+            (what the model was given; its first input). Defaults to `"module_input"`.
+        head: The decoder: a string or a Keras layer, as in `heads.make_head`. Defaults to
+            `None`: `"linear"` from sequence to sequence, else `"decoder"` (between maps
+            two 3x3 convolutions, as in InfoPro; for flat activations a Dense layer).
+        loss: `"mse"`, or `"binary_crossentropy"` for a source between 0 and 1, for which
+            the decoder ends in a sigmoid (InfoPro, Wang et al. 2021). Defaults to `"mse"`.
+        corrupt: A Keras layer that corrupts the model's inputs at random, in a pass of its
             own: `keras.layers.Dropout(0.5)` masks, `keras.layers.GaussianNoise(0.3)`
-            disturbs. The activation of the spoilt inputs must then tell the clean source
-            (Vincent et al. 2008, denoising autoencoders). Default: none.
-        mean, std: `source * std + mean` is to be told: what undoes a normalisation.
-            Numbers, or one for each entry of the last axis. Default: 0 and 1.
+            disturbs. The clean source must then be decoded from the activation of the
+            corrupted inputs (denoising autoencoders, Vincent et al. 2008). Defaults to
+            `None`: no such pass.
+        mean: Number, or one for each entry of the last axis. The decoder predicts
+            `source * std + mean`, which undoes a normalization. Defaults to 0.0.
+        std: Number, or one for each entry of the last axis; see `mean`. Defaults to 1.0.
         **kwargs: `weight` and `reach`, as in `LocalObjective`.
 
     Raises:
-        TypeError: `corrupt` is no Keras layer.
-        ValueError: an unknown `of`, loss or head; a source whose size is not known; a
-            module with more than one input, whose `of` must be `"model_input"`.
+        TypeError: If `corrupt` is not a Keras layer.
+        ValueError: If `of`, `loss` or `head` is unknown, or if `mean` or `std` is not made
+            of finite numbers. When the model is made: if the size of the source is not
+            known, or if the module has several inputs and `of` is `"module_input"`.
 
     Example:
 
@@ -53,6 +57,8 @@ class Reconstruction(LocalObjective):
     >>> masked.requires_targets
     False
     """
+
+    network: keras.layers.Layer
 
     def __init__(
         self,
@@ -78,9 +84,8 @@ class Reconstruction(LocalObjective):
                 "keras.layers.Dropout(0.5), or None."
             )
         self.of, self.loss_name, self.corrupt = of, loss, corrupt
-        self.mean, self.std = _plain(mean), _plain(std)
+        self.mean, self.std = _plain("mean", mean), _plain("std", std)
         self.head = heads.validate_head(head)
-        self.network: keras.layers.Layer | None = None
 
     def build_head(self, activation: keras.KerasTensor, model: ModelSpec) -> None:
         source = model.module_input
@@ -101,12 +106,11 @@ class Reconstruction(LocalObjective):
         return {} if self.corrupt is None else augmented_view(self.corrupt)
 
     def loss(self, activation: Any, batch: Batch) -> Any:
-        assert self.network is not None, "build_head comes first"
         source = batch.module_input
         if self.of == "model_input":
             source = tree.flatten(batch.x)[0]
-        for spoilt in batch.extra_activations.values():
-            activation = spoilt
+        for corrupted in batch.extra_activations.values():
+            activation = corrupted
         decoded = self.network(activation, training=batch.training)
         source = ops.stop_gradient(ops.cast(source, decoded.dtype))
         if self.mean != 0.0 or self.std != 1.0:
@@ -139,7 +143,16 @@ class Reconstruction(LocalObjective):
         return super().from_config(config)
 
 
-def _plain(value: Any) -> Any:
-    """A number, or a tuple of numbers, as a config takes it."""
-    plain = np.asarray(value, "float64").tolist()
+def _plain(name: str, value: Any) -> Any:
+    """Returns a number, or a tuple of numbers, as a config takes it."""
+    try:
+        numbers = np.asarray(value, "float64")
+    except (TypeError, ValueError):
+        numbers = np.asarray(np.nan)
+    if not np.isfinite(numbers).all():
+        raise ValueError(
+            f"Reconstruction({name}={value!r}): expected a finite number, or one for each "
+            "entry of the last axis."
+        )
+    plain = numbers.tolist()
     return tuple(plain) if isinstance(plain, list) else plain

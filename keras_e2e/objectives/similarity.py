@@ -6,9 +6,17 @@ import keras
 from keras import ops
 
 from keras_e2e.objectives import heads
-from keras_e2e.objectives.base import Batch, LocalObjective, ModelSpec
-from keras_e2e.objectives.class_labels import class_count, one_hot, present, unit
+from keras_e2e.objectives.base import LocalObjective
+from keras_e2e.objectives.class_labels import (
+    check_num_classes,
+    labeled_output,
+    one_hot,
+    present,
+    unit,
+)
 from keras_e2e.objectives.registry import register
+from keras_e2e.objectives.specs import Batch, ModelSpec
+from keras_e2e.utils.validation import check_integer, check_number
 
 _CONV = {3: keras.layers.Conv1D, 4: keras.layers.Conv2D, 5: keras.layers.Conv3D}
 
@@ -20,23 +28,27 @@ class SimilarityMatching(LocalObjective):
 
     Noekland & Eidnes 2019, "Training Neural Networks with Local Error Signals": the mean
     squared error between two matrices of cosine similarities over the batch, those of the
-    row-centred `g(h)` and those of the row-centred one-hot labels. `g` is trained with
-    the module: a Dense layer without bias for flat activations, a convolution of width 3
-    where there are positions, as wide as the activation. Of a map of more than 3 channels
-    the standard deviation over the positions is compared, channel by channel (as in the
-    authors' code); of a narrower one all its values. Set the boundary before a dropout.
+    row-centered `g(h)` and those of the row-centered one-hot labels. `h` is the
+    activation, and `g` is trained with the module: a Dense layer without bias for flat
+    activations, a convolution of width 3 where there are positions, as wide as the
+    activation. Of a map of more than 3 channels the standard deviation over the positions
+    is compared, channel by channel (as in the authors' code); of a narrower one all its
+    values. Set the boundary before a dropout.
 
-    A constant activation has no direction: its similarities are 0. Under a strategy the
-    matrices are those of each replica.
+    A constant activation has no direction: its similarities are 0. Under a distribution
+    strategy the matrices are those of each replica.
 
     Args:
-        output_name: name of the output whose labels count; None for the only one.
-        num_classes: number of classes; None reads it off that output.
+        output_name: String, name of the model output whose targets are the labels.
+            Defaults to `None`: the only output.
+        num_classes: Integer, the number of classes. Defaults to `None`: the size of that
+            output.
         **kwargs: `weight` and `reach`, as in `LocalObjective`.
 
     Raises:
-        ValueError: an activation with a single value for each example; an output that
-            does not score classes; one of several outputs that is not named.
+        ValueError: If `num_classes` is not an integer of at least 2. When the model is
+            made: if the activation has a single value for each example, if the output does
+            not score classes, or if one of several outputs must be named.
 
     Example:
 
@@ -46,16 +58,21 @@ class SimilarityMatching(LocalObjective):
     """
 
     requires_targets = True
+    projection: keras.layers.Layer
 
     def __init__(
-        self, *, output_name: str | None = None, num_classes: int | None = None, **kwargs
+        self,
+        *,
+        output_name: str | None = None,
+        num_classes: int | None = None,
+        **kwargs: Any,
     ):
         super().__init__(**kwargs)
-        self.output_name, self.num_classes = output_name, num_classes
-        self.projection: keras.layers.Layer | None = None
+        self.output_name = output_name
+        self.num_classes = check_num_classes(self, num_classes)
 
     def build_head(self, activation: keras.KerasTensor, model: ModelSpec) -> None:
-        self.labelled, self.scored = class_count(
+        self.labelled, self.scored = labeled_output(
             self, model, self.output_name, self.num_classes
         )
         shape = tuple(activation.shape)
@@ -86,7 +103,6 @@ class SimilarityMatching(LocalObjective):
         self.projection.build(shape)
 
     def loss(self, activation: Any, batch: Batch) -> Any:
-        assert self.projection is not None, "build_head comes first"
         features = ops.cast(self.projection(activation), "float32")
         if self.by_channel:
             features = _spread(features)
@@ -111,22 +127,24 @@ class SupervisedContrastive(LocalObjective):
 
     Khosla et al. 2020, "Supervised Contrastive Learning", the loss that InfoPro uses:
     for each example `i`, with `z` the head's output scaled to length 1, `P` the others of
-    its class and `A` all others,
+    its class, `A` all others and `t` the temperature,
     `-1/|P| sum_p log(exp(z_i z_p / t) / sum_a exp(z_i z_a / t))`. An example without
     another of its class in the batch has loss 0.
 
     Args:
-        head: from the activation to `projection_dim` values, as in `heads.make_head`.
-            Default: `"mlp"`.
-        projection_dim: size of `z`. Default: 128, as in both papers.
-        temperature: `t`. Default: 0.07, as in both papers.
-        output_name: name of the output whose labels count; None for the only one.
-        num_classes: number of classes; None reads it off that output.
+        head: The projector from the activation to `projection_dim` values: a string or a
+            Keras layer, as in `heads.make_head`. Defaults to `"mlp"`.
+        projection_dim: Integer, size of `z`. Defaults to 128, as in both papers.
+        temperature: Number above 0. Defaults to 0.07, as in both papers.
+        output_name: String, name of the model output whose targets are the labels.
+            Defaults to `None`: the only output.
+        num_classes: Integer, the number of classes. Defaults to `None`: the size of that
+            output.
         **kwargs: `weight` and `reach`, as in `LocalObjective`.
 
     Raises:
-        ValueError: a temperature that is not positive; an output that does not score
-            classes; one of several outputs that is not named.
+        ValueError: If an argument is out of range. When the model is made: if the output
+            does not score classes, or if one of several outputs must be named.
 
     Example:
 
@@ -136,6 +154,7 @@ class SupervisedContrastive(LocalObjective):
     """
 
     requires_targets = True
+    network: keras.layers.Layer
 
     def __init__(
         self,
@@ -148,18 +167,15 @@ class SupervisedContrastive(LocalObjective):
         **kwargs: Any,
     ):
         super().__init__(**kwargs)
-        if not temperature > 0:
-            raise ValueError(
-                f"SupervisedContrastive(temperature={temperature!r}): expected a number "
-                "above 0."
-            )
+        who = type(self).__name__
         self.head = heads.validate_head(head)
-        self.projection_dim, self.temperature = projection_dim, temperature
-        self.output_name, self.num_classes = output_name, num_classes
-        self.network: keras.layers.Layer | None = None
+        self.projection_dim = check_integer(f"{who}: projection_dim", projection_dim, 1)
+        self.temperature = check_number(f"{who}: temperature", temperature, above=0)
+        self.output_name = output_name
+        self.num_classes = check_num_classes(self, num_classes)
 
     def build_head(self, activation: keras.KerasTensor, model: ModelSpec) -> None:
-        self.labelled, self.scored = class_count(
+        self.labelled, self.scored = labeled_output(
             self, model, self.output_name, self.num_classes
         )
         self.network = projector(
@@ -171,7 +187,6 @@ class SupervisedContrastive(LocalObjective):
         )
 
     def loss(self, activation: Any, batch: Batch) -> Any:
-        assert self.network is not None, "build_head comes first"
         z = unit(ops.cast(self.network(activation, training=batch.training), "float32"))
         labels = one_hot(self, batch, self.labelled, self.scored)
         counts = present(batch, activation)
@@ -206,10 +221,10 @@ def projector(
     dtype: Any,
     following_blocks: tuple,
 ) -> keras.layers.Layer:
-    """A head from an activation to what is compared, as `heads.make_head` makes it.
+    """Returns a head from an activation to what is compared, as `heads.make_head` makes it.
 
     A linear one does not start from zero, though: where all projections are equal, no
-    gradient tells them apart, and neither it nor the module would ever move.
+    gradient differs between them, and neither it nor the module would ever change.
     """
     network = heads.make_head(
         head, activation, (None, projection_dim), dtype, following_blocks
@@ -221,15 +236,15 @@ def projector(
 
 
 def contrast(scores: Any, positives: Any, others: Any) -> Any:
-    """Minus the mean log-softmax of each row's positives among its others.
+    """Returns minus the mean log-softmax of each row's positives among its others.
 
     Args:
-        scores: `(rows, columns)`.
-        positives: weights of the positives, of the same shape; 0 for the rest.
-        others: 1 for what the softmax runs over, 0 for the rest.
+        scores: Tensor of shape `(rows, columns)`.
+        positives: Tensor of the same shape: weights of the positives, 0 for the rest.
+        others: Tensor of the same shape: 1 for what the softmax runs over, 0 for the rest.
 
     Returns:
-        `(rows,)`; 0 for a row without positives.
+        A tensor of shape `(rows,)`; 0 for a row without positives.
     """
     scores = ops.where(others > 0, scores, ops.full_like(scores, -1e9))
     log_share = scores - ops.logsumexp(scores, axis=1, keepdims=True)
@@ -239,10 +254,10 @@ def contrast(scores: Any, positives: Any, others: Any) -> Any:
 
 
 def _spread(maps: Any) -> Any:
-    """The standard deviation of each channel over the positions, `(batch, channels)`."""
+    """Returns each channel's standard deviation over positions, `(batch, channels)`."""
     axes = tuple(range(1, len(maps.shape) - 1))
-    centred = maps - ops.mean(maps, axis=axes, keepdims=True)
-    squares = ops.sum(ops.square(centred), axis=axes)
+    centered = maps - ops.mean(maps, axis=axes, keepdims=True)
+    squares = ops.sum(ops.square(centered), axis=axes)
     positions = ops.cast(ops.prod(ops.stack([ops.shape(maps)[a] for a in axes])), "float32")
     # As PyTorch does, over one less. A constant channel has spread 0 and gradient 0.
     variance = squares / ops.maximum(positions - 1.0, 1.0)
@@ -252,6 +267,6 @@ def _spread(maps: Any) -> Any:
 
 
 def _similarity(rows: Any) -> Any:
-    """Cosine similarities of row-centred rows, `(rows, rows)`."""
+    """Returns cosine similarities of row-centered rows, `(rows, rows)`."""
     rows = unit(rows - ops.mean(rows, axis=1, keepdims=True))
     return ops.clip(ops.matmul(rows, ops.transpose(rows)), -1.0, 1.0)

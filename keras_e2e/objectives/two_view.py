@@ -1,28 +1,18 @@
 """Objectives that compare two views of each example, without labels."""
 
-import json
-from collections.abc import Callable, Hashable, Mapping
 from typing import Any
 
 import keras
 from keras import ops
 
 from keras_e2e.objectives import heads
-from keras_e2e.objectives.base import Batch, LocalObjective, ModelSpec
+from keras_e2e.objectives.augmentation import augmented_view
+from keras_e2e.objectives.base import LocalObjective
 from keras_e2e.objectives.class_labels import present, unit
 from keras_e2e.objectives.registry import register
 from keras_e2e.objectives.similarity import contrast, projector
-
-
-def augmented_view(layer: Any) -> Mapping[Hashable, Callable[[Batch], Any]]:
-    """A further pass of the model, on its inputs as a layer changes them in training.
-
-    Layers of equal configuration (the same layer given to several objectives, or what a
-    saved model made of it) share one pass.
-    """
-    config = _unbuilt(keras.saving.serialize_keras_object(layer))
-    key = json.dumps(config, sort_keys=True)
-    return {("augmented", key): lambda batch: layer(batch.x, training=True)}
+from keras_e2e.objectives.specs import Batch, ModelSpec
+from keras_e2e.utils.validation import check_integer, check_number
 
 
 class TwoViews(LocalObjective):
@@ -32,18 +22,22 @@ class TwoViews(LocalObjective):
     the same augmentation.
 
     Args:
-        augment: a Keras layer or model from the model's inputs to inputs of the same shape,
-            random in training: `keras.Sequential([RandomCrop(...), RandomFlip(...)])`.
-            Default: `keras.layers.GaussianNoise(0.1)`, which any input takes. What the
-            views have in common is what is learned: choose with the data in mind.
-        head: the projector, from the activation to `projection_dim` values, as in
-            `heads.make_head`.
-        projection_dim: size of what is compared.
+        augment: A Keras layer or model that changes the model's inputs at random in
+            training and keeps their shape, such as
+            `keras.Sequential([RandomCrop(...), RandomFlip(...)])`. What the views have in
+            common is what is learned, so choose with the data in mind. Defaults to `None`:
+            `keras.layers.GaussianNoise(0.1)`, which any input takes.
+        head: The projector from the activation to `projection_dim` values: a string or a
+            Keras layer, as in `heads.make_head`. Defaults to `"mlp"`.
+        projection_dim: Integer, size of what is compared. Defaults to 128.
         **kwargs: `weight` and `reach`, as in `LocalObjective`.
 
     Raises:
-        TypeError: `augment` is no Keras layer.
+        TypeError: If `augment` is not a Keras layer.
+        ValueError: If `projection_dim` is not an integer of at least 1.
     """
+
+    network: keras.layers.Layer
 
     def __init__(
         self,
@@ -54,19 +48,19 @@ class TwoViews(LocalObjective):
         **kwargs: Any,
     ):
         super().__init__(**kwargs)
+        who = type(self).__name__
         if augment is None:
             # A fixed name: boundaries that leave it to the default share the pass.
             augment = keras.layers.GaussianNoise(0.1, name="augment")
         if not isinstance(augment, keras.layers.Layer):
             raise TypeError(
-                f"{type(self).__name__}(augment={augment!r}): expected a Keras layer that "
-                "changes the model's inputs at random, such as "
-                "keras.layers.RandomFlip('horizontal') or keras.layers.GaussianNoise(0.1)."
+                f"{who}: augment={augment!r}: expected a Keras layer that changes the "
+                "model's inputs at random, such as keras.layers.RandomFlip('horizontal') "
+                "or keras.layers.GaussianNoise(0.1)."
             )
         self.augment = augment
         self.head = heads.validate_head(head)
-        self.projection_dim = projection_dim
-        self.network: keras.layers.Layer | None = None
+        self.projection_dim = check_integer(f"{who}: projection_dim", projection_dim, 1)
 
     def extra_inputs(self):
         return augmented_view(self.augment)
@@ -81,8 +75,7 @@ class TwoViews(LocalObjective):
         )
 
     def projections(self, activation: Any, batch: Batch) -> tuple[Any, Any]:
-        """What the projector makes of both views, float32 `(batch, projection_dim)`."""
-        assert self.network is not None, "build_head comes first"
+        """Returns the projections of both views, float32 `(batch, projection_dim)`."""
         (view,) = batch.extra_activations.values()
         first = self.network(activation, training=batch.training)
         second = self.network(view, training=batch.training)
@@ -111,18 +104,22 @@ class BarlowTwins(TwoViews):
     """Makes two views agree feature by feature, and the features independent.
 
     Zbontar et al. 2021, "Barlow Twins"; trained block by block by Siddiqui et al. 2023,
-    "Blockwise Self-Supervised Learning at Scale". With both projections standardised over
+    "Blockwise Self-Supervised Learning at Scale". With both projections standardized over
     the batch and `C` their cross-correlation:
     `sum_i (1 - C_ii)^2 + off_diagonal * sum_(i != j) C_ij^2`. A statistic of the batch:
-    under a strategy, of each replica's.
+    under a distribution strategy, of each replica's.
 
     Args:
-        augment: makes the second view, see `TwoViews`.
-        off_diagonal: the factor of the second sum. Default: 0.0051, as in the paper.
-        **kwargs: `head`, `projection_dim` (the paper: 8192; here 128), `weight`, `reach`.
+        augment: A Keras layer that makes the second view of the model's inputs. Defaults
+            to `None`: `keras.layers.GaussianNoise(0.1)`. See `TwoViews`.
+        off_diagonal: Number, 0 or larger, the factor of the second sum. Defaults to
+            0.0051, as in the paper.
+        **kwargs: `head` (defaults to `"mlp"`) and `projection_dim` (defaults to 128; 8192
+            in the paper), as in `TwoViews`; `weight` and `reach`, as in `LocalObjective`.
 
     Raises:
-        TypeError: `augment` is no Keras layer.
+        TypeError: If `augment` is not a Keras layer.
+        ValueError: If a number is out of range.
 
     Example:
 
@@ -134,12 +131,12 @@ class BarlowTwins(TwoViews):
 
     def __init__(self, augment: Any = None, *, off_diagonal: float = 0.0051, **kwargs: Any):
         super().__init__(augment, **kwargs)
-        self.off_diagonal = off_diagonal
+        self.off_diagonal = check_number("BarlowTwins: off_diagonal", off_diagonal, least=0)
 
     def loss(self, activation: Any, batch: Batch) -> Any:
         counts = present(batch, activation)
         first, second = (
-            _standardised(z, counts) for z in self.projections(activation, batch)
+            _standardized(z, counts) for z in self.projections(activation, batch)
         )
         total = ops.maximum(ops.sum(counts), 1.0)
         products = ops.matmul(ops.transpose(first * counts[:, None]), second) / total
@@ -161,16 +158,22 @@ class VICReg(TwoViews):
     Bardes et al. 2022, "VICReg". Of the projections of both views: `invariance` times
     their mean squared distance, `variance` times the mean of
     `max(0, 1 - sqrt(var + 1e-4))` over features and views, and `covariance` times the
-    squared covariances off the diagonal, summed over the views and divided by the
-    dimension. A statistic of the batch: under a strategy, of each replica's.
+    squared covariances off the diagonal, summed over the views and divided by
+    `projection_dim`. A statistic of the batch: under a distribution strategy, of each
+    replica's.
 
     Args:
-        augment: makes the second view, see `TwoViews`.
-        invariance, variance, covariance: factors. Default: 25, 25 and 1, as in the paper.
-        **kwargs: `head`, `projection_dim` (the paper: 8192; here 128), `weight`, `reach`.
+        augment: A Keras layer that makes the second view of the model's inputs. Defaults
+            to `None`: `keras.layers.GaussianNoise(0.1)`. See `TwoViews`.
+        invariance: Number, 0 or larger, a factor. Defaults to 25.0, as in the paper.
+        variance: Number, 0 or larger, a factor. Defaults to 25.0, as in the paper.
+        covariance: Number, 0 or larger, a factor. Defaults to 1.0, as in the paper.
+        **kwargs: `head` (defaults to `"mlp"`) and `projection_dim` (defaults to 128; 8192
+            in the paper), as in `TwoViews`; `weight` and `reach`, as in `LocalObjective`.
 
     Raises:
-        TypeError: `augment` is no Keras layer.
+        TypeError: If `augment` is not a Keras layer.
+        ValueError: If a number is out of range.
 
     Example:
 
@@ -189,8 +192,9 @@ class VICReg(TwoViews):
         **kwargs: Any,
     ):
         super().__init__(augment, **kwargs)
-        self.invariance, self.variance = invariance, variance
-        self.covariance = covariance
+        self.invariance = check_number("VICReg: invariance", invariance, least=0)
+        self.variance = check_number("VICReg: variance", variance, least=0)
+        self.covariance = check_number("VICReg: covariance", covariance, least=0)
 
     def loss(self, activation: Any, batch: Batch) -> Any:
         counts = present(batch, activation)
@@ -200,8 +204,10 @@ class VICReg(TwoViews):
         for z in views:
             total = ops.sum(counts)
             weights = counts[:, None]
-            centred = (z - ops.sum(z * weights, axis=0) / ops.maximum(total, 1.0)) * weights
-            products = ops.matmul(ops.transpose(centred), centred)
+            centered = (
+                z - ops.sum(z * weights, axis=0) / ops.maximum(total, 1.0)
+            ) * weights
+            products = ops.matmul(ops.transpose(centered), centered)
             products = products / ops.maximum(total - 1.0, 1.0)
             deviation = ops.sqrt(ops.diagonal(products) + 1e-4)
             spread = spread + ops.mean(ops.relu(1.0 - deviation)) / 2
@@ -222,21 +228,23 @@ class VICReg(TwoViews):
 @register("view_contrast")
 @keras.saving.register_keras_serializable("keras_e2e")
 class ViewContrast(TwoViews):
-    """Tells the other view of an example from all other examples: InfoNCE over views.
+    """Finds the other view of an example among all other examples: InfoNCE over views.
 
     Chen et al. 2020, "SimCLR" (NT-Xent): with the projections of both views scaled to
     length 1, the cross-entropy of finding an example's other view among all other
-    projections of the batch, at a temperature. A batch of one has nothing to tell apart:
-    loss 0. Under a strategy the batch is that of each replica.
+    projections of the batch, at a temperature. For a batch of one example the loss is 0.
+    Under a distribution strategy the batch is that of each replica.
 
     Args:
-        augment: makes the second view, see `TwoViews`.
-        temperature: default 0.1, as in the paper for ImageNet.
-        **kwargs: `head`, `projection_dim` (128, as in the paper), `weight`, `reach`.
+        augment: A Keras layer that makes the second view of the model's inputs. Defaults
+            to `None`: `keras.layers.GaussianNoise(0.1)`. See `TwoViews`.
+        temperature: Number above 0. Defaults to 0.1, as in the paper for ImageNet.
+        **kwargs: `head` (defaults to `"mlp"`) and `projection_dim` (defaults to 128, as in
+            the paper), as in `TwoViews`; `weight` and `reach`, as in `LocalObjective`.
 
     Raises:
-        TypeError: `augment` is no Keras layer.
-        ValueError: a temperature that is not positive.
+        TypeError: If `augment` is not a Keras layer.
+        ValueError: If a number is out of range.
 
     Example:
 
@@ -247,11 +255,7 @@ class ViewContrast(TwoViews):
 
     def __init__(self, augment: Any = None, *, temperature: float = 0.1, **kwargs: Any):
         super().__init__(augment, **kwargs)
-        if not temperature > 0:
-            raise ValueError(
-                f"ViewContrast(temperature={temperature!r}): expected a number above 0."
-            )
-        self.temperature = temperature
+        self.temperature = check_number("ViewContrast: temperature", temperature, above=0)
 
     def loss(self, activation: Any, batch: Batch) -> Any:
         counts = present(batch, activation)
@@ -276,21 +280,9 @@ class ViewContrast(TwoViews):
         return {**super().get_config(), "temperature": self.temperature}
 
 
-def _unbuilt(config: Any) -> Any:
-    """A config without what building a layer, or a Sequential, adds to it."""
-    if isinstance(config, dict):
-        added = ("build_config", "build_input_shape")
-        return {k: _unbuilt(v) for k, v in config.items() if k not in added}
-    if not isinstance(config, list | tuple):
-        return config
-    kinds = [c.get("class_name") if isinstance(c, dict) else None for c in config]
-    kept = zip(config, kinds, strict=True)
-    return [_unbuilt(c) for c, kind in kept if kind != "InputLayer"]
-
-
-def _standardised(z: Any, counts: Any) -> Any:
-    """Mean 0 and variance 1 over the examples that count; a constant feature is 0."""
+def _standardized(z: Any, counts: Any) -> Any:
+    """Scales to mean 0 and variance 1 over the examples that count; a constant is 0."""
     weights, total = counts[:, None], ops.maximum(ops.sum(counts), 1.0)
-    centred = z - ops.sum(z * weights, axis=0) / total
-    variance = ops.sum(ops.square(centred) * weights, axis=0) / total
-    return centred / ops.sqrt(variance + 1e-5)
+    centered = z - ops.sum(z * weights, axis=0) / total
+    variance = ops.sum(ops.square(centered) * weights, axis=0) / total
+    return centered / ops.sqrt(variance + 1e-5)

@@ -2,17 +2,27 @@
 
 import difflib
 import math
+import types
 from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
 
 
-def check_integer(name: str, value: Any, least: int) -> None:
-    """Raises a ValueError unless the value is an integer and large enough."""
-    whole = isinstance(value, int | np.integer) and not isinstance(value, bool)
-    if not whole or value < least:
+def check_integer(name: str, value: Any, least: int) -> int:
+    """Returns the value as an `int`.
+
+    Args:
+        name: Name of the argument, for the error.
+        value: An integer, of Python or NumPy. `True` and `False` are not integers here.
+        least: The smallest value that is accepted.
+
+    Raises:
+        ValueError: If the value is not an integer, or too small.
+    """
+    if not _is_integer(value) or value < least:
         raise ValueError(f"{name}={value!r}: expected an integer of at least {least}.")
+    return int(value)
 
 
 def is_number(value: Any) -> bool:
@@ -21,15 +31,106 @@ def is_number(value: Any) -> bool:
     return real and not isinstance(value, bool) and math.isfinite(value)
 
 
+def check_number(
+    name: str,
+    value: Any,
+    *,
+    least: float | None = None,
+    above: float | None = None,
+    most: float | None = None,
+    alternative: str = "",
+) -> float:
+    """Returns the value as a `float`.
+
+    Args:
+        name: Name of the argument, for the error.
+        value: A finite number, of Python or NumPy. `True` and `False` are not numbers
+            here.
+        least: The smallest value that is accepted, if there is one.
+        above: A value that is too small, as all below it, if there is one.
+        most: The largest value that is accepted, if there is one.
+        alternative: What else the caller accepts, for the error.
+
+    Raises:
+        ValueError: If the value is not a number, not finite or out of range.
+    """
+    if (
+        is_number(value)
+        and (least is None or value >= least)
+        and (above is None or value > above)
+        and (most is None or value <= most)
+    ):
+        return float(value)
+    if least is not None and most is not None:
+        bounds = f" from {least} to {most}"
+    elif least is not None:
+        bounds = f", {least} or larger"
+    elif above is not None:
+        bounds = f" above {above}"
+    else:
+        bounds = ""
+    raise ValueError(f"{name}={value!r}: expected a finite number{bounds}{alternative}.")
+
+
+def check_seed(name: str, value: Any) -> int | None:
+    """Returns the seed of a random generator as an `int`, or None.
+
+    Args:
+        name: Name of the argument, for the error.
+        value: An integer, 0 or larger, or None.
+
+    Raises:
+        ValueError: If the value is anything else.
+    """
+    if value is None:
+        return None
+    if not _is_integer(value) or value < 0:
+        raise ValueError(
+            f"{name}={value!r}: expected an integer of at least 0, or None for a seed "
+            "that is drawn."
+        )
+    return int(value)
+
+
 def check_reach(reach: Any, where: str) -> int | str | None:
-    """Returns a reach, or raises ValueError for what is none."""
-    whole = isinstance(reach, int) and not isinstance(reach, bool) and reach >= 1
-    if reach is None or reach == "all" or whole:
+    """Returns a reach: a number of modules, "all" or None.
+
+    Args:
+        reach: An integer, 1 or larger, `"all"` or None.
+        where: What has the reach, for the error.
+
+    Raises:
+        ValueError: If the reach is anything else.
+    """
+    if reach is None or (isinstance(reach, str) and reach == "all"):
         return reach
+    if _is_integer(reach) and reach >= 1:
+        return int(reach)
     raise ValueError(
         f"{where}: reach is {reach!r}; expected over how many modules the gradient flows "
         "back, 1 or more (1 is the module alone), or 'all'."
     )
+
+
+def check_function(name: str, value: Any) -> Any:
+    """Returns the value, unless it is a lambda.
+
+    Keras saves a lambda as bytecode, which is loaded without the globals it uses.
+
+    Args:
+        name: Name of the argument, for the error.
+        value: Anything.
+
+    Raises:
+        ValueError: If the value is a lambda.
+    """
+    if isinstance(value, types.LambdaType) and value.__name__ == "<lambda>":
+        raise ValueError(
+            f"{name} is a lambda, which cannot be loaded again once it is saved. Define a "
+            "named function and register it with "
+            "@keras.saving.register_keras_serializable()."
+        )
+    return value
 
 
 def check_reach_fits(reach: Any, count: int, who: str) -> None:
@@ -45,3 +146,7 @@ def did_you_mean(name: Any, known: Iterable[str], most: int = 1) -> str:
     """A sentence that names the nearest known names; empty where none is near."""
     near = difflib.get_close_matches(str(name).lower(), list(known), n=most, cutoff=0.4)
     return f" Did you mean {' or '.join(map(repr, near))}?" if near else ""
+
+
+def _is_integer(value: Any) -> bool:
+    return isinstance(value, int | np.integer) and not isinstance(value, bool)

@@ -236,6 +236,6 @@ def test_an_input_too_small_for_the_label_is_refused(shape):
 @pytest.mark.parametrize("classes", [1, 0, 2.5])
 def test_fewer_than_two_classes_are_refused(classes):
     with pytest.raises(
-        ValueError, match=rf"ForwardForward\(num_classes={classes}\).*2 or larg"
+        ValueError, match=rf"ForwardForward: num_classes={classes}: .*at least 2"
     ):
-        built(ForwardForward(num_classes=classes))
+        ForwardForward(num_classes=classes)

@@ -159,5 +159,7 @@ def test_an_activation_without_later_positions_is_refused(shape):
 )
 def test_settings_that_make_no_sense_are_refused(arguments):
     ((name, given),) = arguments.items()
-    with pytest.raises(ValueError, match=rf"InfoNCE\({name}={given}\).*integer above 0"):
+    with pytest.raises(
+        ValueError, match=rf"InfoNCE: {name}={given}: .*integer of at least 1"
+    ):
         InfoNCE(**arguments)

@@ -137,8 +137,8 @@ def test_one_of_several_outputs_must_be_named(kind):
 @pytest.mark.parametrize("classes", [1, -3, 2.0, "3"], ids=str)
 def test_numbers_of_classes_that_are_none(kind, classes):
     assert_refused(
-        lambda: e2e.modularize(flat(), {"code": BY_LABELS[kind](num_classes=classes)}),
-        *["'code'", f"{kind}(num_classes={classes!r})", "2 or larger"],
+        lambda: BY_LABELS[kind](num_classes=classes),
+        *[f"{kind}: num_classes={classes!r}", "an integer of at least 2"],
     )
 
 

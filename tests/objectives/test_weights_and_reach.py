@@ -184,7 +184,7 @@ def test_a_schedule_counts_the_steps(compiled, tmp_path):
     [-1, float("nan"), float("inf"), "0.5", None, [1.0], lambda step: 1.0],
 )
 def test_a_weight_that_is_none_is_refused(weight):
-    with pytest.raises(ValueError, match=r"Prediction\(weight=.*LearningRateSchedule"):
+    with pytest.raises(ValueError, match=r"Prediction: weight=.*LearningRateSchedule"):
         Prediction(weight=weight)
 
 

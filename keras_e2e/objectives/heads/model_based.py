@@ -4,69 +4,14 @@ They are copies of layers that come after the boundary, and so need to see the g
 there (`blocks.Block`).
 """
 
-import math
 from typing import Any
 
 import keras
 from keras import ops
 
 from keras_e2e.objectives import heads
-
-
-class ModelHead(keras.layers.Layer):
-    """A head that is assembled from the rest of the model; `heads.make_head` does it."""
-
-    built: bool
-
-    def __init__(self, **kwargs: Any):
-        # Without Keras's counter, so that models made alike have variables named alike.
-        super().__init__(**{"name": type(self).__name__.lower(), **kwargs})
-        self.network: keras.Model | None = None
-
-    def assemble(
-        self,
-        activation: keras.KerasTensor,
-        target_shape: tuple,
-        dtype: Any,
-        following_blocks: tuple,
-    ) -> None:
-        """Makes the head's layers.
-
-        Args:
-            activation: shape and dtype of what the head is given, batch axis first.
-            target_shape: shape of what it puts out, batch axis first.
-            dtype: dtype policy of the layers that are not copies; the last is float32.
-            following_blocks: the blocks after the boundary (`blocks.blocks_after`).
-
-        Raises:
-            ValueError: nothing is known of what follows, none of it can be applied, the
-                outputs' size is not known, or the head is another boundary's already.
-        """
-        who = f"The head {self.name!r} ({type(self).__name__})"
-        if self.built:
-            raise ValueError(f"{who} is in use already. Give each boundary its own.")
-        if not following_blocks:
-            raise ValueError(
-                f"{who} is made of the layers after the boundary and finds none: the model "
-                "is subclassed and shows no graph, or other paths lead around the "
-                "boundary. Use another head, such as 'gap_linear' or 'mlp'."
-            )
-        self.make(activation, target_shape, dtype, following_blocks)
-        self.built = True
-
-    def make(
-        self,
-        activation: keras.KerasTensor,
-        target_shape: tuple,
-        dtype: Any,
-        following_blocks: tuple,
-    ) -> None:
-        """What a subclass makes in `assemble`."""
-        raise NotImplementedError
-
-    def call(self, activation, training=None):
-        assert self.network is not None, "assemble comes first"
-        return self.network(activation, training=training)
+from keras_e2e.objectives.heads.model_head import ModelHead, summarized
+from keras_e2e.utils.validation import check_integer, check_number
 
 
 @keras.saving.register_keras_serializable("keras_e2e")
@@ -89,13 +34,15 @@ class AugLocal(ModelHead):
     Flatten, are sampled only where there are no others.
 
     Args:
-        depth_max: blocks of the head of the first module. Default: 3.
-        depth_min: blocks of the head of the last but one module. Default: 1.
-        **kwargs: those of `keras.layers.Layer`.
+        depth_max: Integer, number of blocks of the head of the first module. Defaults to
+            3.
+        depth_min: Integer, number of blocks of the head of the last but one module.
+            Defaults to 1.
+        **kwargs: Arguments of `keras.layers.Layer`.
 
     Raises:
-        ValueError: not `1 <= depth_min <= depth_max`; on building, a model that shows no
-            graph after the boundary, or of which no block can be applied.
+        ValueError: If not `1 <= depth_min <= depth_max`. When the model is made: if the
+            model shows no graph after the boundary, or if no block of it can be applied.
 
     Example:
 
@@ -116,15 +63,11 @@ class AugLocal(ModelHead):
 
     def __init__(self, depth_max: int = 3, depth_min: int = 1, **kwargs: Any):
         super().__init__(**kwargs)
-        if not 1 <= depth_min <= depth_max:
-            raise ValueError(
-                f"AugLocal(depth_max={depth_max!r}, depth_min={depth_min!r}): expected "
-                "1 <= depth_min <= depth_max."
-            )
-        self.depth_max, self.depth_min = int(depth_max), int(depth_min)
+        self.depth_min = check_integer("AugLocal: depth_min", depth_min, 1)
+        self.depth_max = check_integer("AugLocal: depth_max", depth_max, self.depth_min)
 
     def depth(self, place: int, count: int) -> int:
-        """How many blocks the head has behind the `place`-th of `count` blocks."""
+        """Returns the number of blocks behind the `place`-th of `count` blocks."""
         gone = (place - 1) / (count - 2) if count > 2 and place > 1 else 0.0
         return round((1 - gone) * (self.depth_max - self.depth_min) + self.depth_min)
 
@@ -153,7 +96,7 @@ class AugLocal(ModelHead):
                 f"an activation of shape {tuple(activation.shape)}. Use another head, such "
                 f"as 'conv_mlp' or 'mlp'. {refusals[-1]}"
             )
-        outputs = summarised(tensor, target_shape, dtype)
+        outputs = summarized(tensor, target_shape, dtype)
         self.network = keras.Model(inputs, outputs, name="network")
 
     def get_config(self):
@@ -163,7 +106,7 @@ class AugLocal(ModelHead):
 
 @keras.saving.register_keras_serializable("keras_e2e")
 class MomentumAuxiliary(ModelHead):
-    """A head that sees through an average of the next module's first block.
+    """A head that includes a moving average of the next module's first block.
 
     The momentum auxiliary network (MAN, Su et al. 2024): the activation goes through the
     first block after the boundary twice, once with an exponential moving average of that
@@ -178,14 +121,16 @@ class MomentumAuxiliary(ModelHead):
     The averaging is done in float32; the copies compute in the block's own dtype.
 
     Args:
-        momentum: between 0 and 1. Default: 0.995.
-        head: what the sum goes into, a kind of `heads.make_head`. Default:
-            `"conv_mlp"`, DGL's, one of those that the paper puts it in front of.
-        **kwargs: those of `keras.layers.Layer`.
+        momentum: Number from 0 to 1. Defaults to 0.995.
+        head: String, the kind of head that the sum goes into, as in `heads.make_head`.
+            Defaults to `"conv_mlp"`, DGL's, one of those that the paper puts it in front
+            of.
+        **kwargs: Arguments of `keras.layers.Layer`.
 
     Raises:
-        ValueError: a momentum out of range; on building, a model that shows no graph
-            after the boundary, or only its last layers.
+        ValueError: If `momentum` is out of range or `head` unknown. When the model is
+            made: if the model shows no graph after the boundary, or only its last layers.
+        TypeError: If `head` is not a string.
 
     Example:
 
@@ -204,18 +149,17 @@ class MomentumAuxiliary(ModelHead):
     [(4, 6), (6,)]
     """
 
+    block: keras.Model
+
     def __init__(self, momentum: float = 0.995, head: str = "conv_mlp", **kwargs: Any):
-        # Read in half precision, as a mixed policy would, the averages would stand still.
+        # Read in half precision, as a mixed policy would, the averages would not move.
         super().__init__(**{**kwargs, "dtype": "float32"})
-        if not 0 <= momentum <= 1:
-            raise ValueError(
-                f"MomentumAuxiliary(momentum={momentum!r}): expected a number from 0 to 1."
-            )
         if not isinstance(head, str):
             raise TypeError(f"MomentumAuxiliary(head={head!r}): expected a kind of head.")
         self.head = heads.validate_head(head)
-        self.momentum = float(momentum)
-        self.block: keras.Model | None = None
+        self.momentum = check_number(
+            "MomentumAuxiliary: momentum", momentum, least=0, most=1
+        )
         self.averages: list = []
 
     def make(self, activation, target_shape, dtype, following_blocks):
@@ -248,7 +192,6 @@ class MomentumAuxiliary(ModelHead):
         self.network = heads.make_head(self.head, seen, target_shape, dtype)
 
     def call(self, activation, training=None):
-        assert self.block is not None, "assemble comes first"
         values = self.move() if training else self.averages
         _, copies = self.tied()
         # The block once more, with other values in the place of its weights.
@@ -258,7 +201,7 @@ class MomentumAuxiliary(ModelHead):
         return super().call(seen, training)
 
     def move(self) -> list:
-        """Moves the averages towards the weights that they follow; returns their values."""
+        """Moves the averages towards their weights and returns the new values."""
         originals, _ = self.tied()
         values = []
         for average, original in zip(self.averages, originals, strict=True):
@@ -274,7 +217,7 @@ class MomentumAuxiliary(ModelHead):
 
 
 def _wide(dtype: str) -> str:
-    """The dtype to average in: no less than float32."""
+    """Returns the dtype to average in: no less than float32."""
     if not keras.backend.is_float_dtype(dtype):
         return dtype
     return keras.backend.result_type(dtype, "float32")
@@ -284,32 +227,3 @@ def _keeps_axes(block: Any, rank: int) -> bool:
     """Whether a block works on tensors of this rank, though it may pool in the end."""
     last = [c for c in block.calls if c.operation in block.layers][-1]
     return rank in (len(block.ends[0].shape), len(last.inputs[0].shape))
-
-
-def summarised(tensor: keras.KerasTensor, target: tuple, dtype: Any) -> keras.KerasTensor:
-    """Global average pooling and a Dense layer, or the latter at each position.
-
-    Args:
-        tensor: what is put into shape, batch axis first.
-        target: the shape to put it in. Where it has the tensor's positions, they stay.
-        dtype: dtype policy of the pooling; what follows is float32.
-    """
-    shape, rank = tuple(tensor.shape), len(tensor.shape)
-    if rank == len(target) > 2 and shape[1:-1] == tuple(target[1:-1]):
-        return keras.layers.Dense(target[-1], dtype="float32", name="last")(tensor)
-    if None in target[1:]:
-        raise ValueError(
-            f"A head that ends in a map of shape {shape} cannot put out {tuple(target)}: "
-            "it must know the outputs' size, or have one position for each of theirs."
-        )
-    if 3 <= rank <= 5:
-        pool = getattr(keras.layers, f"GlobalAveragePooling{rank - 2}D")
-        tensor = pool(dtype=dtype, name="pool")(tensor)
-    elif rank > 5:
-        tensor = keras.layers.Flatten(dtype=dtype, name="flatten")(tensor)
-    units = math.prod(target[1:])
-    tensor = keras.layers.Dense(units, dtype="float32", name="last")(tensor)
-    if len(target) != 2:
-        shaped = keras.layers.Reshape(target[1:], dtype="float32", name="shape")
-        tensor = shaped(tensor)
-    return tensor

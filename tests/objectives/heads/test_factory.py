@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from keras_e2e.objectives import heads
-from keras_e2e.objectives.heads.factory import KINDS, MAX_LINEAR_INPUTS, make_head
+from keras_e2e.objectives.heads import KINDS, MAX_LINEAR_INPUTS, make_head
 
 # Activations by rank: dense, sequence, image, video, and one that no convolution takes.
 ACTIVATIONS = {

@@ -360,8 +360,8 @@ def test_a_head_needs_to_see_what_follows_and_serves_one_boundary(kind):
 @pytest.mark.parametrize(
     ("make", "said"),
     [
-        (lambda: AugLocal(1, 2), "depth_min=2"),
-        (lambda: AugLocal(0, 0), "1 <= depth_min"),
+        (lambda: AugLocal(1, 2), "depth_max=1: expected an integer of at least 2"),
+        (lambda: AugLocal(0, 0), "depth_min=0"),
         (lambda: MomentumAuxiliary(1.5), "momentum=1.5"),
         (lambda: assembled(MomentumAuxiliary(), dense(0)), "'gap_linear'"),
         (lambda: assembled(AugLocal(), dense(1), (None, None, 3)), r"\(None, None, 3\)"),

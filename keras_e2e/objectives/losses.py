@@ -1,0 +1,129 @@
+"""Losses inside objectives: how they are found, averaged and saved."""
+
+from collections.abc import Callable
+from typing import Any
+
+import keras
+
+from keras_e2e.utils.validation import check_function
+
+
+class FunctionLoss(keras.losses.Loss):
+    """Averages the per-example values of a function as Keras averages a compiled loss.
+
+    Sample weights and masks, and under a distribution strategy the division by the number
+    of replicas, are then Keras's own.
+
+    Args:
+        function: Function `function(y_true, y_pred)` that returns a value for each
+            example.
+    """
+
+    def __init__(self, function: Callable):
+        # Not the function's name: it may not be one for a scope of TensorFlow.
+        super().__init__(name="function_loss")
+        self.function = function
+
+    def call(self, y_true, y_pred):
+        return self.function(y_true, y_pred)
+
+
+def mean_over_batch(values: Any, sample_weight: Any) -> Any:
+    """Returns the mean of per-example values, scaled as Keras scales a compiled loss."""
+    return FunctionLoss(_given)(values, values, sample_weight)
+
+
+def _given(y_true: Any, y_pred: Any) -> Any:
+    return y_pred
+
+
+def check_loss(loss: Any, who: str) -> Any:
+    """Returns a loss as it was given, if Keras knows it and it can be saved.
+
+    Args:
+        loss: Name of a Keras loss, a function or a `keras.losses.Loss`.
+        who: Name of the objective, for the error.
+
+    Raises:
+        ValueError: If Keras does not know the loss, or if it is a lambda.
+    """
+    check_function(f"{who}: loss", loss)
+    try:
+        found = keras.losses.get(loss)
+    except (TypeError, ValueError) as error:
+        raise ValueError(
+            f"{who}: loss={loss!r} is not a loss. Expected the name of a Keras loss, such "
+            "as 'mse', a function loss(y_true, y_pred), or a keras.losses.Loss."
+        ) from error
+    if not callable(found):
+        raise ValueError(
+            f"{who}: loss={loss!r} is not a loss. Expected the name of a Keras loss, such "
+            "as 'mse', a function loss(y_true, y_pred), or a keras.losses.Loss."
+        )
+    return loss
+
+
+def check_activation(activation: Any, who: str) -> Callable | None:
+    """Returns the activation function that was given, or None for None.
+
+    Args:
+        activation: Name of a Keras activation, a function, or None.
+        who: Name of the objective, for the error.
+
+    Raises:
+        ValueError: If Keras does not know the activation, or if it is a lambda.
+    """
+    if activation is None:
+        return None
+    check_function(f"{who}: activation", activation)
+    try:
+        return keras.activations.get(activation)
+    except (TypeError, ValueError) as error:
+        raise ValueError(
+            f"{who}: activation={activation!r} is not an activation. Expected the name of "
+            "a Keras activation, such as 'softmax', or a function of a tensor."
+        ) from error
+
+
+def loss_object(loss: Any) -> keras.losses.Loss:
+    """Returns a Keras loss that averages, from a name, a function or a loss."""
+    loss = keras.losses.get(loss)
+    return loss if isinstance(loss, keras.losses.Loss) else FunctionLoss(loss)
+
+
+def loss_name(loss: Any) -> str:
+    """Returns the name of a loss that is given as a name, a function or a loss."""
+    if isinstance(loss, str):
+        return loss
+    return str(getattr(loss, "name", None) or getattr(loss, "__name__", loss))
+
+
+def serialize_loss(loss: Any) -> Any:
+    """Returns a loss as it goes into a config; None and names stay what they are."""
+    if loss is None or isinstance(loss, str):
+        return loss
+    return keras.losses.serialize(loss)
+
+
+def deserialize_loss(config: Any) -> Any:
+    """Returns a loss from what `serialize_loss` returned."""
+    return keras.losses.deserialize(config) if isinstance(config, dict) else config
+
+
+def ending_for_loss(loss: Any) -> Callable:
+    """Returns the activation that a loss expects on top of raw values.
+
+    Args:
+        loss: Name of a Keras loss, a function, a `keras.losses.Loss`, or None.
+
+    Returns:
+        Softmax or sigmoid for a cross-entropy on probabilities, else the identity.
+    """
+    loss = keras.losses.get(loss) if isinstance(loss, str) else loss
+    name = getattr(loss, "name", None) or getattr(loss, "__name__", "")
+    if "crossentropy" not in str(name) or getattr(loss, "from_logits", False):
+        return keras.activations.linear
+    if getattr(loss, "get_config", None) and loss.get_config().get("from_logits"):
+        return keras.activations.linear
+    binary = "binary" in str(name)
+    return keras.activations.sigmoid if binary else keras.activations.softmax
