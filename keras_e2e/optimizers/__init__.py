@@ -1,1 +1,1 @@
-"""Optimizers for models of modules."""
+"""Optimizers for modular models."""

@@ -1,5 +1,6 @@
 """One optimizer for each module of a modular model."""
 
+import functools
 import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -7,45 +8,47 @@ from typing import Any
 import keras
 from keras import ops
 
-from keras_e2e.optimizers.optimizer_group import OptimizerSet, suggestion
+from keras_e2e.optimizers.optimizer_group import OptimizerGroup
+from keras_e2e.utils.validation import did_you_mean
 
 
 @keras.saving.register_keras_serializable("keras_e2e")
 class ModuleOptimizers(keras.optimizers.Optimizer):
     """An optimizer of its own for each module of a modular model.
 
-    Kind, learning rate, weight decay, clipping (also `global_clipnorm`), gradient
-    accumulation and averaging are those of the module's optimizer. A module is its
-    trainable weights and the head of its objective. On TensorFlow a module's optimizer
-    counts the steps in which the module is trained: its learning rate schedule waits
-    while the module stands still.
+    The kind of optimizer, learning rate, weight decay, clipping (also `global_clipnorm`),
+    gradient accumulation and weight averaging (`use_ema`) are those of the module's
+    optimizer. A module is its trainable weights and the head of its objective. On
+    TensorFlow a module's optimizer counts the steps in which the module is trained: its
+    learning rate schedule does not advance while the module is frozen.
 
-    `learning_rate` is the default's. Setting it, as callbacks do, moves the rates of
-    all modules by the same factor: they keep the ratio to the default's that they were
-    given. A module with a `LearningRateSchedule` keeps its schedule.
+    `learning_rate` is that of the default optimizer. Setting it, as callbacks do,
+    multiplies the rates of all modules by the same factor: they keep the ratio to the
+    default's that they were given. A module with a `LearningRateSchedule` keeps its
+    schedule.
 
     Args:
-        default: name, config or instance of an optimizer, as `compile` takes it. Each
-            module that is not named gets a copy, with a state of its own.
-        optimizers: dict from module name to the same; None for copies everywhere.
-        name: name of the optimizer.
+        default: Name, config or instance of a Keras optimizer, as `compile` takes it. Each
+            module that is not in `optimizers` gets a copy, with a state of its own.
+        optimizers: Dict from module name to the name, config or instance of an optimizer.
+            Defaults to `None`: copies of the default everywhere.
+        name: String, name of the optimizer. Defaults to `"module_optimizers"`.
 
     Raises:
-        TypeError: `optimizers` is no dict.
-        ValueError: an optimizer is none, is built already, is given twice, holds other
+        TypeError: If `optimizers` is not a dict.
+        ValueError: If an optimizer is unknown, built already, given twice, holds other
             optimizers, or scales the loss by a factor of its own. When training starts:
-            a name that no module has.
-        RuntimeError: when a step is applied, if the model is not modular.
+            if a name in `optimizers` is not the name of a module.
+        RuntimeError: When a step is applied, if the model is not modular.
 
     Example:
 
     >>> import keras, keras_e2e as e2e
-    >>> from keras_e2e.optimizers.module_optimizers import ModuleOptimizers
     >>> base = keras.Sequential([keras.Input((8,)), keras.layers.Dense(4, name="encoder"),
     ...                          keras.layers.Dense(1, name="score")])
     >>> model = e2e.modularize(base, ["encoder"])
     >>> adam = keras.optimizers.Adam(0.001, global_clipnorm=1.0)
-    >>> optimizer = ModuleOptimizers(adam, {"encoder": keras.optimizers.SGD(0.1)})
+    >>> optimizer = e2e.ModuleOptimizers(adam, {"encoder": keras.optimizers.SGD(0.1)})
     >>> model.compile(optimizer, "mse")
     >>> optimizer.learning_rate = 0.0005
     >>> round(float(optimizer.optimizer_of("encoder").learning_rate), 6)
@@ -65,7 +68,7 @@ class ModuleOptimizers(keras.optimizers.Optimizer):
                 "ModuleOptimizers: optimizers must be a dict from module name to "
                 f"optimizer. Found: {type(optimizers).__name__}."
             )
-        held = OptimizerSet.of(default, optimizers or {})
+        held = OptimizerGroup.of(default, optimizers or {})
         super().__init__(
             # A callable, for Keras would make a variable of a number.
             learning_rate=lambda: held.default.learning_rate,
@@ -78,14 +81,14 @@ class ModuleOptimizers(keras.optimizers.Optimizer):
     # The modules
 
     def bind(self, modules: Mapping[str, Sequence[keras.Variable]]) -> None:
-        """Tells which modules there are; the model does so before it builds.
+        """Sets the modules. The model calls this before it builds the optimizer.
 
         Args:
-            modules: the variables of each module, by name, in order.
+            modules: Dict from module name to the module's variables, in order.
 
         Raises:
-            ValueError: an optimizer was given for a module that is not there.
-            RuntimeError: the optimizer is built.
+            ValueError: If an optimizer was given for a module that does not exist.
+            RuntimeError: If the optimizer is built.
         """
         if self.built:
             raise RuntimeError(
@@ -95,21 +98,21 @@ class ModuleOptimizers(keras.optimizers.Optimizer):
         self._held.bind(modules)
 
     def optimizer_of(self, module: str) -> keras.optimizers.Optimizer:
-        """The optimizer of a module.
+        """Returns the optimizer of a module.
 
         Args:
-            module: its name.
+            module: String, name of the module.
 
         Raises:
-            ValueError: there is none of this name. Those that are copies of the default
-                are made when training starts.
+            ValueError: If there is no optimizer of this name. Copies of the default are
+                made when training starts.
         """
         held = self._held
         known = held.known()
         if module not in known:
             raise ValueError(
                 f"{self.name!r} has optimizers for the modules {list(known)}; found "
-                f"{module!r}.{suggestion(module, known)}"
+                f"{module!r}.{did_you_mean(module, known)}"
                 + ("" if held.modules else " Copies are made when training starts.")
             )
         return known[module]
@@ -117,11 +120,11 @@ class ModuleOptimizers(keras.optimizers.Optimizer):
     # What Keras asks of an optimizer
 
     def build(self, variables: list) -> None:
-        """Builds the optimizers; waits as long as the modules are not known.
+        """Builds the optimizers, unless the modules are not known yet.
 
         Args:
-            variables: the model's trainable variables. Those of no module go to the
-                default.
+            variables: List of the model's trainable variables. Those of no module go to
+                the default.
         """
         held = self._held
         # Keras builds right after it compiles a loaded model, before `bind`.
@@ -132,25 +135,25 @@ class ModuleOptimizers(keras.optimizers.Optimizer):
 
     @property
     def variables(self) -> list:
-        """The variables of all optimizers; before binding of the default alone."""
+        """The variables of all optimizers; before `bind` those of the default alone."""
         held = self._held
         optimizers = held.all() if held.modules else [held.default]
         return [*super().variables, *(v for o in optimizers for v in o.variables)]
 
     @property
     def iterations(self) -> Any:
-        """How many steps were applied; updates, where the default accumulates."""
+        """How many steps were applied, or updates, if the default accumulates gradients."""
         steps = self._held.default.gradient_accumulation_steps
         batches = super().iterations
         return ops.floor_divide(batches, steps) if steps else batches
 
     @property
     def learning_rate(self) -> Any:
-        """The default's; set it to move all modules' by the same factor.
+        """The default's learning rate. Setting it multiplies those of all modules alike.
 
         Raises:
-            TypeError: the default has a schedule, or is to get one.
-            ValueError: the default was made with 0, which has no ratio to other rates.
+            TypeError: If the default has a schedule, or is to get one.
+            ValueError: If the default was made with 0, to which other rates have no ratio.
         """
         return self._held.default.learning_rate
 
@@ -165,18 +168,18 @@ class ModuleOptimizers(keras.optimizers.Optimizer):
         self._held.set_rate(learning_rate)
 
     def apply(self, grads: Sequence, trainable_variables: Sequence | None = None) -> None:
-        """Lets each optimizer apply the gradients of its variables.
+        """Applies gradients, each by the optimizer of its variable.
 
         Optimizers without a gradient take no step.
 
         Args:
-            grads: a gradient, or None, for each variable.
-            trainable_variables: some of the variables that the optimizer was built on;
-                None for all.
+            grads: List with a gradient, or None, for each variable.
+            trainable_variables: List of variables that the optimizer was built on.
+                Defaults to `None`: all of them.
 
         Raises:
-            RuntimeError: the modules are not known.
-            ValueError: an unknown variable, or no gradient at all.
+            RuntimeError: If the modules are not known.
+            ValueError: If a variable is unknown, or if there is no gradient at all.
         """
         self._refuse_unbuilt()
         held = self._held
@@ -208,19 +211,19 @@ class ModuleOptimizers(keras.optimizers.Optimizer):
     def stateless_apply(
         self, optimizer_variables: list, grads: list, trainable_variables: list
     ) -> tuple[list, list]:
-        """As Keras's, over all optimizers.
+        """Applies gradients without side effects, as `keras.optimizers.Optimizer` does.
 
         Args:
-            optimizer_variables: values of `variables`.
-            grads: a gradient for each variable that the optimizer was built on.
-            trainable_variables: the values of those.
+            optimizer_variables: List of values of `variables`.
+            grads: List with a gradient for each variable that the optimizer was built on.
+            trainable_variables: List of the values of those variables.
 
         Returns:
             The new values of `trainable_variables` and of `optimizer_variables`.
 
         Raises:
-            RuntimeError: the modules are not known.
-            ValueError: the backend is TensorFlow, where Keras has no such function.
+            RuntimeError: If the modules are not known.
+            ValueError: If the backend is TensorFlow, where Keras has no such function.
         """
         if keras.backend.backend() == "tensorflow":
             return super().stateless_apply(optimizer_variables, grads, trainable_variables)
@@ -241,15 +244,15 @@ class ModuleOptimizers(keras.optimizers.Optimizer):
         if not self.built:
             raise RuntimeError(
                 f"{self.name!r}: ModuleOptimizers trains the modules of a modular model, "
-                "and was told of none. Compile keras_e2e.modularize(model, boundaries) "
-                "with it; for a stock model use the default optimizer itself."
+                "and this model has no modules. Compile keras_e2e.modularize(model, "
+                "boundaries) with it; for a stock model use the default optimizer itself."
             )
 
     def finalize_variable_values(self, var_list: Sequence) -> None:
-        """Writes the averages of the optimizers that keep some (`use_ema`).
+        """Writes the averaged weights of the optimizers that keep them (`use_ema`).
 
         Args:
-            var_list: the model's variables; each optimizer knows which are its.
+            var_list: List of the model's variables; each optimizer takes its own.
         """
         held = self._held
         for optimizer in held.all():
@@ -258,7 +261,7 @@ class ModuleOptimizers(keras.optimizers.Optimizer):
                 optimizer.finalize_variable_values(held.variables_of(optimizer))
 
     def exclude_from_weight_decay(self, var_list=None, var_names=None) -> None:
-        """As Keras's, for every optimizer; to be called before training."""
+        """Excludes variables from weight decay in every optimizer, before training."""
         for optimizer in self._held.all():
             optimizer.exclude_from_weight_decay(var_list, var_names)
 
@@ -277,20 +280,17 @@ class ModuleOptimizers(keras.optimizers.Optimizer):
                 module: keras.saving.serialize_keras_object(optimizer)
                 for module, optimizer in held.given.items()
             },
-            # Rates that stand at 0 would not tell.
+            # They could not be computed from rates that are 0.
             "learning_rate_ratios": dict(held.ratios),
         }
 
     @classmethod
     def from_config(cls, config: dict, custom_objects: dict | None = None) -> Any:
-        def made(optimizer):
-            return keras.saving.deserialize_keras_object(optimizer, custom_objects)
-
-        optimizer = cls(
-            made(config["default"]),
-            {module: made(o) for module, o in config["optimizers"].items()},
-            name=config["name"],
+        made = functools.partial(
+            keras.saving.deserialize_keras_object, custom_objects=custom_objects
         )
+        given = {module: made(o) for module, o in config["optimizers"].items()}
+        optimizer = cls(made(config["default"]), given, name=config["name"])
         optimizer._held.ratios = dict(config["learning_rate_ratios"])
         return optimizer
 

@@ -1,7 +1,6 @@
 """The optimizers that `ModuleOptimizers` holds: which module has which."""
 
 import dataclasses
-import difflib
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -9,6 +8,7 @@ import keras
 from keras import ops
 
 from keras_e2e.utils import compat
+from keras_e2e.utils.validation import did_you_mean
 
 EXPECTED = (
     "Expected the name of a Keras optimizer, its config, or an instance, as "
@@ -17,20 +17,20 @@ EXPECTED = (
 
 
 @dataclasses.dataclass
-class OptimizerSet:
-    """A default, an optimizer for each module, and whose variables they move.
+class OptimizerGroup:
+    """A default optimizer, an optimizer for each module, and which variables each has.
 
-    An object of its own, so that Keras does not look into it: it would save each
-    optimizer a second time and take the model's variables for the optimizer's.
+    Keras does not look into this object: it would save each optimizer a second time and
+    take the model's variables for the optimizer's.
 
     Attributes:
-        default: for what belongs to no module; the others are copied from it.
-        given: optimizers by module, as they were given.
-        ratios: learning rates of those, in units of the default's.
-        modules: optimizers by module, all of them, in order; empty until bound.
-        module_of: the module of a variable, by the variable's `id`.
-        variables: what was built on, in order.
-        owners: the optimizer of each of them, by `id`.
+        default: Optimizer of what belongs to no module; the others are copied from it.
+        given: Dict with the optimizers that were given, by module.
+        ratios: Dict with the ratios of their learning rates to the default's.
+        modules: Dict with all optimizers by module, in order; empty before `bind`.
+        module_of: Dict with the module of a variable, by the variable's `id`.
+        variables: List of the variables that were built on, in order.
+        owners: Dict with the optimizer of each of them, by `id`.
     """
 
     default: Any
@@ -42,11 +42,11 @@ class OptimizerSet:
     owners: dict[int, Any] = dataclasses.field(default_factory=dict)
 
     @classmethod
-    def of(cls, default: Any, optimizers: Mapping[str, Any]) -> "OptimizerSet":
-        """Makes the set from what a user gave.
+    def of(cls, default: Any, optimizers: Mapping[str, Any]) -> "OptimizerGroup":
+        """Makes the group from the arguments of `ModuleOptimizers`.
 
         Raises:
-            ValueError: an optimizer that cannot serve; names it and the way out.
+            ValueError: If an optimizer is invalid; the message names it and a fix.
         """
         default = _optimizer(default, "default")
         given = {m: _optimizer(o, f"optimizers[{m!r}]") for m, o in optimizers.items()}
@@ -71,20 +71,20 @@ class OptimizerSet:
         return cls(default, given, ratios)
 
     def known(self) -> dict[str, Any]:
-        """Optimizers by module; before binding those that were given."""
+        """Returns optimizers by module; before `bind` those that were given."""
         return self.modules or self.given
 
     def all(self) -> list:
-        """The default, then those of the modules."""
+        """Returns the default, then those of the modules."""
         return [self.default, *self.known().values()]
 
     def bind(self, modules: Mapping[str, Sequence]) -> None:
-        """Notes the modules, and copies the default for those that have none."""
+        """Sets the modules, and copies the default for those that were given none."""
         for module in self.given:
             if module not in modules:
                 raise ValueError(
                     f"ModuleOptimizers: optimizers names {module!r}, but the model's "
-                    f"modules are {list(modules)}.{suggestion(module, modules)}"
+                    f"modules are {list(modules)}.{did_you_mean(module, modules)}"
                 )
         self.modules = {
             module: self.given[module] if module in self.given else self._copy(module)
@@ -93,7 +93,7 @@ class OptimizerSet:
         self.module_of = {id(v): name for name, vs in modules.items() for v in vs}
 
     def build(self, variables: Iterable) -> None:
-        """Builds each optimizer on its variables; what no module has is the default's."""
+        """Builds each optimizer on its variables; those of no module go to the default."""
         self.variables = list(variables)
         self.owners = {
             id(v): self.modules.get(self.module_of.get(id(v), ""), self.default)
@@ -105,7 +105,7 @@ class OptimizerSet:
                 optimizer.build(theirs)
 
     def variables_of(self, optimizer: Any) -> list:
-        """The variables that an optimizer moves."""
+        """Returns the variables that an optimizer updates."""
         return [v for v in self.variables if self.owners[id(v)] is optimizer]
 
     def split(self, gradients: Iterable, variables: Iterable) -> tuple[list, list]:
@@ -116,7 +116,7 @@ class OptimizerSet:
             gradient at all, and the paths of the variables of the others.
 
         Raises:
-            ValueError: a variable that was not built on.
+            ValueError: If a variable was not built on.
         """
         groups: dict[int, tuple] = {}
         for gradient, variable in zip(gradients, variables, strict=True):
@@ -156,7 +156,7 @@ class OptimizerSet:
             optimizer.learning_rate = rate_of(self.default) * ratio
 
     def _copy(self, module: str) -> Any:
-        """An optimizer with the settings of the default, for a module."""
+        """Returns an optimizer with the settings of the default, for a module."""
         config = self.default.get_config()
         if "name" in config:
             # Keras tells variables apart by it.
@@ -167,24 +167,22 @@ class OptimizerSet:
 
 
 def rate_of(optimizer: Any) -> Any:
-    """The learning rate as a number, if it can be set; None for schedules."""
+    """Returns the learning rate as a number, or None if it is a schedule."""
     rate = optimizer.learning_rate
     return float(ops.convert_to_numpy(rate)) if isinstance(rate, keras.Variable) else None
 
 
-def suggestion(name: str, names: Iterable[str]) -> str:
-    """A sentence with the nearest of `names`, or nothing."""
-    near = difflib.get_close_matches(name, list(names), n=1)
-    return f" Did you mean {near[0]!r}?" if near else ""
-
-
 def _optimizer(identifier: Any, argument: str) -> Any:
-    """The optimizer that an argument stands for."""
+    """Returns the optimizer that an argument stands for.
+
+    Raises:
+        ValueError: If the optimizer is unknown or cannot train a module.
+    """
     try:
         optimizer = keras.optimizers.get(identifier)
     except (KeyError, TypeError, ValueError) as error:
         raise ValueError(
-            f"ModuleOptimizers: {argument}={identifier!r} is no optimizer. {EXPECTED}"
+            f"ModuleOptimizers: {argument}={identifier!r} is not an optimizer. {EXPECTED}"
         ) from error
     if optimizer is None:
         raise ValueError(f"ModuleOptimizers: {argument} is None. {EXPECTED}")
@@ -194,7 +192,7 @@ def _optimizer(identifier: Any, argument: str) -> Any:
             f"ModuleOptimizers: {argument} is a {kind}, but there is one loss for all "
             "modules. Wrap the whole: LossScaleOptimizer(ModuleOptimizers(...))."
         )
-    # MultiOptimizer, which not every version of Keras has, or another of ours.
+    # MultiOptimizer, which not every version of Keras has, or another ModuleOptimizers.
     if hasattr(optimizer, "optimizers") or hasattr(optimizer, "optimizer_of"):
         raise ValueError(
             f"ModuleOptimizers: {argument} is a {kind}, which holds optimizers itself. "

@@ -310,9 +310,9 @@ def test_optimizers_that_cannot_serve_are_refused():
     built.build([keras.Variable([1.0])])
     scaled = optimizers.SGD(loss_scale_factor=2.0)
     for default, given, message in [
-        ("sgdd", {}, "default='sgdd' is no optimizer. Expected the name"),
+        ("sgdd", {}, "default='sgdd' is not an optimizer. Expected the name"),
         (None, {}, "default is None"),
-        ("sgd", {"a": 3}, r"optimizers\['a'\]=3 is no optimizer"),
+        ("sgd", {"a": 3}, r"optimizers\['a'\]=3 is not an optimizer"),
         (sgd, {"a": sgd}, "'default' and 'a' have one and the same SGD"),
         ("sgd", {"a": optimizers.LossScaleOptimizer(sgd)}, "Wrap the whole"),
         ("sgd", {"a": ModuleOptimizers("sgd")}, "holds optimizers itself"),
