@@ -37,8 +37,7 @@ from rich.table import Table
 
 import keras_e2e as e2e
 from keras_e2e.experiments import tasks
-from keras_e2e.models.ensembles.calibration import scores
-from keras_e2e.models.ensembles.ensemble import bootstrap_indices, ensemble
+from keras_e2e.models.ensembles import bootstrap_indices, ensemble, scores
 from keras_e2e.models.ensembles.evaluation import evaluate_ensemble
 
 FLAGS = flags.FLAGS

@@ -22,8 +22,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 import keras
 
 from keras_e2e.experiments.tasks import load_digits
-from keras_e2e.models.ensembles.ensemble import bootstrap_indices, ensemble
-from keras_e2e.models.ensembles.evaluation import evaluate_ensemble
+from keras_e2e.models.ensembles import bootstrap_indices, ensemble, evaluate_ensemble
 
 MEMBERS, UNITS, EPOCHS = 5, 8, 30
 

@@ -26,6 +26,7 @@ def _is_command() -> bool:
 
 if TYPE_CHECKING or not _is_command():
     from keras_e2e import callbacks, diagnostics, objectives
+    from keras_e2e.models import ensembles
     from keras_e2e.models.diagnose import diagnose
     from keras_e2e.models.ensembles.ensemble import bootstrap_indices, ensemble
     from keras_e2e.models.ensembles.evaluation import evaluate_ensemble
@@ -54,6 +55,7 @@ __all__ = [
     "diagnose",
     "diagnostics",
     "ensemble",
+    "ensembles",
     "evaluate_ensemble",
     "goodness_predict",
     "modularize",

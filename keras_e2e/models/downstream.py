@@ -1,4 +1,4 @@
-"""The downstream model: what lies behind a boundary, as a stock model."""
+"""The downstream model: what follows a boundary, as a stock model."""
 
 from typing import Any
 
@@ -12,14 +12,15 @@ from keras_e2e.utils.validation import did_you_mean
 
 
 def downstream_model(model: Any, name: str) -> keras.Model:
-    """The stock model from what comes out of a boundary to the model's outputs.
+    """The stock model from the output of a boundary to the model's outputs.
 
     See `ModuleEvaluation.downstream_model`.
     """
     if not compat.is_functional(model):
         raise ValueError(
-            f"downstream_model: {model.name!r} wraps a subclassed model, which has no graph "
-            "of layers to cut. Build the model from layers (keras.Input ... keras.Model)."
+            f"downstream_model: {model.name!r} wraps a subclassed model, which has no "
+            "graph of layers to cut. Build the model from layers (keras.Input ... "
+            "keras.Model)."
         )
     names = [m.name for m in model._modular.modules if m.boundary is not None]
     if name not in names:

@@ -17,14 +17,14 @@ from keras_e2e.utils.validation import did_you_mean
 
 
 def exits_of(objective: LocalObjective, outputs: tuple[Output, ...]) -> dict[str, Exit]:
-    """What an objective's heads predict of the model's outputs, by output.
+    """The heads of an objective that predict outputs of the model, by output.
 
-    Of several heads for one output (in a mixture) the first.
+    Where several heads of a mixture predict one output, the first of them.
     """
     found: dict[str, Exit] = {}
-    for way in objective.exits(outputs):
-        if way.output is not None:
-            found.setdefault(way.output, way)
+    for exit_ in objective.exits(outputs):
+        if exit_.output is not None:
+            found.setdefault(exit_.output, exit_)
     return found
 
 
@@ -36,9 +36,9 @@ def early_exit_model(model: Any, name: str) -> keras.Model:
     state = model._modular
     if not compat.is_functional(model):
         raise ValueError(
-            f"early_exit_model: {model.name!r} wraps a subclassed model, which has no graph "
-            "of layers to cut. Build the model from layers (keras.Input ... keras.Model), "
-            "or look at its heads with evaluate_modules."
+            f"early_exit_model: {model.name!r} wraps a subclassed model, which has no "
+            "graph of layers to cut. Build the model from layers (keras.Input ... "
+            "keras.Model), or look at its heads with evaluate_modules."
         )
     module = _find(name, state.modules)
     places: list = []
@@ -52,24 +52,24 @@ def early_exit_model(model: Any, name: str) -> keras.Model:
             places.append(args[0])
         return args[0]
 
-    ways = _ways(model, module)
-    stacks = [_stock_layers(way, name) for way in ways]
+    exits = _exits(model, module)
+    stacks = [_stock_layers(exit_, name) for exit_ in exits]
     with strategy_scope(model):
         inputs = inputs_like(model.input)
         compat.run_graph(model, tree.flatten(inputs), call)
         if len(places) != 1:
             raise ValueError(
-                f"early_exit_model: boundary {name!r} is crossed {len(places)} times, so its "
-                "head makes as many predictions. Apply the module once, to the stacked "
+                f"early_exit_model: boundary {name!r} is crossed {len(places)} times, so "
+                "its head makes as many predictions. Apply the module once, to the stacked "
                 "inputs."
             )
         outputs = []
-        for way, layers in zip(ways, stacks, strict=True):
-            label = f"{name}_{way.output}_exit" if len(ways) > 1 else f"{name}_exit"
-            outputs.append(_leave(places[0], layers, way, label, names))
+        for exit_, layers in zip(exits, stacks, strict=True):
+            label = f"{name}_{exit_.output}_exit" if len(exits) > 1 else f"{name}_exit"
+            outputs.append(_apply_head(places[0], layers, exit_, label, names))
         whole: Any = outputs[0] if len(outputs) == 1 else outputs
-        if len(ways) > 1 and isinstance(model.output, dict):
-            whole = dict(zip([way.output for way in ways], outputs, strict=True))
+        if len(exits) > 1 and isinstance(model.output, dict):
+            whole = dict(zip([exit_.output for exit_ in exits], outputs, strict=True))
         return stock_model(inputs, whole, model, f"{model.name}_{name}")
 
 
@@ -91,63 +91,66 @@ def _find(name: str, modules: Iterable[Module]) -> Module:
     return modules[[m.name for m in modules].index(name)]
 
 
-def _ways(model: Any, module: Module) -> list[Exit]:
-    """The heads to leave by: those for the model's outputs, else for labels."""
+def _exits(model: Any, module: Module) -> list[Exit]:
+    """The heads to end in: those for the model's outputs, else for labels."""
     objective, keys = module.objective, model._modular.keys()
     if objective is None:
         raise ValueError(
-            f"early_exit_model: boundary {module.name!r} has no objective (objective=None), so "
-            "there is no head to end in. Give it one such as Prediction()."
+            f"early_exit_model: boundary {module.name!r} has no objective "
+            "(objective=None), so there is no head to end in. Give it one such as "
+            "Prediction()."
         )
     outputs = tuple(Output(key, None, None, None) for key in keys)
     if model.compiled:
         outputs = build_outputs(model, keys, None, None)
     found = exits_of(objective, outputs)
-    ways = list(found.values()) or list(objective.exits(outputs))[:1]
-    if not ways:
+    exits = list(found.values()) or list(objective.exits(outputs))[:1]
+    if not exits:
         raise ValueError(
             f"early_exit_model: the objective {type(objective).__name__} of boundary "
             f"{module.name!r} has no head that predicts the model's outputs or labels. "
             "Use Prediction(), or a mixture with it, there; or train a classifier on "
             "the activation."
         )
-    return ways
+    return exits
 
 
-def _stock_layers(way: Exit, boundary: str) -> list:
+def _stock_layers(exit_: Exit, boundary: str) -> list:
     """The layers of a head, one by one, none of them of a class of keras_e2e."""
-    network = way.network
+    network = exit_.network
     if network is None:
         return []
     layers = [network]
     if isinstance(network, AugLocal):
         layers = [network.network]
-    elif isinstance(network, keras.Sequential) and _ours(network):
+    elif isinstance(network, keras.Sequential) and _of_keras_e2e(network):
         layers = list(network.layers)
     for layer in layers:
-        ours = [x for x in [layer, *compat.all_layers(layer)] if _ours(x)]
-        if ours:
+        own = [x for x in [layer, *compat.all_layers(layer)] if _of_keras_e2e(x)]
+        if own:
             raise ValueError(
                 f"early_exit_model: the head of boundary {boundary!r} needs the class "
-                f"{type(ours[0]).__name__} of keras_e2e, so no stock Keras model can end "
+                f"{type(own[0]).__name__} of keras_e2e, so no stock Keras model can end "
                 "in it. Use another head, such as 'gap_linear' or AugLocal(), or look at "
                 "it with evaluate_modules."
             )
     return layers
 
 
-def _ours(layer: keras.layers.Layer) -> bool:
+def _of_keras_e2e(layer: keras.layers.Layer) -> bool:
     return type(layer).__module__.split(".")[0] == "keras_e2e"
 
 
-def _leave(activation: Any, layers: list, way: Exit, name: str, taken: set[str]) -> Any:
+def _apply_head(
+    activation: Any, layers: list, exit_: Exit, name: str, taken: set[str]
+) -> Any:
     """What a head's layers make of an activation.
 
     They are applied one by one: a nested model would drop a Keras mask. Only where a
     name is taken already (heads have automatic names, and so have many layers of a
     model that was loaded) are they put into a nested model, where names are their own.
     """
-    if not layers and way.ending is None:
+    if not layers and exit_.ending is None:
         return activation
     nested = bool(taken & {layer.name for layer in layers})
     inputs = tensor = activation
@@ -155,8 +158,8 @@ def _leave(activation: Any, layers: list, way: Exit, name: str, taken: set[str])
         inputs = tensor = input_like(activation, f"{name}_input")
     for layer in layers:
         tensor = layer(tensor)
-    if way.ending is not None:
-        for step in getattr(way.ending, "steps", (way.ending,)):
+    if exit_.ending is not None:
+        for step in getattr(exit_.ending, "steps", (exit_.ending,)):
             tensor = _applied(step, tensor, name)
     return keras.Model(inputs, tensor, name=name)(activation) if nested else tensor
 

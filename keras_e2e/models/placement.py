@@ -160,7 +160,7 @@ def _refuse_without_boundary(model: keras.Model) -> None:
         else ""
     )
     raise ValueError(
-        f"{model.name!r} is a subclassed model: its call() is code, so there is no graph to "
-        "choose boundaries in. Name the layers that end a module, modularize(model, "
+        f"{model.name!r} is a subclassed model: its call() is code, so there is no graph "
+        "to choose boundaries in. Name the layers that end a module, modularize(model, "
         f"[...]), or apply ModuleBoundary layers in its call(). Its layers: {names}.{late}"
     )

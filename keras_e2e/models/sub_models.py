@@ -23,8 +23,8 @@ class Stages:
     which the model can no longer be saved (Keras 3.15).
 
     Args:
-        model: the modular model.
-        modules: its modules.
+        model: The modular model.
+        modules: Its modules, in order.
     """
 
     def __init__(self, model: keras.Model, modules: list[Module]):
@@ -33,7 +33,11 @@ class Stages:
         self.made: dict[str, tuple] = {}
 
     def run(self, inputs: Any, name: str) -> Any:
-        """Runs up to the end of a module.
+        """Runs the model up to the end of a module.
+
+        Args:
+            inputs: The inputs of the whole model.
+            name: String, the name of the module.
 
         Returns:
             The model's outputs if the module is the last one, else None. The
@@ -66,7 +70,7 @@ class Stages:
         return self.made[name]
 
     def _model_before(self, upstream: set[str]) -> keras.Model:
-        """From the model's inputs to what comes out of the boundaries before a module."""
+        """From the model's inputs to the outputs of the boundaries before a module."""
         inputs, leaving = self._inputs(), []
 
         def call(layer, *args, **kwargs):

@@ -10,11 +10,12 @@ from keras_e2e.utils.graphs import count_parameters
 
 
 def print_modules(model: Any, print_fn: Any = None) -> None:
-    """Prints one line for each module of a modular model.
+    """Prints a table with one line for each module of a modular model.
 
     Args:
-        model: the modular model.
-        print_fn: called with the table as one string; None prints to the terminal.
+        model: The modular model.
+        print_fn: Function that is called with the table as one string. Defaults to
+            `None`, which prints to the terminal.
     """
     table = Table(title=f"Modules of {model.name!r}", title_justify="left")
     table.add_column("#")

@@ -18,12 +18,12 @@ class Block:
     """A piece of a graph that one tensor enters.
 
     Attributes:
-        calls: its calls of layers and operations, in the order of the graph.
-        start: the tensor that enters.
-        ends: the tensor that leaves it; the model's outputs for the last block.
-        place: how many blocks of the whole network come before it.
-        count: how many blocks the whole network has.
-        last: whether it leads into the model's outputs.
+        calls: Its calls of layers and operations, in the order of the graph.
+        start: The tensor that it takes.
+        ends: The tensors that it returns: one, or the model's outputs for the last block.
+        place: How many blocks of the whole network come before it.
+        count: How many blocks the whole network has.
+        last: Whether it leads into the model's outputs.
     """
 
     calls: tuple
@@ -48,18 +48,19 @@ class Block:
     ) -> tuple[keras.KerasTensor, list[tuple[Any, Any]]]:
         """Applies fresh copies of the block's layers to another tensor.
 
-        Regularisers, dropout and dtype policies are copied with the layers. A layer that
+        Regularizers, dropout and dtype policies are copied with the layers. A layer that
         the block calls twice has one copy.
 
         Args:
-            tensor: what to apply them to; its shape may differ from `start`'s.
-            prefix: comes before the copies' names.
+            tensor: Symbolic tensor to apply the copies to; its shape may differ from that
+                of `start`.
+            prefix: String put before the names of the copies.
 
         Returns:
-            What leaves the copy, and the pairs of an original layer and its copy.
+            The output of the copy, and the pairs of an original layer and its copy.
 
         Raises:
-            ValueError: the layers cannot be copied, or not applied to such a tensor; or
+            ValueError: If the layers cannot be copied, or not applied to such a tensor, or
                 the block ends in several outputs.
 
         Example:
@@ -106,12 +107,12 @@ def blocks_after(graph: Graph, boundary: ModuleBoundary) -> tuple[Block, ...]:
     Other boundaries are the identity.
 
     Args:
-        graph: the graph of a Functional model.
-        boundary: one of its boundaries.
+        graph: The graph of a Functional model.
+        boundary: One of its boundaries.
 
     Returns:
-        The blocks, in order. None where the boundary is crossed more than once, or
-        where something else than its output goes into what comes after.
+        The blocks, in order. There are none where the boundary is crossed more than once,
+        or where other tensors than its output enter what follows.
     """
     crossed = [i for i, c in enumerate(graph.calls) if c.operation is boundary]
     if len(crossed) != 1 or len(graph.calls[crossed[0]].outputs) != 1:

@@ -40,8 +40,8 @@ class CutPoint(NamedTuple):
     """A place where a boundary separates the graph into before and after.
 
     Attributes:
-        layer: the layer whose output would be cut.
-        position: how many calls of the graph come up to and with it.
+        layer: The layer whose output would be cut.
+        position: Index of its call in the graph.
     """
 
     layer: Any

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import keras
 
-from keras_e2e.modules.module import ModuleSpec
+from keras_e2e.modules.module import Module, ModuleSpec
 from keras_e2e.objectives.base import ModelSpec, OutputSpec
 from keras_e2e.utils.validation import check_reach_fits
 
@@ -24,6 +24,7 @@ def build_heads(
             head does not fit; heads that share a variable.
     """
     modules = [spec.module for spec in specs]
+    _refuse_ambiguous_labels(modules, [output.name for output in outputs])
     _refuse_shared([(m.name, id(m.objective)) for m in modules if m.objective], "objective")
     ends = {
         s.module.name: (s.activation,)
@@ -56,6 +57,21 @@ def build_heads(
             ) from error
     heads = [(m.name, id(v)) for m in modules for v in m.head_variables]
     _refuse_shared(heads, "head")
+
+
+def _refuse_ambiguous_labels(modules: Sequence[Module], outputs: list[str]) -> None:
+    """Raises ValueError where labels and targets would go by one key of `y`."""
+    for module in modules:
+        objective = module.objective
+        if objective and objective.requires_labels and module.name in outputs:
+            raise ValueError(
+                f"Boundary {module.name!r} has the name of an output of the model, so "
+                f"y[{module.name!r}] cannot be both the labels of its objective "
+                f"{type(objective).__name__} and the targets of that output. Rename the "
+                f"output (outputs {outputs}), or put the boundary between the layers "
+                "yourself, under a name of its own: ModuleBoundary(objective, "
+                f"name={module.name + '_labels'!r})."
+            )
 
 
 def _refuse_shared(owned: list[tuple[str, int]], what: str) -> None:

@@ -101,7 +101,7 @@ def test_what_fails_is_put_back_too():
     assert int(model.optimizer.iterations) == 0
 
 
-def test_faults_are_told_in_a_table_and_in_words():
+def test_faults_are_reported_in_a_table_and_in_words():
     model = modular()
     bias = np.full(16, -50.0)
     bias[0] = 0.0  # one unit of sixteen ever acts
@@ -131,7 +131,7 @@ class Chain(keras.Model):
         return self.out(self.hidden(self.spare(self.narrow(x))))
 
 
-def test_a_module_that_is_not_needed_is_told_from_one_that_is():
+def test_a_module_that_is_not_needed_is_distinguished_from_one_that_is():
     model = e2e.modularize(Chain(), ["narrow", "spare"])
     loss = "sparse_categorical_crossentropy"
     model.compile(keras.optimizers.Adam(0.03), loss, jit_compile=False)

@@ -180,12 +180,12 @@ def test_a_mask_reaches_the_head():
     model = e2e.modularize(base, {"words": Prediction("gap_linear")})
     model.compile("adam", "sparse_categorical_crossentropy")
     tokens = np.array([[1, 2, 0, 0], [3, 4, 5, 0]])
-    told = np.asarray(model.early_exit_model("words")(tokens))
+    predicted = np.asarray(model.early_exit_model("words")(tokens))
     head = model.modules[0].objective.networks[0]
     embedded = np.asarray(model.get_layer("words")(tokens))
     mean = np.stack([embedded[0, :2].mean(axis=0), embedded[1, :3].mean(axis=0)])
     expected = keras.ops.softmax(head.layers[-1](mean))
-    np.testing.assert_allclose(told, expected, rtol=1e-5)
+    np.testing.assert_allclose(predicted, expected, rtol=1e-5)
 
 
 def test_padding_counts_as_little_as_in_the_model():
@@ -210,7 +210,7 @@ def test_padding_counts_as_little_as_in_the_model():
         expected = early.evaluate(tokens, labels, verbose=0, return_dict=True)
         numbers = {k: v for k, v in found[name].items() if "probe" not in k}
         assert numbers == pytest.approx(expected, rel=1e-5)
-    # The word tells its label; padding, which could not, is not asked.
+    # The word predicts its label; padding, which could not, is not asked.
     assert found["words"]["probe_accuracy"] == 1.0
 
 

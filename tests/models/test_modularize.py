@@ -428,6 +428,25 @@ def test_boundaries_applied_by_hand_need_no_names():
     assert_same(base(x), more(x))
 
 
+def test_labels_and_targets_under_one_key_are_refused():
+    def outputs(hidden, name="a"):
+        return {name: layers.Dense(2, name="out")(hidden)}
+
+    inputs = keras.Input((6,))
+    hidden = layers.Dense(5, name="a")(inputs)
+    base = keras.Model(inputs, outputs(hidden))
+    with pytest.raises(ValueError, match=r"'a' has the name of an output.*'a_labels'"):
+        e2e.modularize(base, {"a": IntermediateTarget()})
+    e2e.modularize(base, ["a"])  # needs no labels
+    # The ways out that the error names.
+    e2e.modularize(keras.Model(inputs, outputs(hidden, "b")), {"a": IntermediateTarget()})
+    marked = ModuleBoundary(IntermediateTarget(), name="a_labels")(hidden)
+    model = e2e.modularize(keras.Model(inputs, outputs(marked)), training_mode="local")
+    model.compile("sgd", "mse")
+    y = {"a": np.ones((5, 2)), "a_labels": np.arange(5)}
+    assert np.isfinite(model.fit(np.ones((5, 6)), y, verbose=0).history["loss"]).all()
+
+
 def test_the_mode_to_start_in_can_be_given():
     model = e2e.modularize(dense_chain(), ["a"], training_mode="sequential:a")
     assert model.training_mode == TrainingMode("sequential:a")

@@ -1,8 +1,10 @@
-"""How good and how honest predicted probabilities are: error, NLL, calibration."""
+"""Scores of predicted probabilities: error, negative log likelihood, calibration."""
 
 from typing import Any, NamedTuple
 
 import numpy as np
+
+from keras_e2e.utils.validation import check_integer
 
 # Keras bounds the logarithm of its cross-entropies by the same (keras.config.epsilon).
 SMALLEST = 1e-7
@@ -11,13 +13,13 @@ ROUNDING = 0.01
 
 
 class Scores(NamedTuple):
-    """What the predictions of a classifier are worth.
+    """Scores of the predictions of a classifier.
 
     Attributes:
-        error: share of examples whose most probable class is not the label.
-        nll: negative log likelihood: the mean of -log of the probability given to the
+        error: Share of examples whose most probable class is not the label.
+        nll: Negative log likelihood: the mean of -log of the probability given to the
             label, in nats; probabilities below 1e-7 count as 1e-7.
-        ece: expected calibration error, from 0 to 1 (`expected_calibration_error`).
+        ece: Expected calibration error, from 0 to 1 (`expected_calibration_error`).
     """
 
     error: float
@@ -29,21 +31,22 @@ def scores(probabilities: Any, labels: Any) -> Scores:
     """Error, negative log likelihood and calibration error of a classifier.
 
     Args:
-        probabilities: shape (n, classes), each row adding up to 1; or those of the class
-            1 alone, as of one sigmoid unit, shape (n,) or (n, 1).
-        labels: classes, integers from 0, shape (n,) or (n, 1); or one-hot, the shape of
-            the probabilities.
+        probabilities: Array of shape `(n, num_classes)`, each row adding up to 1; or the
+            probabilities of class 1 alone, as of one sigmoid unit, of shape `(n,)` or
+            `(n, 1)`.
+        labels: Array of classes, integers from 0, of shape `(n,)` or `(n, 1)`; or one-hot,
+            of the shape of the probabilities.
 
     Returns:
         `Scores(error, nll, ece)`.
 
     Raises:
-        ValueError: no probabilities, or labels that do not fit them.
+        ValueError: If `probabilities` are not probabilities, or the labels do not fit.
 
     Example:
 
-    >>> from keras_e2e.models.ensembles.calibration import scores
-    >>> found = scores([[0.5, 0.5], [0.9, 0.1]], [0, 1])
+    >>> import keras_e2e as e2e
+    >>> found = e2e.ensembles.scores([[0.5, 0.5], [0.9, 0.1]], [0, 1])
     >>> [round(value, 3) for value in found]
     [0.5, 1.498, 0.7]
     """
@@ -56,12 +59,14 @@ def scores(probabilities: Any, labels: Any) -> Scores:
     )
 
 
-def expected_calibration_error(probabilities: Any, labels: Any, bins: int = 15) -> float:
-    """How far the confidence of predictions is from how often they are right.
+def expected_calibration_error(
+    probabilities: Any, labels: Any, num_bins: int = 15
+) -> float:
+    """How far the confidence of predictions is from how often they are correct.
 
     Guo et al. 2017, "On Calibration of Modern Neural Networks". The confidence of a
     prediction is its largest probability. The examples are sorted into bins of equal
-    width by their confidence, bin b from (b - 1) / bins (exclusive) to b / bins
+    width by their confidence, bin b from (b - 1) / num_bins (exclusive) to b / num_bins
     (inclusive), and
 
         ECE = sum over the bins B of |B| / n * |accuracy(B) - mean confidence(B)|.
@@ -69,30 +74,30 @@ def expected_calibration_error(probabilities: Any, labels: Any, bins: int = 15) 
     It depends on the number of bins, and on few examples it is too large.
 
     Args:
-        probabilities: as in `scores`.
-        labels: as in `scores`.
-        bins: how many. Default: 15, as in the paper.
+        probabilities: As in `scores`.
+        labels: As in `scores`.
+        num_bins: Positive integer, the number of bins. Defaults to 15, as in the paper.
 
     Returns:
         The error, from 0 (calibrated) to 1.
 
     Raises:
-        ValueError: as in `scores`, or `bins` is no integer of at least 1.
+        ValueError: As in `scores`, or if `num_bins` is not a positive integer.
 
     Example:
 
-    >>> from keras_e2e.models.ensembles.calibration import expected_calibration_error
-    >>> round(expected_calibration_error([[0.8, 0.2]] * 4, [0, 0, 0, 1]), 3)
+    >>> import keras_e2e as e2e
+    >>> predicted = [[0.8, 0.2]] * 4
+    >>> round(e2e.ensembles.expected_calibration_error(predicted, [0, 0, 0, 1]), 3)
     0.05
     """
-    if not isinstance(bins, int | np.integer) or isinstance(bins, bool) or bins < 1:
-        raise ValueError(f"bins={bins!r}: expected an integer of at least 1.")
+    check_integer("num_bins", num_bins, 1)
     p, classes = checked(probabilities, labels)
-    confidence, right = p.max(axis=1), p.argmax(axis=1) == classes
-    edges = np.linspace(0.0, 1.0, bins + 1)[1:-1]
+    confidence, correct = p.max(axis=1), p.argmax(axis=1) == classes
+    edges = np.linspace(0.0, 1.0, num_bins + 1)[1:-1]
     place = np.digitize(confidence, edges, right=True)
     # |B| / n * |mean of a - mean of b| is |sum of a - sum of b| / n.
-    gaps = np.bincount(place, weights=right - confidence, minlength=bins)
+    gaps = np.bincount(place, weights=correct - confidence, minlength=num_bins)
     return float(np.abs(gaps).sum() / len(p))
 
 
@@ -100,7 +105,7 @@ def checked(probabilities: Any, labels: Any) -> tuple[np.ndarray, np.ndarray]:
     """Probabilities as float64 of shape (n, classes), labels as integers of shape (n,).
 
     Raises:
-        ValueError: as in `scores`.
+        ValueError: As in `scores`.
     """
     p = np.asarray(probabilities, "float64")
     if p.ndim == 1 or (p.ndim == 2 and p.shape[1] == 1):

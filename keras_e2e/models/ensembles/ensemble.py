@@ -1,9 +1,9 @@
 """Ensembles: one model of several predictors, trained independently or jointly."""
 
 import itertools
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from numbers import Real
-from typing import Any
+from typing import Any, Literal, get_args
 
 import keras
 import numpy as np
@@ -20,20 +20,23 @@ from keras_e2e.utils import compat
 from keras_e2e.utils.graphs import inputs_like, share_dtype_policy, strategy_scope
 from keras_e2e.utils.validation import check_integer
 
-VOTES = ("mean", "majority")
+VoteName = Literal["mean", "majority"]
+VOTES: tuple[str, ...] = get_args(VoteName)
+Vote = VoteName | Sequence[float] | np.ndarray
 
 
 def ensemble(
     members: Iterable[keras.Model],
-    vote: Any = "mean",
+    vote: Vote = "mean",
     *,
     training_mode: TrainingMode | ModeName = "end_to_end",
     name: str = "ensemble",
 ) -> ModularModel:
     """Joins models into one that combines their predictions.
 
-    The members are the modules of a modular model, and the training mode is the switch
-    between the two meanings of an ensemble:
+    The models that are joined are called *members*; what combines their predictions is
+    the *vote*. The members are the modules of a modular model, and its training mode
+    switches between the two meanings of an ensemble:
 
     | training mode | what trains a member |
     |---|---|
@@ -44,49 +47,51 @@ def ensemble(
     The last is a blend of the first two, as in Webb et al. 2020 ("To Ensemble or Not
     Ensemble: When Does End-to-End Training Fail?").
 
-    In local mode all members see the same batches; they differ by how they began. To
-    train them on bags of their own (`bootstrap_indices`), or in orders of their own,
+    In local mode all members see the same batches; they differ by their initial weights.
+    To train them on bags of their own (`bootstrap_indices`), or in orders of their own,
     call `fit` of the members themselves, before or after. (On TensorFlow, each `fit` on
-    arrays behind one `keras.utils.set_random_seed` has the same order: set another seed
-    before each.) Layers and weights are shared: what trains the ensemble trains the
-    members, and the reverse.
+    arrays after one `keras.utils.set_random_seed` has the same order: set another seed
+    before each.) Layers and weights are shared: training the ensemble trains the members,
+    and the reverse.
 
     The loss of a member is the compiled one, so the targets are given once.
-    `evaluate_modules` tells loss and metrics of each member, `strip` gives the stock
-    model. `evaluate_ensemble` tells more, of classifiers.
+    `evaluate_modules` returns loss and metrics of each member, `strip` the stock model.
+    For classifiers `evaluate_ensemble` returns more.
 
     Args:
-        members: at least two Functional or built Sequential models, of one output each,
-            with equal inputs and outputs, that share no weights. Those of a classifier
-            are probabilities: they end in a softmax over the last axis, or in one
-            sigmoid unit. Boundaries inside of modular members are left out. Members of
-            one name get numbers: `m`, `m_2`, ...
-        vote: how predictions are combined:
-            `"mean"`: their average, of probabilities or of a regression's numbers.
-            `"majority"`: the class that most members find most probable (`MajorityVote`).
-            A list of numbers, one for each member: the average weighted by them. They
-            are at least 0 and are divided by their sum.
-        training_mode: the mode to start in.
-        name: of the model. The layer of the combined prediction is called `vote`.
+        members: List of two or more Functional or built Sequential models, of one output
+            each, with equal inputs and outputs, that share no weights. Outputs of a
+            classifier are probabilities: they end in a softmax over the last axis, or in
+            one sigmoid unit. Boundaries inside of modular members are left out. Members
+            of one name get numbers: `m`, `m_2`, ...
+        vote: How predictions are combined. `"mean"`: their average, of probabilities or
+            of the numbers of a regression. `"majority"`: the class that most members find
+            most probable (`ensembles.MajorityVote`). A list of numbers, one for each
+            member: the average weighted by them (`ensembles.WeightedMean`); they are at
+            least 0 and are divided by their sum. Defaults to `"mean"`.
+        training_mode: `TrainingMode` or its name, the mode to start in. Defaults to
+            `"end_to_end"`.
+        name: String, the name of the model. Defaults to `"ensemble"`. The layer of the
+            combined prediction is called `vote`.
 
     Returns:
         A `ModularModel` from inputs like those of each member to the combined
-        prediction, of the shape of theirs. Not compiled.
+        prediction, of the shape of theirs. It is not compiled, and has the dtype policy
+        of the first member.
 
     Raises:
-        TypeError: a member that is no Keras model.
-        ValueError: fewer than two members, one whose graph is not known, that has
-            several outputs, that differs from the first in shapes, or that shares
-            weights with another; an unknown vote, or weights that do not fit.
+        TypeError: If a member is not a Keras model.
+        ValueError: If there are fewer than two members, or one has no known graph or
+            several outputs, differs from the first in shapes, or shares weights with
+            another; if the vote is unknown, or its weights do not fit.
 
     Example:
 
     >>> import keras, numpy as np, keras_e2e as e2e
-    >>> from keras_e2e.models.ensembles.ensemble import ensemble
     >>> def member():
     ...     return keras.Sequential([keras.Input((4,)),
     ...                              keras.layers.Dense(3, activation="softmax")], name="m")
-    >>> model = ensemble([member(), member()], training_mode="local")
+    >>> model = e2e.ensemble([member(), member()], training_mode="local")
     >>> model.compile("adam", "sparse_categorical_crossentropy")
     >>> x, y = np.ones((8, 4), "float32"), np.arange(8) % 3
     >>> history = model.fit(x, y, verbose=0)     # each by itself
@@ -97,7 +102,7 @@ def ensemble(
     """
     members = list(members)
     if len(members) < 2:
-        raise ValueError(f"members: {len(members)} given. Expected two models or more.")
+        raise ValueError(f"members: found {len(members)}; expected two models or more.")
     weights = _weights(vote, len(members))
     graphs = [_graph(member) for member in members]
     _refuse_different(members, graphs)
@@ -126,39 +131,44 @@ def ensemble(
         return model
 
 
-def bootstrap_indices(n: int, members: int, seed: int = 0) -> list[np.ndarray]:
+def bootstrap_indices(
+    num_examples: int, num_members: int, seed: int = 0
+) -> list[np.ndarray]:
     """Draws for each member of an ensemble the examples that it is trained on.
 
     Bagging (Breiman 1996, "Bagging Predictors"): each bag has as many examples as there
-    are, drawn uniformly with replacement. About 37 % of the examples are in a bag not
-    once, others several times.
+    are, drawn uniformly with replacement. About 37 % of the examples are not in a bag,
+    others are in it several times.
 
     With arrays: `member.fit(x[rows], y[rows])`. As a dataset:
     `tf.data.Dataset.from_tensor_slices((x[rows], y[rows]))`.
 
     Args:
-        n: how many examples there are, at least 1.
-        members: how many bags, at least 1. With more members the first bags stay as
-            they are.
-        seed: seed of the draw, at least 0. The same arguments give the same bags.
+        num_examples: Positive integer, the number of examples there are.
+        num_members: Positive integer, the number of bags. With more members the first
+            bags stay as they are.
+        seed: Non-negative integer seed of the draw. The same arguments give the same
+            bags. Defaults to 0.
 
     Returns:
-        For each member the rows of its bag: integers below n, shape (n,).
+        List of the rows of each bag: integers below `num_examples`, shape
+        `(num_examples,)`.
 
     Raises:
-        ValueError: `n`, `members` or `seed` out of range.
+        ValueError: If an argument is out of range.
 
     Example:
 
-    >>> from keras_e2e.models.ensembles.ensemble import bootstrap_indices
-    >>> bags = bootstrap_indices(1000, members=3)
+    >>> import keras_e2e as e2e
+    >>> bags = e2e.bootstrap_indices(1000, num_members=3)
     >>> [len(rows) for rows in bags], len(set(bags[0]))
     ([1000, 1000, 1000], 622)
     """
-    check_integer("n", n, 1)
-    check_integer("members", members, 1)
+    check_integer("num_examples", num_examples, 1)
+    check_integer("num_members", num_members, 1)
     check_integer("seed", seed, 0)
-    return list(np.random.default_rng(seed).integers(n, size=(members, n)))
+    size = (num_members, num_examples)
+    return list(np.random.default_rng(seed).integers(num_examples, size=size))
 
 
 def _own_loss() -> Prediction:

@@ -1,4 +1,4 @@
-"""What an ensemble of classifiers is worth: its members, their votes, their diversity."""
+"""Scores of an ensemble of classifiers: its members, their votes, their diversity."""
 
 import io
 import itertools
@@ -23,15 +23,16 @@ class EnsembleEvaluation(NamedTuple):
     """What `evaluate_ensemble` found. Printed, it is a table.
 
     Attributes:
-        members: error, negative log likelihood and calibration error of each member.
-        mean: the same of the mean of their probabilities.
-        majority: the same of their majority vote, as `MajorityVote` puts it out.
-        disagreement: share of the examples on which one of two members is right and the
-            other wrong, mean over all pairs (Kuncheva & Whitaker 2003, "Measures of
+        members: Dict from member to its `ensembles.Scores`: error, negative log likelihood
+            and calibration error.
+        mean: The scores of the mean of their probabilities.
+        majority: The scores of their majority vote, as `ensembles.MajorityVote` returns it.
+        disagreement: Share of the examples on which one of two members is correct and the
+            other is not, mean over all pairs (Kuncheva & Whitaker 2003, "Measures of
             Diversity in Classifier Ensembles").
-        oracle_error: share of the examples on which no member is right: the least error
+        oracle_error: Share of the examples on which no member is correct: the least error
             of any choice among the members' classes.
-        examples: how many there were.
+        num_examples: The number of examples.
     """
 
     members: dict[str, Scores]
@@ -39,11 +40,11 @@ class EnsembleEvaluation(NamedTuple):
     majority: Scores
     disagreement: float
     oracle_error: float
-    examples: int
+    num_examples: int
 
     def __str__(self) -> str:
         table = Table(
-            title=f"{len(self.members)} members on {self.examples:,} examples",
+            title=f"{len(self.members)} members on {self.num_examples:,} examples",
             title_justify="left",
         )
         table.add_column("predictor", overflow="fold")
@@ -56,8 +57,8 @@ class EnsembleEvaluation(NamedTuple):
         text = io.StringIO()
         Console(file=text, width=92).print(table)
         return (
-            f"{text.getvalue()}Two members disagree on who is right: "
-            f"{self.disagreement:.2%}. No member is right: {self.oracle_error:.2%}."
+            f"{text.getvalue()}Of two members only one is correct: "
+            f"{self.disagreement:.2%}. No member is correct: {self.oracle_error:.2%}."
         )
 
 
@@ -66,39 +67,38 @@ def evaluate_ensemble(
     x: Any,
     y: Any = None,
     *,
-    batch_size: int = 256,
+    batch_size: int | None = None,
 ) -> EnsembleEvaluation:
     """Error, calibration and diversity of an ensemble of classifiers.
 
-    In inference mode; nothing of the models changes. Mean and majority are computed
-    from the members, whatever the model's own vote is; that of an ensemble with weights
-    is scored by `calibration.scores(model.predict(x), y)`. For a regression use
-    `model.evaluate_modules`.
+    It runs in inference mode and has no side effects. Mean and majority are computed from
+    the members, whatever the model's own vote is; `ensembles.scores(model.predict(x), y)`
+    scores an ensemble with weights. For a regression use `model.evaluate_modules`.
 
     Args:
-        model: what `ensemble` returned, or the members.
-        x: inputs: arrays, a `tf.data.Dataset` or a `keras.utils.PyDataset` (these two
+        model: What `ensemble` returned, or a list of the members.
+        x: Inputs: arrays, a `tf.data.Dataset` or a `keras.utils.PyDataset` (these two
             with labels).
-        y: labels, with arrays: classes, integers from 0, or one-hot.
-        batch_size: of arrays. Default: 256.
+        y: Labels, with arrays: classes, integers from 0, or one-hot.
+        batch_size: Integer, the batch size of arrays. Defaults to `None`, which stands
+            for 32, as in Keras.
 
     Returns:
         An `EnsembleEvaluation`: print it.
 
     Raises:
-        TypeError: a model that is no ensemble.
-        ValueError: members that put out no probabilities, labels that do not fit them,
-            or what `ensemble` refuses.
+        TypeError: If the model is not an ensemble.
+        ValueError: If members do not return probabilities, labels do not fit them, or
+            there are none; or as in `ensemble`.
 
     Example:
 
-    >>> import keras, numpy as np
-    >>> from keras_e2e.models.ensembles.evaluation import evaluate_ensemble
+    >>> import keras, numpy as np, keras_e2e as e2e
     >>> def member(bias):
     ...     bias = keras.initializers.Constant(bias)
     ...     return keras.Sequential([keras.Input((1,)), keras.layers.Dense(
     ...         1, "sigmoid", kernel_initializer="zeros", bias_initializer=bias)])
-    >>> found = evaluate_ensemble(
+    >>> found = e2e.evaluate_ensemble(
     ...     [member(-1), member(1), member(2)], np.ones((4, 1)), np.array([0, 1, 1, 1]))
     >>> found.majority.error, round(found.disagreement, 3), found.oracle_error
     (0.25, 0.667, 0.0)
@@ -120,19 +120,19 @@ def evaluate_ensemble(
     each = [checked(np.concatenate(batches), y_true)[0] for batches in by_member]
     classes = checked(each[0], y_true)[1]
     votes = ops.convert_to_numpy(MajorityVote(dtype="float32")(each))
-    right = [p.argmax(axis=1) == classes for p in each]
+    correct = [p.argmax(axis=1) == classes for p in each]
     return EnsembleEvaluation(
         {name: scores(p, classes) for name, p in zip(names, each, strict=True)},
         scores(np.mean(each, axis=0), classes),
         scores(votes, classes),
-        float(np.mean([(a != b).mean() for a, b in itertools.combinations(right, 2)])),
-        float(1.0 - np.any(right, axis=0).mean()),
+        float(np.mean([(a != b).mean() for a, b in itertools.combinations(correct, 2)])),
+        float(1.0 - np.any(correct, axis=0).mean()),
         len(classes),
     )
 
 
 def _members(model: keras.Model) -> tuple[list[str], keras.Model]:
-    """The members' names, and a model that puts out all of their predictions."""
+    """The members' names, and a model that returns all of their predictions."""
     if isinstance(model, ModularModel):
         graph = Graph(model)
         entering = [graph.tensors(boundary)[0] for boundary in model.boundaries.values()]
@@ -141,6 +141,6 @@ def _members(model: keras.Model) -> tuple[list[str], keras.Model]:
             return list(model.boundaries), keras.Model(model.input, [t for [t] in entering])
     raise TypeError(
         f"evaluate_ensemble needs what `ensemble` returned, or a list of members. Found: "
-        f"{model.name!r} ({type(model).__name__}), whose modules do not all put out what "
-        "it puts out."
+        f"{model.name!r} ({type(model).__name__}), whose modules do not all return what "
+        "it returns."
     )

@@ -8,7 +8,7 @@ from keras import ops
 
 @keras.saving.register_keras_serializable("keras_e2e")
 class MajorityVote(keras.layers.Layer):
-    """Combines probabilities by the number of members that favour a class.
+    """Combines probabilities by the number of members that favor a class.
 
     In inference each member has one vote, for its most probable class (for one sigmoid
     unit: for the class 1 if it is above one half). The mean of the probabilities counts
@@ -19,18 +19,18 @@ class MajorityVote(keras.layers.Layer):
     gradient.
 
     Call arguments:
-        predictions: list of the members' probabilities, shape (batch, ..., classes) or
-            (batch, ..., 1) each.
-        training: whether it is training.
+        predictions: List of the members' probabilities, each of shape
+            `(batch_size, ..., num_classes)` or `(batch_size, ..., 1)`.
+        training: Boolean, whether the layer is called in training.
 
     Returns:
-        (votes + mean probability) / (members + 1), of the shape of a prediction.
+        (votes + mean probability) / (number of members + 1), of the shape of a prediction.
 
     Example:
 
-    >>> import numpy as np
-    >>> from keras_e2e.models.ensembles.voting import MajorityVote
-    >>> votes = MajorityVote()([np.array([[0.6, 0.4]]), np.array([[0.0, 1.0]])])
+    >>> import numpy as np, keras_e2e as e2e
+    >>> vote = e2e.ensembles.MajorityVote()
+    >>> votes = vote([np.array([[0.6, 0.4]]), np.array([[0.0, 1.0]])])
     >>> print(np.asarray(votes).round(3))
     [[0.433 0.567]]
     """
@@ -43,8 +43,8 @@ class MajorityVote(keras.layers.Layer):
         if stacked.shape[-1] == 1:
             votes = ops.cast(stacked > 0.5, mean.dtype)
         else:
-            favoured = ops.argmax(stacked, axis=-1)
-            votes = ops.one_hot(favoured, stacked.shape[-1], dtype=mean.dtype)
+            favored = ops.argmax(stacked, axis=-1)
+            votes = ops.one_hot(favored, stacked.shape[-1], dtype=mean.dtype)
         return (ops.sum(votes, axis=0) + mean) / (len(predictions) + 1)
 
 
@@ -53,19 +53,19 @@ class WeightedMean(keras.layers.Layer):
     """The average of predictions, each with a fixed weight.
 
     Args:
-        shares: the weights, one for each prediction; they add up to 1.
+        shares: List of the weights, one for each prediction; they add up to 1.
 
     Call arguments:
-        predictions: list of predictions of one shape.
+        predictions: List of predictions of one shape.
 
     Returns:
         A prediction of that shape.
 
     Example:
 
-    >>> from keras import ops
-    >>> from keras_e2e.models.ensembles.voting import WeightedMean
-    >>> float(WeightedMean([0.25, 0.75])([ops.array(0.0), ops.array(4.0)]))
+    >>> import keras, keras_e2e as e2e
+    >>> vote = e2e.ensembles.WeightedMean([0.25, 0.75])
+    >>> float(vote([keras.ops.array(0.0), keras.ops.array(4.0)]))
     3.0
     """
 

@@ -9,10 +9,14 @@ import tensorflow as tf
 from keras import layers
 
 import keras_e2e as e2e
-from keras_e2e.models.ensembles.calibration import expected_calibration_error, scores
-from keras_e2e.models.ensembles.ensemble import bootstrap_indices, ensemble
-from keras_e2e.models.ensembles.evaluation import evaluate_ensemble
-from keras_e2e.models.ensembles.voting import MajorityVote
+from keras_e2e.models.ensembles import (
+    MajorityVote,
+    bootstrap_indices,
+    ensemble,
+    evaluate_ensemble,
+    expected_calibration_error,
+    scores,
+)
 
 CLASSES = 3
 
@@ -108,8 +112,8 @@ def test_weights_are_divided_by_their_sum():
     x, _ = data()
     first, _, last = (np.asarray(one(x)) for one in members)
     for weights in ([1, 0, 3], np.array([0.25, 0.0, 0.75], "float32")):
-        told = np.asarray(ensemble(members, weights)(x))
-        np.testing.assert_allclose(told, 0.25 * first + 0.75 * last, rtol=1e-5)
+        predicted = np.asarray(ensemble(members, weights)(x))
+        np.testing.assert_allclose(predicted, 0.25 * first + 0.75 * last, rtol=1e-5)
 
 
 def by_counting(predictions):
@@ -125,9 +129,9 @@ def by_counting(predictions):
 @pytest.mark.parametrize("members", [2, 3, 4])
 def test_the_majority_decides_and_the_mean_decides_ties(members):
     predictions = probabilities(members, 400, CLASSES)
-    told = np.asarray(MajorityVote()(list(predictions)))
-    np.testing.assert_array_equal(told.argmax(axis=1), by_counting(predictions))
-    np.testing.assert_allclose(told.sum(axis=1), 1.0, rtol=1e-5)
+    predicted = np.asarray(MajorityVote()(list(predictions)))
+    np.testing.assert_array_equal(predicted.argmax(axis=1), by_counting(predictions))
+    np.testing.assert_allclose(predicted.sum(axis=1), 1.0, rtol=1e-5)
     # One sigmoid unit says the same as a softmax over two classes.
     two = probabilities(members, 400, 2)
     both = np.asarray(MajorityVote()(list(two)))
@@ -140,8 +144,8 @@ def test_a_majority_differs_from_the_mean_and_trains_as_the_mean():
     sure, wrong = [[0.0, 1.0]], [[0.6, 0.4]]
     vote, predictions = MajorityVote(), [np.array(p) for p in (sure, wrong, wrong)]
     np.testing.assert_allclose(np.asarray(vote(predictions)), [[0.6, 0.4]], rtol=1e-6)
-    told = vote(predictions, training=True)
-    np.testing.assert_allclose(np.asarray(told), [[0.4, 0.6]], rtol=1e-6)
+    predicted = vote(predictions, training=True)
+    np.testing.assert_allclose(np.asarray(predicted), [[0.4, 0.6]], rtol=1e-6)
 
     members = [member(), member()]
     model = compiled(ensemble(members, "majority"))
@@ -194,7 +198,7 @@ def test_members_may_be_modular_named_like_the_vote_and_take_several_inputs():
     mean = np.mean([np.asarray(one(x)["digit"]) for one in members], axis=0)
     np.testing.assert_allclose(np.asarray(model(x)), mean, rtol=1e-5)
     found = evaluate_ensemble(model, x, np.zeros(5, int))
-    assert list(found.members) == ["vote_2", "vote_3"] and found.examples == 5
+    assert list(found.members) == ["vote_2", "vote_3"] and found.num_examples == 5
 
 
 class Code(keras.Model):
@@ -215,7 +219,7 @@ def several_outputs():
 @pytest.mark.parametrize(
     ("members", "vote", "message"),
     [
-        (lambda: [member()], "mean", "members: 1 given"),
+        (lambda: [member()], "mean", "members: found 1"),
         (lambda: [member(), "m"], "mean", "expected Keras models. Found: 'm'"),
         (lambda: [member(), Code()], "mean", "not a graph of layers"),
         (lambda: [keras.Sequential(), member()], "mean", "not a graph of layers"),
@@ -240,7 +244,7 @@ def test_what_is_no_ensemble_is_refused(members, vote, message):
 
 
 def test_bags_are_drawn_with_replacement_and_repeat_with_the_seed():
-    bags = bootstrap_indices(2000, members=3, seed=1)
+    bags = bootstrap_indices(2000, num_members=3, seed=1)
     assert all(rows.shape == (2000,) for rows in bags)
     for rows in bags:
         counts = np.bincount(rows, minlength=2000)
@@ -284,12 +288,12 @@ def test_scores_are_those_of_the_definitions():
     assert found.ece == pytest.approx(ece_by_hand(wide, y, 15))
     loss = keras.losses.SparseCategoricalCrossentropy()(y, p)
     assert found.nll == pytest.approx(float(loss), rel=1e-5)
-    assert expected_calibration_error(p, y, bins=4) == pytest.approx(
+    assert expected_calibration_error(p, y, num_bins=4) == pytest.approx(
         ece_by_hand(wide, y, 4)
     )
     # The edge of a bin belongs to the bin below it.
     edge = np.array([[0.5, 0.25, 0.25], [0.375, 0.375, 0.25]])
-    assert expected_calibration_error(edge, [0, 2], bins=4) == pytest.approx(0.0625)
+    assert expected_calibration_error(edge, [0, 2], num_bins=4) == pytest.approx(0.0625)
     assert scores(p, np.eye(CLASSES)[y]) == scores(p, y[:, None]) == found
     two = probabilities(50, 2)
     for one in (two[:, 1], two[:, 1:]):
@@ -316,16 +320,16 @@ def test_what_are_no_probabilities_or_labels_is_refused(p, y, message):
 
 
 def test_calibration_needs_bins():
-    with pytest.raises(ValueError, match="bins=0"):
-        expected_calibration_error([[0.5, 0.5]], [0], bins=0)
+    with pytest.raises(ValueError, match="num_bins=0"):
+        expected_calibration_error([[0.5, 0.5]], [0], num_bins=0)
 
 
 def test_an_evaluation_scores_members_votes_and_diversity():
     members = [member() for _ in range(3)]
     x, y = data(50)
     found = evaluate_ensemble(members, x, y, batch_size=20)
-    told = np.stack([np.asarray(one(x)) for one in members])
-    wrong = [p.argmax(axis=1) != y for p in told]
+    predicted = np.stack([np.asarray(one(x)) for one in members])
+    wrong = [p.argmax(axis=1) != y for p in predicted]
     assert [s.error for s in found.members.values()] == [np.mean(w) for w in wrong]
     pairs = [(0, 1), (0, 2), (1, 2)]
     differ = [
@@ -336,9 +340,9 @@ def test_an_evaluation_scores_members_votes_and_diversity():
     assert found.disagreement > 0
     nobody = sum(all(w[i] for w in wrong) for i in range(50)) / 50
     assert found.oracle_error == pytest.approx(nobody)
-    assert found.mean == pytest.approx(scores(told.mean(axis=0), y), rel=1e-5)
-    assert found.majority.error == np.mean(by_counting(told) != y)
-    assert found.examples == 50
+    assert found.mean == pytest.approx(scores(predicted.mean(axis=0), y), rel=1e-5)
+    assert found.majority.error == np.mean(by_counting(predicted) != y)
+    assert found.num_examples == 50
     text = str(found)
     for value in (found.mean.error, found.mean.ece, found.disagreement, nobody):
         assert f"{value:.2%}" in text
@@ -354,7 +358,7 @@ def test_what_cannot_be_evaluated_is_refused():
     x, y = data()
     with pytest.raises(TypeError, match=r"'m' \(Sequential\)"):
         evaluate_ensemble(member(), x, y)
-    with pytest.raises(TypeError, match="modules do not all put out"):
+    with pytest.raises(TypeError, match="modules do not all return"):
         evaluate_ensemble(e2e.modularize(member(), ["hidden"]), x, y)
     logits = [member(activation=None) for _ in range(2)]
     with pytest.raises(ValueError, match="end in a softmax"):
