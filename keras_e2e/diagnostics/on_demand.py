@@ -111,7 +111,7 @@ class OnDemand(Described):
 
     def _check(self, model: Any, y: Any) -> None:
         """Raises what `measure` says it raises for a model or missing targets."""
-        if not hasattr(model, "_modular"):
+        if not hasattr(model, "forward_record"):
             raise TypeError(
                 f"{self.name} needs a modular model; found a {type(model).__name__}. Use "
                 "keras_e2e.modularize(model, ...)."

@@ -57,7 +57,9 @@ class CKA(OnDemand):
     source = "Kornblith et al. 2019 (arXiv 1905.00414), Nguyen et al. 2021 (2010.15327)"
 
     def __init__(self, reference: Any, *, batch_size: int | None = None):
-        if not hasattr(reference, "_modular") and not isinstance(reference, list | tuple):
+        if not hasattr(reference, "forward_record") and not isinstance(
+            reference, list | tuple
+        ):
             raise TypeError(
                 f"CKA: reference is a {type(reference).__name__}; expected a modular "
                 "model, or a list of weights as model.get_weights() returns it."
