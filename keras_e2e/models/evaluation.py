@@ -59,8 +59,8 @@ def _probe_arguments(probe_data: Any) -> tuple:
     """What probes are trained on, as arguments of `Batches`."""
     if isinstance(probe_data, bool | str | int):
         raise ValueError(
-            f"evaluate_modules(probe_data={probe_data!r}): expected (x_train, y_train), the "
-            "examples to train the probes on, or a dataset of them."
+            f"evaluate_modules(probe_data={probe_data!r}): expected (x_train, y_train), "
+            "the examples to train the probes on, or a dataset of them."
         )
     if isinstance(probe_data, list | tuple):
         if len(probe_data) not in (2, 3):

@@ -53,42 +53,54 @@ def probe(
         if loss is None:
             continue
         target = tuple(output.spec.shape)
-        taught = _features(model, module, place, target, train_data)
-        shown = _features(model, module, place, target, data)
-        mean, scale = _moments(taught[0])
-        inputs = keras.Input(taught[0].shape[1:])
-        raw = keras.layers.Dense(target[-1], kernel_initializer="zeros", dtype="float32")
+        train = _features(model, module, place, target, train_data)
+        test = _features(model, module, place, target, data)
         ending = output.ending or ending_for_loss(loss)
-        classifier = keras.Model(inputs, ending(raw(inputs)), name="probe")
-        steps = epochs * -(-len(taught[0]) // 32)
-        classifier.compile(
-            keras.optimizers.Adam(
-                keras.optimizers.schedules.CosineDecay(LEARNING_RATE, max(steps, 1))
-            ),
-            loss,
-            metrics=[head_metrics.make_metric(one) for one in given[0][place]],
-            weighted_metrics=[head_metrics.make_metric(one) for one in given[1][place]],
-            jit_compile=False,
-        )
-        order = np.random.default_rng(0).permutation(len(taught[0]))
-        taught = [None if a is None else a[order] for a in taught]
-        options: dict = {"batch_size": 32, "verbose": 0}
-        x, y, weight = taught
-        classifier.fit(
-            (x - mean) / scale,
-            y,
-            sample_weight=weight,
-            epochs=epochs,
-            shuffle=False,
-            **options,
-        )
-        x, y, weight = shown
-        numbers = classifier.evaluate(
-            (x - mean) / scale, y, sample_weight=weight, return_dict=True, **options
-        )
+        metrics = [
+            [head_metrics.make_metric(one) for one in asked[place]] for asked in given
+        ]
+        numbers = _fit_and_evaluate(train, test, target[-1], ending, loss, metrics, epochs)
         prefix = f"{key}_" if len(keys) > 1 else ""
         found.update({prefix + k: float(v) for k, v in numbers.items()})
     return found
+
+
+def _fit_and_evaluate(
+    train: list, test: list, units: int, ending: Any, loss: Any, metrics: list, epochs: int
+) -> dict[str, Any]:
+    """Trains a Dense layer on standardized features and evaluates it on others.
+
+    Args:
+        train: features, targets and weights (or None) to train on.
+        test: the same to evaluate on.
+        units: size of the prediction.
+        ending: the activation that the model ends with.
+        loss: as `compile` takes it.
+        metrics: metrics and weighted metrics.
+        epochs: passes over the training data.
+    """
+    mean, scale = _moments(train[0])
+    inputs = keras.Input(train[0].shape[1:])
+    raw = keras.layers.Dense(units, kernel_initializer="zeros", dtype="float32")
+    classifier = keras.Model(inputs, ending(raw(inputs)), name="probe")
+    steps = epochs * -(-len(train[0]) // 32)
+    rate = keras.optimizers.schedules.CosineDecay(LEARNING_RATE, max(steps, 1))
+    classifier.compile(
+        keras.optimizers.Adam(rate),
+        loss,
+        metrics=metrics[0],
+        weighted_metrics=metrics[1],
+        jit_compile=False,
+    )
+    order = np.random.default_rng(0).permutation(len(train[0]))
+    x, y, weight = (None if a is None else a[order] for a in train)
+    options: dict = {"batch_size": 32, "verbose": 0}
+    x = (x - mean) / scale
+    fit = {"sample_weight": weight, "epochs": epochs, "shuffle": False}
+    classifier.fit(x, y, **fit, **options)
+    x, y, weight = test
+    x = (x - mean) / scale
+    return classifier.evaluate(x, y, sample_weight=weight, return_dict=True, **options)
 
 
 def _moments(features: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -77,44 +77,24 @@ class Graph:
         """The modules, in the order of the graph; the last one ends in the outputs."""
         reached = self.ends()
         self.refuse_bad_boundaries()
-        end_of_layer: dict[int, str] = {}
-        end_of_variable: dict[int, tuple[str, Any]] = {}
-        layers: dict[str, list] = {name: [] for name in self.boundaries()}
-        layers[OUTPUT] = []
+        owners = _Owners()
+        layers: dict[str, list] = {name: [] for name in [*self.boundaries(), OUTPUT]}
         inputs: dict[str, list[str]] = {name: [] for name in layers}
-        positions = {id(t): i for i, t in enumerate(self.model.inputs)}
         fed: dict[str, list[int]] = {name: [] for name in layers}
+        positions = {id(t): i for i, t in enumerate(self.model.inputs)}
         for call in self.calls:
             layer, ends = call.operation, reached[id(call.outputs[0])]
             if isinstance(layer, ModuleBoundary):
                 for end in ends:
                     inputs[end].append(layer.module)
                 continue
-            for tensor in call.outputs:
-                if id(tensor) in positions:
-                    for end in ends:
-                        fed[end].append(positions[id(tensor)])
-            weights = getattr(layer, "weights", [])
-            if weights and len(ends) > 1:
+            entering = [positions[id(t)] for t in call.outputs if id(t) in positions]
+            for end in ends:
+                fed[end] += entering
+            if getattr(layer, "weights", []) and len(ends) > 1:
                 self._refuse_bypass(call, reached)
             for end in sorted(ends, key=list(layers).index)[:1]:
-                before = end_of_layer.setdefault(id(layer), end)
-                if weights and before != end:
-                    raise ValueError(
-                        f"Layer {layer.name!r} is shared by two modules, those that "
-                        f"end at {_shown(before)} and at {_shown(end)}: each would be "
-                        "trained by the other's loss. Move a boundary so that both of "
-                        "its calls fall into one module, or use two layers."
-                    )
-                for variable in weights:
-                    other, owner = end_of_variable.setdefault(id(variable), (end, layer))
-                    if other != end:
-                        raise ValueError(
-                            f"Variable {variable.path!r} is shared by two modules: "
-                            f"layer {owner.name!r} (module ending at {_shown(other)}) "
-                            f"and layer {layer.name!r} (module ending at "
-                            f"{_shown(end)}). Move a boundary, or untie them."
-                        )
+                owners.add(layer, end)
                 is_input = isinstance(layer, keras.layers.InputLayer)
                 if isinstance(layer, keras.layers.Layer) and not is_input:
                     layers[end].append(layer)
@@ -210,6 +190,39 @@ class Graph:
                     seen.add(id(following.outputs[0]))
                     pending.append((following, [*names, name]))
         return [call.operation.name]
+
+
+class _Owners:
+    """Which module, by its end, owns each layer and each variable."""
+
+    def __init__(self) -> None:
+        self.layers: dict[int, str] = {}
+        self.variables: dict[int, tuple[str, Any]] = {}
+
+    def add(self, layer: Any, end: str) -> None:
+        """Notes a layer of a module.
+
+        Raises:
+            ValueError: another module has it already, or one of its variables.
+        """
+        weights = getattr(layer, "weights", [])
+        before = self.layers.setdefault(id(layer), end)
+        if weights and before != end:
+            raise ValueError(
+                f"Layer {layer.name!r} is shared by two modules, those that "
+                f"end at {_shown(before)} and at {_shown(end)}: each would be "
+                "trained by the other's loss. Move a boundary so that both of "
+                "its calls fall into one module, or use two layers."
+            )
+        for variable in weights:
+            other, owner = self.variables.setdefault(id(variable), (end, layer))
+            if other != end:
+                raise ValueError(
+                    f"Variable {variable.path!r} is shared by two modules: "
+                    f"layer {owner.name!r} (module ending at {_shown(other)}) "
+                    f"and layer {layer.name!r} (module ending at "
+                    f"{_shown(end)}). Move a boundary, or untie them."
+                )
 
 
 def in_loop(boundary: str, loop: keras.layers.Layer) -> ValueError:
