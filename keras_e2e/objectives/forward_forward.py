@@ -78,7 +78,7 @@ class ForwardForward(LocalObjective):
         self.generator = keras.random.SeedGenerator(self.seed)
 
     def build_head(self, activation: keras.KerasTensor, model: ModelSpec) -> None:
-        self.labelled, self.scored = labeled_output(
+        self.labeled, self.scored = labeled_output(
             self, model, self.output_name, self.num_classes
         )
         shape = tuple(model.inputs[0].shape)
@@ -91,7 +91,7 @@ class ForwardForward(LocalObjective):
             )
 
     def extra_inputs(self):
-        kind = ("label overlay", self.labelled, self.scored, self.overlay)
+        kind = ("label overlay", self.labeled, self.scored, self.overlay)
         return {(*kind, "true"): self._true, (*kind, "wrong"): self._wrong}
 
     def loss(self, activation: Any, batch: Batch) -> Any:
@@ -101,11 +101,11 @@ class ForwardForward(LocalObjective):
         return good + ops.softplus(goodness(wrong) - self.threshold)
 
     def _true(self, batch: Batch) -> Any:
-        labels = one_hot(self, batch, self.labelled, self.scored)
+        labels = one_hot(self, batch, self.labeled, self.scored)
         return overlaid(batch.x, labels * self.overlay)
 
     def _wrong(self, batch: Batch) -> Any:
-        labels = ops.argmax(one_hot(self, batch, self.labelled, self.scored), axis=1)
+        labels = ops.argmax(one_hot(self, batch, self.labeled, self.scored), axis=1)
         # Between 1 and scored - 1 further on: never the true one.
         draws = keras.random.uniform(ops.shape(labels), seed=self.generator)
         steps = 1 + ops.cast(ops.floor(draws * (self.scored - 1)), "int32")

@@ -30,7 +30,7 @@ class InfoNCE(LocalObjective):
     Args:
         num_steps: Integer, how many positions ahead the farthest prediction is; fewer
             where the axis is shorter. Defaults to 5, as in the paper.
-        num_negatives: Integer, from how many other positions the right one is told.
+        num_negatives: Integer, how many wrong positions the right one is found among.
             Defaults to 16, as in the paper.
         seed: Integer seed of the draws. Defaults to `None`: a seed that is drawn.
         **kwargs: `weight` and `reach`, as in `LocalObjective`.

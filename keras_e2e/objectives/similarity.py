@@ -72,7 +72,7 @@ class SimilarityMatching(LocalObjective):
         self.num_classes = check_num_classes(self, num_classes)
 
     def build_head(self, activation: keras.KerasTensor, model: ModelSpec) -> None:
-        self.labelled, self.scored = labeled_output(
+        self.labeled, self.scored = labeled_output(
             self, model, self.output_name, self.num_classes
         )
         shape = tuple(activation.shape)
@@ -107,7 +107,7 @@ class SimilarityMatching(LocalObjective):
         if self.by_channel:
             features = _spread(features)
         ours = _similarity(ops.reshape(features, (ops.shape(features)[0], -1)))
-        theirs = _similarity(one_hot(self, batch, self.labelled, self.scored))
+        theirs = _similarity(one_hot(self, batch, self.labeled, self.scored))
         counts = present(batch, activation)
         squares = ops.square(ours - ops.stop_gradient(theirs)) * counts[None, :]
         return ops.sum(squares, axis=1) / ops.maximum(ops.sum(counts), 1.0)
@@ -175,7 +175,7 @@ class SupervisedContrastive(LocalObjective):
         self.num_classes = check_num_classes(self, num_classes)
 
     def build_head(self, activation: keras.KerasTensor, model: ModelSpec) -> None:
-        self.labelled, self.scored = labeled_output(
+        self.labeled, self.scored = labeled_output(
             self, model, self.output_name, self.num_classes
         )
         self.network = projector(
@@ -188,7 +188,7 @@ class SupervisedContrastive(LocalObjective):
 
     def loss(self, activation: Any, batch: Batch) -> Any:
         z = unit(ops.cast(self.network(activation, training=batch.training), "float32"))
-        labels = one_hot(self, batch, self.labelled, self.scored)
+        labels = one_hot(self, batch, self.labeled, self.scored)
         counts = present(batch, activation)
         others = counts[None, :] * (1.0 - ops.eye(ops.shape(z)[0], dtype="float32"))
         positives = ops.matmul(labels, ops.transpose(labels)) * others

@@ -24,18 +24,27 @@ _SHOWN = (
 
 
 def ending_of(tensor: keras.KerasTensor) -> Callable | None:
-    """What stands between a model's last weights and one of its outputs.
+    """Returns the activation between a model's last weights and one of its outputs.
 
     Goes back from the output through calls without weights that keep the shape (a
     softmax layer, an operation, a cast), also into nested models, to the layer that
-    computes the raw values, and includes that layer's own activation function.
+    computes the raw values (logits), and includes that layer's own activation function.
 
     Args:
-        tensor: an output of a Functional model.
+        tensor: `keras.KerasTensor`, an output of a Functional model.
 
     Returns:
-        A function from raw values to outputs; None where the model does not show how
-        it ends (a custom layer, or several branches that end in a softmax each).
+        A function from raw values to outputs, or None if the model does not show how it
+        ends (a custom layer, or several branches that end in a softmax each).
+
+    Example:
+
+    >>> import keras
+    >>> from keras_e2e.objectives.heads.output_activation import ending_of
+    >>> outputs = keras.layers.Dense(3, activation="softmax")(keras.Input((4,)))
+    >>> ending = ending_of(outputs)
+    >>> float(ending(keras.ops.ones((1, 2)))[0, 0])
+    0.5
     """
     steps: list[Callable] = []
     known = _walk_back(tensor, steps)
@@ -47,13 +56,13 @@ def ending_of(tensor: keras.KerasTensor) -> Callable | None:
             values = step(values)
         return values
 
-    # For exit models, which are made of layers where they can be.
+    # Early-exit models are made of layers where they can be.
     ending.steps = tuple(reversed(steps))  # type: ignore[attr-defined]
     return ending
 
 
 def _walk_back(tensor: keras.KerasTensor, steps: list[Callable]) -> bool:
-    """Collects the steps, last one first. Returns whether all of them are known."""
+    """Collects the steps, last one first, and returns whether all of them are known."""
     while True:
         call = compat.producing_call(tensor)
         operation = call.operation
