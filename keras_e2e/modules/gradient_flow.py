@@ -43,6 +43,10 @@ def gradient_flow(modules: Sequence[Module], mode: TrainingMode) -> GradientFlow
         for m in modules
         if m.boundary is not None and mode.stops(m.name) and m.name not in opened
     )
+    for module in modules:
+        objective = module.objective
+        if objective and objective.feedback_source and module.name not in stopping:
+            reached.pop(module.name, None)  # the true gradient gets through
     routes = _routes(modules, mode, stopping)
     spread = _Spread(modules, routes, reached, opened)
     windows = {name: spread.wanted(window) for name, window in reached.items()}
@@ -63,6 +67,8 @@ def _reached(modules: Sequence[Module], mode: TrainingMode) -> dict[str, set[str
         ):
             continue
         reach = (objective.reach if objective else None) or mode.reach or 1
+        if objective is not None and objective.feedback_source:
+            reach = 1  # what stands in for a gradient trains the module alone
         steps = len(modules) if reach == "all" else int(reach) - 1
         window = {module.name}
         for _ in range(steps):

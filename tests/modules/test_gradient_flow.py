@@ -1,6 +1,7 @@
 """How gradients flow in each mode, from the modules alone."""
 
 import keras
+import numpy as np
 import pytest
 from keras import layers
 
@@ -62,6 +63,29 @@ def test_feedback_is_taken_where_the_objective_says():
     assert ends == {"b": ["a"], "out": ["b"], "c": ["c"]}
     assert flow.routes["b"]["a"].factor() == 0.5
     assert not gradient_flow(found, TrainingMode("deep_supervision")).routes
+
+
+def test_what_stands_in_for_a_gradient_does_not_count_where_the_true_one_gets_through():
+    found = modules(b=SyntheticGradient(), c=FeedbackAlignment())
+    flow = gradient_flow(found, TrainingMode("local", reach=2))
+    # The loss of "out" reaches over "c"; none reaches over "a" and "b".
+    assert flow.stopping == {"a", "b"}
+    assert set(flow.windows) == {"a", "b", "out"}
+    assert {end: sorted(routes) for end, routes in flow.routes.items()} == {"b": ["b"]}
+
+
+@pytest.mark.skipif(keras.config.backend() != "tensorflow", reason="JAX has no reach of 2")
+def test_a_reach_over_what_stands_in_for_a_gradient_trains():
+    x = inputs = keras.Input((4,))
+    for name in "abc":
+        x = layers.Dense(3, name=name)(x)
+    base = keras.Model(inputs, layers.Dense(2, name="out")(x))
+    objectives = {"a": "pred", "b": "synthetic_gradient", "c": "feedback_alignment"}
+    model = e2e.modularize(base, objectives, training_mode=TrainingMode("local", reach=2))
+    model.compile("sgd", "mse")
+    before = [v.numpy() for v in model.get_layer("c").weights]
+    model.fit(np.ones((8, 4)), np.ones((8, 2)), verbose=0)
+    assert not np.array_equal(before[0], model.get_layer("c").kernel)
 
 
 def test_the_flow_of_a_mode_is_worked_out_once():
