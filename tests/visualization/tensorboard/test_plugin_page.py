@@ -45,13 +45,14 @@ class Server:
         code = "from tensorboard.main import run_main; run_main()"
         options = [f"--logdir={folder}", "--host=127.0.0.1", f"--port={port}"]
         options += [f"--load_fast={load_fast}", "--reload_interval=1"]
-        self.log = open(folder.parent / f"{folder.name}.log", "w+")  # noqa: SIM115
-        self.process = subprocess.Popen(
-            [sys.executable, "-c", code, *options],
-            stdout=self.log,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-        )
+        self.log = folder.parent / f"{folder.name}.log"
+        with self.log.open("w") as log:
+            self.process = subprocess.Popen(
+                [sys.executable, "-c", code, *options],
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
         self.wait()
 
     def wait(self):
@@ -68,8 +69,7 @@ class Server:
                 break
             time.sleep(0.25)
         self.stop()
-        self.log.seek(0)
-        pytest.fail(f"TensorBoard shows no runs:\n{self.log.read()[-3000:]}")
+        pytest.fail(f"TensorBoard shows no runs:\n{self.log.read_text()[-3000:]}")
 
     def stop(self):
         if self.process.poll() is None:
