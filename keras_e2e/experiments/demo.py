@@ -15,8 +15,8 @@ from rich.table import Table
 from keras_e2e.callbacks import ModuleTensorBoard, TrainingModeScheduler
 from keras_e2e.diagnostics import judge
 from keras_e2e.experiments import tasks
-from keras_e2e.experiments.demo_command import Settings
 from keras_e2e.experiments.demo_figure import draw, require_matplotlib
+from keras_e2e.experiments.demo_settings import Settings
 from keras_e2e.models.modularize import modularize
 from keras_e2e.modules.training_mode import ModeName, TrainingMode
 from keras_e2e.objectives import IntermediateTarget

@@ -12,7 +12,7 @@ import pytest
 from tensorboard.backend.event_processing import event_accumulator
 
 from keras_e2e.experiments import demo as demo_module
-from keras_e2e.experiments.demo_command import Settings
+from keras_e2e.experiments.demo_settings import Settings
 
 TINY = ["--k=1", "--epochs=2", "--tuples=1920", "--batch_size=64", "--update_freq=1"]
 REGIMES = ["end to end", "deep supervision", "local", "local, then end to end"]

@@ -191,9 +191,7 @@ def _task(
     images = split_images(data, seed)
     count, width = images[0][0].shape
     known = count if labeled is None else labeled
-    check_integer("labeled", known, 0)
-    if known > count:
-        raise ValueError(f"labeled={known}: there are {count} training images of {data}.")
+    _check_labeled(known, count, data)
     splits = []
     for number, ((x, classes), size) in enumerate(
         zip(images, (n, HELD_OUT, HELD_OUT), strict=True)
@@ -222,6 +220,13 @@ def _task(
         chance,
         ceiling,
     )
+
+
+def _check_labeled(known: int, count: int, data: str) -> None:
+    """Raises ValueError unless so many training images can keep their labels."""
+    check_integer("labeled", known, 0)
+    if known > count:
+        raise ValueError(f"labeled={known}: there are {count} training images of {data}.")
 
 
 def _in_turn(classes: np.ndarray, seed: int) -> np.ndarray:
