@@ -59,12 +59,14 @@ class AutoMode(ModuleDiagnostics):
     Attributes:
         decisions: List of the switches so far. Each has the `step`, the `mode` from then
             on, and the `reason`.
+        policy: The `AutoModePolicy` that decides.
 
     Raises:
         ValueError: If an argument is out of range, or a quantity is missing. When
-            training starts: If no boundary has an objective, or the backup is damaged.
-            At the first measurement: If `y` lacks the labels of all objectives. (A
-            module whose labels alone are missing stays end to end, with a warning.)
+            training starts: If no boundary has an objective, or the backup cannot be
+            restored. At the first measurement: If `y` lacks the labels of all
+            objectives. (A module whose labels alone are missing stays end to end, with
+            a warning.)
         OSError: When training starts: If `backup_dir` cannot be made.
 
     Example:
@@ -213,14 +215,21 @@ class AutoMode(ModuleDiagnostics):
             modes = [TrainingMode.get(mode) for mode in state["modes"]]
             mode = TrainingMode.get(state["mode"])
             kept = state["history"], state["steps"], state["start"]
+            if _columns(state["history"]) != _columns(self.history):
+                raise ValueError("it is of other modules or quantities")
         except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise ValueError(
-                f"AutoMode(backup_dir={self.backup_dir!r}): the file {path!r} is damaged "
-                f"({error!r}). Delete it to begin anew."
+                f"AutoMode(backup_dir={self.backup_dir!r}): the state in {path!r} cannot "
+                f"be restored ({error!r}). Delete the file to begin anew."
             ) from error
         self.model.training_mode = mode
         self.decisions, self.modes = decisions, modes
         self.history, self.steps, self._start = kept
+
+
+def _columns(history: dict[str, dict[str, list[float]]]) -> dict[str, list[str]]:
+    """The modules of each quantity."""
+    return {column: [*by_module] for column, by_module in history.items()}
 
 
 def _make(folder: str) -> None:

@@ -83,7 +83,6 @@ class ModuleDiagnostics(keras.callbacks.Callback):
         self.update_freq = int(update_freq)
         self.expensive_update_freq = expensive_update_freq
         self.quantities = self._checked(quantities)
-        self.recorder: Any = None
         self.module_names: list[str] = []
         self.history: dict[str, dict[str, list[float]]] = {}
         self.steps: list[int] = []
@@ -103,7 +102,7 @@ class ModuleDiagnostics(keras.callbacks.Callback):
                 f"{self._who} needs a modular model; {self.model.name!r} is a "
                 f"{type(self.model).__name__}. Use keras_e2e.modularize(model, ...)."
             )
-        self.recorder = self.model.instrument(self.quantities)
+        self.model.instrument(self.quantities)
         self.module_names = [module.name for module in self.model.modules]
         self._due = []
         self.history = {

@@ -246,11 +246,17 @@ def test_a_state_of_another_run_is_not_taken_up(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "text", ["{", "[1]", "null", "{}", '{"iterations": 0}', '{"iterations": 0, "modes": 3}']
+    "text",
+    [
+        *("{", "[1]", "null", "{}", '{"iterations": 0}'),
+        '{"iterations": 0, "decisions": 3}',
+        '{"iterations": 0, "decisions": [], "modes": [], "mode": "local", "history": '
+        '{"loss": {"other": []}}, "steps": [], "start": 0}',
+    ],
 )
-def test_a_damaged_backup_is_named(tmp_path, text):
+def test_a_backup_that_cannot_be_restored_is_named(tmp_path, text):
     (tmp_path / "auto_mode.json").write_text(text)
-    with pytest.raises(ValueError, match=r"auto_mode\.json' is damaged.*Delete it"):
+    with pytest.raises(ValueError, match=r"auto_mode\.json' cannot be .*Delete the file"):
         fit(model_of_three(), [AutoMode(backup_dir=tmp_path)])
 
 

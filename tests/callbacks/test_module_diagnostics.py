@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 
 import keras_e2e as e2e
-from keras_e2e.callbacks import ModuleDiagnostics
-from keras_e2e.diagnostics import GradRMS, ModuleLoss, SignalGain, UpdateRatio
+from keras_e2e.callbacks import AutoMode, ModuleDiagnostics, ModuleTensorBoard
+from keras_e2e.diagnostics import GradientSNR, GradRMS, ModuleLoss, SignalGain, UpdateRatio
 
 X = np.random.default_rng(0).normal(size=(24, 4)).astype("float32")
 Y = X[:, :3]
@@ -129,3 +129,52 @@ def test_integers_of_numpy_are_numbers_of_steps():
 def test_arguments_that_are_invalid_are_named(arguments, error, message):
     with pytest.raises(error, match=f"ModuleDiagnostics: .*{message}"):
         ModuleDiagnostics(**arguments)
+
+
+def test_callbacks_with_different_quantities_share_the_steps():
+    losses = ModuleDiagnostics(2, [ModuleLoss()])
+    gradients = ModuleDiagnostics(3, [GradRMS(), ModuleLoss()])
+    fit(losses, gradients)
+    assert losses.steps == [1, 3, 5, 7, 9, 11]
+    assert gradients.steps == [1, 4, 7, 10]
+    assert list(losses.history) == ["loss"]
+    assert list(gradients.history) == ["grad_rms", "loss"]
+    for callback in (losses, gradients):
+        for quantity in callback.history:
+            assert measured(callback, quantity) == callback.steps
+    at = {s: i for i, s in enumerate(gradients.steps)}
+    for i, step in enumerate(losses.steps):
+        if step in at:
+            found = gradients.history["loss"]["out"][at[step]]
+            assert found == losses.history["loss"]["out"][i]
+
+
+def test_what_one_callback_measures_is_not_in_the_history_of_another_that_did_not():
+    """Both know the quantity; the second has it on a schedule."""
+    often = ModuleDiagnostics(1, [GradRMS()])
+    seldom = ModuleDiagnostics(2, [ModuleLoss(), GradRMS(schedule=4)])
+    fit(often, seldom, steps=8)
+    assert measured(often, "grad_rms") == [*range(1, 9)]
+    assert measured(seldom, "grad_rms") == [1, 5]
+    assert measured(seldom, "loss") == [1, 3, 5, 7]
+
+
+def test_the_callbacks_of_the_readme_stand_side_by_side(tmp_path):
+    auto = AutoMode()
+    board = ModuleTensorBoard(tmp_path, update_freq=10, quantities="full")
+    model = fit(auto, board)
+    assert auto.steps == board.steps == [1, 11]
+    assert set(auto.history) < set(board.history)
+    assert measured(board, "reliability") == [1]
+    fit(auto, board, model=model)  # and again
+    assert auto.steps == board.steps == [21]
+
+
+def test_two_different_quantities_of_one_name_are_refused():
+    callbacks = [ModuleDiagnostics(1, [GradientSNR(decay)]) for decay in (0.8, 0.9)]
+    model = model_of_three()
+    with pytest.raises(ValueError, match=r"(?s)gradient_snr.*0\.8.*0\.9"):
+        fit(*callbacks, model=model)
+    assert int(model.optimizer.iterations) == 0
+    fit(callbacks[1], model=model)  # in a fit of its own each is welcome
+    assert len(callbacks[1].steps) == 12

@@ -340,20 +340,13 @@ def boards_with(tmp_path, *quantities):
 
 
 def test_a_second_one_may_have_other_quantities(tmp_path):
-    model = model_of_three()
     boards = boards_with(tmp_path, diagnostics.GradRMS(), diagnostics.ModuleLoss())
-    fit(model, boards)
-    for board, name in zip(boards, ("grad_rms", "loss"), strict=True):
-        assert list(board.history) == [name]
-        assert np.isfinite(board.history[name]["out"]).all()
-
-
-def test_a_second_one_with_another_quantity_of_the_same_name_is_refused(tmp_path):
-    model = model_of_three()
-    different = diagnostics.GradientSNR(0.5), diagnostics.GradientSNR(0.9)
-    with pytest.raises(ValueError, match="one of them another name"):
-        fit(model, boards_with(tmp_path, *different))
-    assert int(model.optimizer.iterations) == 0
+    fit(model_of_three(), boards, steps=4)
+    first, second = (Written(tmp_path / str(i) / "modules") for i in range(2))
+    assert first.steps["e2e_grad_rms/01_first"] == [1, 2, 3, 4]
+    assert second.steps["e2e_loss/03_out"] == [1, 3]
+    assert not [tag for tag in first.values if tag.startswith("e2e_loss")]
+    assert not [tag for tag in second.values if tag.startswith("e2e_grad_rms")]
 
 
 def test_a_second_one_with_the_same_quantities_measures_the_same(tmp_path):
