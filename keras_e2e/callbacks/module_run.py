@@ -10,10 +10,9 @@ import numpy as np
 
 from keras_e2e.diagnostics import Quantity, Verdict, states
 from keras_e2e.modules import training_mode
-from keras_e2e.modules.training_mode import TrainingMode
+from keras_e2e.modules.training_mode import TRAINED_BY, TrainingMode
 from keras_e2e.visualization.tensorboard import custom_scalars, tags
 from keras_e2e.visualization.tensorboard.event_writer import Writer
-from keras_e2e.visualization.tensorboard.run_data import TRAINED_BY
 
 
 class ModuleRun:

@@ -12,6 +12,10 @@ from keras_e2e.utils.validation import check_reach, did_you_mean
 ModeName = Literal["end_to_end", "local", "deep_supervision", "sequential", "mixed"]
 NAMES: tuple[str, ...] = get_args(ModeName)
 
+# What trains a module in a mode; a position here is the code in TensorBoard's logs.
+TrainedBy = Literal["task", "own objective", "task and own objective", "nothing"]
+TRAINED_BY: tuple[TrainedBy, ...] = get_args(TrainedBy)
+
 
 @dataclass(frozen=True, init=False)
 class TrainingMode:

@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 from keras_e2e.modules.gradient_flow import GradientFlow, gradient_flow
 from keras_e2e.modules.module import Module
 from keras_e2e.modules.step_context import context_of
-from keras_e2e.modules.training_mode import TrainingMode
+from keras_e2e.modules.training_mode import TrainedBy, TrainingMode
 from keras_e2e.objectives.base import LocalObjective, OutputSpec
 from keras_e2e.trainers.compiled_steps import CompiledSteps
 
@@ -101,8 +101,8 @@ class ModularState:
         """Whether no variable of the module may change in this mode."""
         return self.mode.name == "sequential" and module.name != self.mode.module
 
-    def trained_by(self, module: Module) -> str:
-        """What trains a module in this mode, in the words of TensorBoard."""
+    def trained_by(self, module: Module) -> TrainedBy:
+        """What trains a module in this mode."""
         if self.is_frozen(module):
             return "nothing"
         own = bool(self.weight(module))

@@ -5,7 +5,8 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from keras_e2e.diagnostics import states
-from keras_e2e.visualization.tensorboard.run_data import TRAINED_BY, RunData, Series, named
+from keras_e2e.modules.training_mode import TRAINED_BY
+from keras_e2e.visualization.tensorboard.run_data import RunData, Series, named
 
 # What most want to see first; the others follow as they were logged.
 FIRST = ("loss", "gradient_snr")

@@ -15,8 +15,8 @@ from tensorboard.plugins import base_plugin
 from werkzeug import wrappers
 
 from keras_e2e.diagnostics import states
+from keras_e2e.modules.training_mode import TRAINED_BY
 from keras_e2e.visualization.tensorboard.run_data import (
-    TRAINED_BY,
     UNKNOWN,
     RunData,
     named,

@@ -12,8 +12,6 @@ from keras_e2e.visualization.tensorboard import tags
 
 # Groups of tags that hold something else than a quantity.
 APART = {"summary", "healthy", "verdict", "confidence", "parameters", "trained_by"}
-# What trains a module; the codes of `e2e_trained_by`.
-TRAINED_BY = ("task", "own objective", "task and own objective", "nothing")
 # A code that is in no list: a newer version wrote it, or the log is damaged.
 UNKNOWN = "unknown"
 _TAG = re.compile(r"e2e_([^/]+)/(\d\d+)_(.*)", re.DOTALL)

@@ -7,9 +7,9 @@ import numpy as np
 from keras_e2e import diagnostics
 from keras_e2e.diagnostics import states
 from keras_e2e.modules import training_mode
+from keras_e2e.modules.training_mode import TRAINED_BY
 from keras_e2e.visualization.tensorboard import tags as layout
 from keras_e2e.visualization.tensorboard.event_writer import Writer
-from keras_e2e.visualization.tensorboard.run_data import TRAINED_BY
 
 QUANTITIES = diagnostics.default_quantities()
 BANDS = {q.name: q.healthy for q in QUANTITIES if q.healthy}
