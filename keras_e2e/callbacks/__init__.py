@@ -1,4 +1,4 @@
-"""Callbacks: what happens around `model.fit`."""
+"""Callbacks for `model.fit`: diagnostics of the modules, and switches of the mode."""
 
 from keras_e2e.callbacks.auto_mode import AutoMode
 from keras_e2e.callbacks.module_diagnostics import ModuleDiagnostics

@@ -18,10 +18,11 @@ BACKUP = "auto_mode.json"
 
 
 class AutoMode(ModuleDiagnostics):
-    """Trains end to end, and locally what gets no usable signal.
+    """Trains end to end, and trains locally those modules that get no usable signal.
 
-    Training starts end to end. A module is *starved* if its gradient is noise and the
-    loss is where it began (`diagnostics.judge`). If a starved module has an objective,
+    Training starts end to end. Every `update_freq` steps the modules are measured and
+    judged (`diagnostics.judge`). A module is *starved* if its gradient is noise and the
+    loss is where it began. If a starved module has an objective,
     its boundary then stops the gradient, and the objective trains it, together with
     what lies before it as far back as the next such boundary. Once its local loss has
     plateaued and the task loss has begun to fall, everything is trained end to end
@@ -29,8 +30,8 @@ class AutoMode(ModuleDiagnostics):
     flap.
 
     A module is *stalled* if its gradient is noise and the loss has fallen, but plateaued
-    far above zero. It is switched only if its objective has labels of its own, for these
-    tell that there is something to learn, and only once: there may be nothing more to
+    far above zero. It is switched only if its objective has labels of its own, which show
+    that there is something to learn, and only once: there may be nothing more to
     learn. It goes back when the local losses have plateaued, whatever the task loss does.
 
     Where the task loss does not fall although the local losses of starved modules have
@@ -43,8 +44,8 @@ class AutoMode(ModuleDiagnostics):
         update_freq: Integer, the number of steps from one measurement to the next.
             Defaults to 10.
         warmup: Integer, the number of steps after the start, and after each switch,
-            before a verdict counts. Defaults to 200: on the parity of k digits that
-            separates what will learn from what will not.
+            before a verdict counts. Defaults to 200: in the runs of this package on the
+            parity of k digits, modules that learn have then begun to.
         patience: Integer, the number of steps after which a local loss that has not
             fallen by more than `min_delta` counts as plateaued. Defaults to 200.
         min_delta: Float between 0 and 1, the share of its value by which a local loss
@@ -52,8 +53,9 @@ class AutoMode(ModuleDiagnostics):
         quantities: As in `ModuleDiagnostics`; `gradient_snr` and `loss` must be among
             them. Defaults to `"default"`.
         backup_dir: String or path of a folder where the state of this callback is kept
-            from epoch to epoch, so that training resumes after a crash as it was, beside
-            `keras.callbacks.BackupAndRestore`. It may be the same folder. The state is
+            from epoch to epoch, so that training resumes after a crash as it was. Use it
+            with `keras.callbacks.BackupAndRestore`, which may have the same folder. The
+            state is
             deleted when training ends. Defaults to `None`, no backup.
 
     Attributes:
@@ -111,7 +113,8 @@ class AutoMode(ModuleDiagnostics):
         if not any(module.objective for module in self.model.modules):
             raise ValueError(
                 f"AutoMode: no boundary of {self.model.name!r} has an objective, so there "
-                "is nothing to switch to. Give one to the module that may be starved."
+                "is nothing to switch to. Give one to the boundary of the module that may "
+                "get no signal."
             )
         if self.backup_dir is not None:
             _make(self.backup_dir)
@@ -216,7 +219,7 @@ class AutoMode(ModuleDiagnostics):
             mode = TrainingMode.get(state["mode"])
             kept = state["history"], state["steps"], state["start"]
             if _columns(state["history"]) != _columns(self.history):
-                raise ValueError("it is of other modules or quantities")
+                raise ValueError("it was saved for other modules or quantities")
         except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise ValueError(
                 f"AutoMode(backup_dir={self.backup_dir!r}): the state in {path!r} cannot "

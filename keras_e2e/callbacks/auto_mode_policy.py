@@ -24,7 +24,7 @@ class Decision(NamedTuple):
     Attributes:
         step: Integer, the optimizer's iteration at the measurement.
         mode: The `TrainingMode` from then on.
-        reason: String, why, with the numbers.
+        reason: String, the reason in words, with the numbers.
         causes: Dict from the name of each module that this decision begins to train
             locally to why it gets no usable signal, `"starved"` or `"stalled"`.
         task_loss: Float, what the task loss must fall below before the modules go back
@@ -212,7 +212,7 @@ class AutoModePolicy:
 def needing_help(history: History) -> dict[str, Verdict]:
     """The modules without a usable signal that could be trained locally.
 
-    They are the starved ones, and those of the stalled whose own labels tell that there
+    They are the starved ones, and the stalled ones whose own labels show that there
     is something to learn, each once.
     """
     helped = {

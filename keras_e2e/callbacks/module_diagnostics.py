@@ -30,7 +30,7 @@ class ModuleDiagnostics(keras.callbacks.Callback):
     measured, too. With `steps_per_execution=N` whole executions are instrumented, those
     in which a multiple of `update_freq` falls, and the last of their N steps is measured.
 
-    Weights, logs and `val_` logs are what they are without this callback. Put it after
+    Weights, logs and `val_` logs are the same as without this callback. Put it after
     `TrainingModeScheduler` and other callbacks that set the training mode when an epoch
     or batch begins.
 

@@ -15,7 +15,8 @@ VERDICT_EVERY = 10
 class ModuleTensorBoard(ModuleDiagnostics):
     """Shows in TensorBoard whether each module gets a usable learning signal.
 
-    Every `update_freq` steps one step also computes the quantities. They are written to
+    Every `update_freq` steps one step also measures the quantities, the diagnostic numbers
+    of each module (`keras_e2e.diagnostics`). They are written to
     the run `<log_dir>/modules` as `e2e_<quantity>/<NN>_<module>`, with formula and
     healthy range in the description; totals and the training mode to `e2e_summary/`; a
     text `e2e_mode` marks each switch of modes. The Custom Scalars dashboard has a chart
@@ -26,7 +27,8 @@ class ModuleTensorBoard(ModuleDiagnostics):
     code of the verdict is written to `e2e_verdict/`, its confidence to
     `e2e_confidence/`, and all of them in words to the text `e2e_verdicts`.
 
-    When it measures, and what has no side effects, is as in `ModuleDiagnostics`.
+    It measures at the same steps as `ModuleDiagnostics`, and like it has no side effects on
+    training.
 
     Args:
         log_dir: String or path of the folder that TensorBoard reads.

@@ -1,4 +1,4 @@
-"""Which training mode is in force when."""
+"""Switches the training mode at given epochs or steps."""
 
 import numbers
 from collections.abc import Mapping

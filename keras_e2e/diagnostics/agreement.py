@@ -98,7 +98,7 @@ class NoiseScale(Quantity):
             every 200 steps.
 
     Raises:
-        ValueError: if an argument is invalid.
+        ValueError: If an argument is invalid.
 
     Example:
 
@@ -118,7 +118,10 @@ class NoiseScale(Quantity):
     def __init__(self, decay: float = 0.9, **kwargs: Any):
         super().__init__(**kwargs)
         if not (is_number(decay) and 0.0 < decay < 1.0):
-            raise ValueError(f"NoiseScale: decay={decay!r}: expected 0 < decay < 1.")
+            raise ValueError(
+                f"NoiseScale: decay={decay!r}: expected a number above 0 and below 1, such "
+                "as 0.9."
+            )
         self.decay = decay
 
     def init_state(self, shapes: list[tuple]) -> list[tuple]:

@@ -105,7 +105,7 @@ class GradientSNR(Quantity):
             `None`, whenever the callback measures.
 
     Raises:
-        ValueError: if an argument is invalid.
+        ValueError: If an argument is invalid.
 
     Example:
 
@@ -126,7 +126,10 @@ class GradientSNR(Quantity):
     def __init__(self, decay: float = 0.9, entries: int = 65536, **kwargs: Any):
         super().__init__(**kwargs)
         if not (is_number(decay) and 0.0 < decay < 1.0):
-            raise ValueError(f"GradientSNR: decay={decay!r}: expected 0 < decay < 1.")
+            raise ValueError(
+                f"GradientSNR: decay={decay!r}: expected a number above 0 and below 1, "
+                "such as 0.9."
+            )
         check_integer("GradientSNR: entries", entries, 1)
         self.decay, self.entries = decay, int(entries)
 

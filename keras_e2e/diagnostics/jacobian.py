@@ -39,7 +39,7 @@ class JacobianSingularValues(OnDemand):
         seed: Integer seed for the directions. Defaults to 0.
 
     Raises:
-        ValueError: if an argument is invalid.
+        ValueError: If an argument is invalid.
 
     Example: a layer that doubles what it is given.
 

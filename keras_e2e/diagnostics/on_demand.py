@@ -64,9 +64,9 @@ class OnDemand(Described):
             the quantity does not apply.
 
         Raises:
-            TypeError: if the model is not modular.
-            RuntimeError: if the Keras backend is not TensorFlow.
-            ValueError: if the data are not arrays of one length; for a quantity that
+            TypeError: If the model is not modular.
+            RuntimeError: If the Keras backend is not TensorFlow.
+            ValueError: If the data are not arrays of one length; for a quantity that
                 requires targets, if there are none, or the model is not compiled.
         """
         self._check(model, y)
@@ -130,7 +130,7 @@ class OnDemand(Described):
             )
         if y is None:
             raise ValueError(
-                f"{self.name}: y is None; expected the targets of the task loss."
+                f"{self.name}: y is None; expected the targets of the task loss. Give y."
             )
 
 

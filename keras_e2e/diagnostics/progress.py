@@ -65,7 +65,7 @@ class Rotation(Quantity):
             every 200 steps.
 
     Raises:
-        ValueError: if an argument is invalid.
+        ValueError: If an argument is invalid.
 
     Example:
 

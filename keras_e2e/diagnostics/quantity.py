@@ -84,7 +84,7 @@ class Described:
         requires_targets: Boolean, whether it looks at the targets.
         extra_outputs: Tuple of the names of further numbers that it measures at the same
             time; `compute` then returns a tuple.
-        schedule: when it is measured; `Quantity` and `OnDemand` say what it may be.
+        schedule: When it is measured: see `Quantity` and `OnDemand`.
     """
 
     name: str

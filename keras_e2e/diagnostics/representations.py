@@ -7,7 +7,7 @@ from keras import ops
 from keras_e2e.diagnostics.quantity import EXPENSIVE, ModuleView, Quantity, unpadded
 from keras_e2e.utils.validation import check_integer, is_number
 
-# Classes that a probe tells apart at most: ImageNet's.
+# The most classes that a probe predicts: as many as ImageNet has.
 MAX_CLASSES = 1000
 
 
@@ -24,7 +24,7 @@ class DormantFraction(Quantity):
             `None`, whenever the callback measures.
 
     Raises:
-        ValueError: if an argument is invalid.
+        ValueError: If an argument is invalid.
 
     Example:
 
@@ -82,7 +82,7 @@ class ProbeAccuracy(Quantity):
             every 200 steps.
 
     Raises:
-        ValueError: if an argument is invalid.
+        ValueError: If an argument is invalid.
 
     Example:
 
@@ -105,9 +105,14 @@ class ProbeAccuracy(Quantity):
         super().__init__(**kwargs)
         check_integer("ProbeAccuracy: units", units, 1)
         if not (is_number(ridge) and ridge > 0):
-            raise ValueError(f"ProbeAccuracy: ridge={ridge!r}: expected a number above 0.")
+            raise ValueError(
+                f"ProbeAccuracy: ridge={ridge!r}: expected a number above 0, such as 0.01."
+            )
         if not (is_number(decay) and 0.0 < decay <= 1.0):
-            raise ValueError(f"ProbeAccuracy: decay={decay!r}: expected 0 < decay <= 1.")
+            raise ValueError(
+                f"ProbeAccuracy: decay={decay!r}: expected a number above 0 and at most 1, "
+                "such as 0.9."
+            )
         self.units, self.ridge, self.decay = int(units), ridge, decay
 
     def init_state(self, shapes: list[tuple]) -> list[tuple]:
@@ -156,7 +161,7 @@ class EffectiveRank(Quantity):
             every 200 steps.
 
     Raises:
-        ValueError: if an argument is invalid.
+        ValueError: If an argument is invalid.
 
     Example:
 

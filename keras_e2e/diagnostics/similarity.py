@@ -35,8 +35,8 @@ class CKA(OnDemand):
             `None`, meaning 32.
 
     Raises:
-        TypeError: if `reference` is neither a modular model nor a list of weights.
-        ValueError: if `batch_size` is invalid. From `measure`: if there are fewer than 4
+        TypeError: If `reference` is neither a modular model nor a list of weights.
+        ValueError: If `batch_size` is invalid. From `measure`: if there are fewer than 4
             examples, or the modules or weights of the reference do not match.
 
     Example:
@@ -73,7 +73,7 @@ class CKA(OnDemand):
         if count < MIN_EXAMPLES:
             raise ValueError(
                 f"{self.name}: found {count} examples; expected at least {MIN_EXAMPLES}, "
-                "for the unbiased estimator."
+                "for the unbiased estimator. Give more examples."
             )
         parts = np.array_split(np.arange(count), max(1, count // self.batch_size))
         if isinstance(self.reference, list | tuple):

@@ -28,7 +28,7 @@ STATES = (
     State(
         "unclear",
         False,
-        "Too few measurements to tell, or they contradict each other.",
+        "Too few measurements to judge by, or they contradict each other.",
         "",
         (),
     ),

@@ -33,7 +33,7 @@ class ResetUtility(OnDemand):
             meaning 32.
 
     Raises:
-        ValueError: if an argument is invalid. From `measure`: if the weights in `start`
+        ValueError: If an argument is invalid. From `measure`: if the weights in `start`
             do not match the model's.
 
     Example:
@@ -120,7 +120,7 @@ class FrozenUtility(OnDemand):
             `None`, meaning 32.
 
     Raises:
-        ValueError: if an argument is invalid. From `measure`: if there are too few
+        ValueError: If an argument is invalid. From `measure`: if there are too few
             examples to hold some out, or the weights in `start` do not match the model's.
 
     Example:

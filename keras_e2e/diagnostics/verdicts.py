@@ -47,7 +47,7 @@ MAJORITY = 0.7
 
 
 class Verdict(NamedTuple):
-    """What the measurements say of one module.
+    """What the measurements of one module say: its state, and how certain that is.
 
     Attributes:
         state: String, the name of the state; `states.STATES` says what each means.
@@ -88,7 +88,13 @@ def judge(
     since: int = 0,
     frozen: Sequence[str] = (),
 ) -> dict[str, Verdict]:
-    """Judges every module by its measurements.
+    """Judges every module by its measurements: which state is it in?
+
+    It follows rules over the latest ten measurements, from plain faults (frozen weights) to
+    subtle ones; their thresholds are heuristics. The states are those of
+    `keras_e2e.diagnostics.states.STATES`, such as `"healthy"`, `"starved"` (the gradient is
+    noise and the loss is where it began), `"converged"` or, with too few measurements,
+    `"unclear"`.
 
     Args:
         history: Dict of dicts: by quantity and module the measurements over time, NaN where
@@ -177,10 +183,10 @@ class _Evidence:
     """The latest measurements of one module, and the share of them that say something.
 
     Attributes:
-        measured: by quantity the measurements, NaN where there was none.
-        numbers: their medians, and `loss at start`.
-        noise: the share of those of the SNR that are noise.
-        unmoved: the share of those of the loss that are no lower than at the start.
+        measured: Dict from quantity to its measurements, NaN where there was none.
+        numbers: Dict of their medians, and `loss at start`.
+        noise: Float, the share of the measurements of the SNR that are noise.
+        unmoved: Float, the share of those of the loss that are no lower than at the start.
     """
 
     def __init__(self, measured: dict[str, np.ndarray], start: float):
@@ -226,9 +232,9 @@ def _judge_one(evidence: _Evidence, largest: float, frozen: bool) -> Verdict:
     """The verdict on one module.
 
     Args:
-        evidence: its measurements.
-        largest: the largest gradient of any module.
-        frozen: whether the training mode freezes it on purpose.
+        evidence: The `_Evidence` of the module.
+        largest: Float, the largest gradient of any module.
+        frozen: Boolean, whether the training mode freezes the module on purpose.
     """
     noise, unmoved, share = evidence.noise, evidence.unmoved, evidence.share
     reason = evidence.no_signal_reason()

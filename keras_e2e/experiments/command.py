@@ -9,7 +9,7 @@ from keras_e2e.utils.validation import did_you_mean
 
 
 class CommandError(Exception):
-    """A command cannot be run; the message names what was found and the way out."""
+    """A command cannot be run; the message names what was found and a fix."""
 
 
 class Command(NamedTuple):

@@ -1,4 +1,4 @@
-"""What the demo may be told; read by its command before Keras is imported."""
+"""The settings of the demo; its command reads them before Keras is imported."""
 
 from typing import NamedTuple
 

@@ -1,4 +1,4 @@
-"""What every modular model offers beside training: evaluation, parts, a summary."""
+"""What every modular model offers besides training: evaluation, parts, a summary."""
 
 from typing import Any
 
@@ -12,48 +12,68 @@ from keras_e2e.trainers.modular_trainer import ModularTrainer
 
 
 class ModularBase(ModularTrainer):
-    """The base of `ModularModel` and `ModularWrapper`, in front of `keras.Model`."""
+    """The common base of `ModularModel` and `ModularWrapper`.
+
+    It stands in front of `keras.Model` among the bases of both, and holds what they offer
+    besides training. `isinstance(model, ModularBase)` asks whether a model is modular.
+    """
 
     @property
     def modules(self) -> list[Module]:
-        """The modules, in order: name, layers, variables, parameters, objective."""
+        """List of the `Module`s, in order: name, layers, variables, objective.
+
+        Each ends in the boundary whose name it has, the last one in the model's outputs.
+        """
         return list(self._modular.modules)
 
     @property
     def boundaries(self) -> dict[str, ModuleBoundary]:
-        """The boundaries by name, in order."""
+        """Dict from name to `ModuleBoundary`, in the order of the modules."""
         return {m.name: m.boundary for m in self._modular.modules if m.boundary is not None}
 
     def module_summary(self, print_fn: Any = None) -> None:
-        """Prints a table of the modules.
+        """Prints a table of the modules: layers, objective, parameters, head.
 
         Args:
-            print_fn: called with the table as one string. Defaults to None, which prints
-                it to the terminal.
+            print_fn: Function that is called with the table as one string. Defaults to
+                `None`, which prints to the terminal.
+
+        Example:
+
+        >>> import keras, keras_e2e as e2e
+        >>> base = keras.Sequential([keras.Input((8,)), keras.layers.Dense(4, name="code"),
+        ...                          keras.layers.Dense(3, name="score")])
+        >>> lines = []
+        >>> e2e.modularize(base, ["code"]).module_summary(print_fn=lines.append)
+        >>> "Prediction" in lines[0]
+        True
         """
         print_modules(self, print_fn)
 
     def early_exit_model(self, name: str) -> keras.Model:
-        """The stock Keras model that leaves this one early, by a module's head.
+        """Returns a stock Keras model that ends in the head of one module.
 
-        It consists of the layers up to the boundary, of the head's layers and of the
-        activation that this model ends with (a softmax, say). Layers and weights are
-        shared with this model, so it is as good as the head is now, and goes on changing
-        while this model trains. It is not compiled. Nothing of keras_e2e is needed to
-        load what it saves. With an objective on intermediate labels
-        (`IntermediateTarget`) it predicts those.
+        A head is the small network of a local objective, from the module's activation to
+        a prediction. The early-exit model consists of the layers up to the boundary, the
+        head's layers and the activation that this model ends with (a softmax, say).
+        Layers and weights are shared with this model, so it is as good as the head is
+        now, and goes on changing while this model trains. It is not compiled. Nothing of
+        keras_e2e is needed to load what it saves. With an objective on intermediate
+        labels (`IntermediateTarget`) it predicts those.
 
         Args:
-            name: a boundary's name, as in `model.modules`.
+            name: String, the name of a boundary, as in `model.boundaries`.
 
         Returns:
-            A Functional model with this model's inputs. For a head of several outputs
-            a dict by output name if this model returns a dict, else a list.
+            A Functional model with this model's inputs. If the head predicts several
+            outputs, it returns a dict by output name where this model returns a dict,
+            else a list.
 
         Raises:
-            ValueError: an unknown name, or the last module's; an objective without a
-                head that predicts outputs or labels; a head that consists of classes
-                of keras_e2e; a subclassed model, which shows no graph.
+            ValueError: If `name` is not the name of a boundary, if its objective has no
+                head that predicts outputs or labels, if the head is made of classes of
+                keras_e2e, if the boundary is crossed more than once, or if this model
+                wraps a subclassed model, which has no graph.
 
         Example:
 
@@ -67,21 +87,22 @@ class ModularBase(ModularTrainer):
         return early_exit.early_exit_model(self, name)
 
     def downstream_model(self, name: str) -> keras.Model:
-        """The stock Keras model of what lies behind a boundary, up to the outputs.
+        """Returns a stock Keras model of what follows a boundary, up to the outputs.
 
-        To train the later modules on what the earlier ones ought to return. Layers and
-        weights are shared with this model. It is not compiled.
+        With it the later modules can be trained on the activations that the earlier ones
+        ought to return. Layers and weights are shared with this model. It is not compiled.
 
         Args:
-            name: a boundary's name, as in `model.modules`.
+            name: String, the name of a boundary, as in `model.boundaries`.
 
         Returns:
             A Functional model whose inputs are a list: those of this model (they may
-            enter later modules), then what comes out of the boundary.
+            enter later modules), then the activation at the boundary.
 
         Raises:
-            ValueError: an unknown name; a boundary that is crossed more than once; a
-                subclassed model, which shows no graph.
+            ValueError: If `name` is not the name of a boundary, if the boundary is
+                crossed more than once, or if this model wraps a subclassed model, which
+                has no graph.
 
         Example:
 
@@ -105,42 +126,44 @@ class ModularBase(ModularTrainer):
         probe_epochs: int = 20,
         verbose: int = 0,
     ) -> dict[str, dict[str, float]]:
-        """Loss and metrics of each module's own head, in inference mode.
+        """Returns loss and metrics of each module's own head, in inference mode.
 
         Every boundary is evaluated, whatever the training mode, also if its head was
-        never trained. Nothing of the model changes. Losses are those of the objectives
-        alone, without their weights. Random draws of an objective are the same in each
-        batch. Batches run one by one, not compiled.
+        never trained. It has no side effects: no weight, statistic or seed is updated.
+        Losses are those of the objectives alone, without their weights. Random draws of an
+        objective are the same in each batch. Batches run one by one, not compiled.
 
         Args:
-            x: inputs: arrays, a `tf.data.Dataset` or a `keras.utils.PyDataset` (these
+            x: Inputs: arrays, a `tf.data.Dataset` or a `keras.utils.PyDataset` (these
                 two with targets and weights).
-            y: targets, with arrays; labels of a boundary under its name, as in `fit`.
-            batch_size: number of examples in a batch, with arrays. Defaults to None, which
-                means 32, as in Keras. Losses that compare the examples of a batch depend
-                on it.
-            sample_weight: weights, with arrays, as in `fit`.
-            probe_data: `(x_train, y_train)` or a dataset, to train linear probes on. For
-                each boundary and output a linear classifier (or regressor) is trained on
-                the frozen activation of these examples and evaluated on `x` and `y`. It
-                is given at most 2048 values (larger maps are average-pooled),
-                standardized; it ends as the model ends, and is trained with the compiled
-                loss by Adam from zero, the same each time. All activations of one boundary
-                are held in memory. Defaults to None: no probes.
-            probe_epochs: number of passes over `probe_data`. Defaults to 20.
-            verbose: 1 shows a progress bar, 0 nothing. Defaults to 0.
+            y: Targets, with arrays; labels of a boundary under its name, as in `fit`.
+            batch_size: Integer, the number of examples in a batch, with arrays. Losses
+                that compare the examples of a batch depend on it. Defaults to `None`,
+                which means 32, as in Keras.
+            sample_weight: Weights, with arrays, as in `fit`.
+            probe_data: Tuple `(x_train, y_train)` or a dataset, to train linear probes on.
+                For each boundary and output a linear classifier (or regressor), the
+                probe, is trained on the activation of these examples, with the model
+                frozen, and evaluated on `x` and `y`. It is given at most 2048 values
+                (larger maps are average-pooled), standardized; it ends in the model's
+                last activation and is trained with the compiled loss by Adam from zero,
+                the same each time. All activations of one boundary are held in memory.
+                Defaults to `None`, no probes.
+            probe_epochs: Integer, the number of passes over `probe_data`. Defaults to 20.
+            verbose: Integer, 1 for a progress bar, 0 for none. Defaults to 0.
 
         Returns:
-            For each module its numbers: `"loss"`, the compiled metrics of a head that
-            predicts the model's outputs (`"accuracy"`; with several outputs
+            Dict from module to a dict of its numbers: `"loss"`, the compiled metrics of a
+            head that predicts the model's outputs (`"accuracy"`; with several outputs
             `"<output>_accuracy"`), and `"probe_<metric>"`. The loss is left out where its
-            labels are not given, and for objectives without one (signals). For the
-            last module these are the task loss and metrics as of `model.evaluate`.
+            labels are not given, and for objectives without a loss
+            (`objectives.Signal`). For the last module these are the task loss and
+            metrics, as `model.evaluate` returns them.
 
         Raises:
-            RuntimeError: a subclassed model whose modules are not known yet.
-            ValueError: a model that is not compiled; arrays of different lengths; a
-                batch size below 1; a probe for targets that are not given.
+            RuntimeError: If the modules of a subclassed model are not known yet.
+            ValueError: If the model is not compiled, if arrays have different lengths, if
+                `batch_size` is below 1, or if a probe has no targets.
 
         Example:
 

@@ -40,7 +40,7 @@ def diagnose(
     every model can be copied.) If training fails it is restored as well.
 
     Args:
-        model: A compiled modular model.
+        model: A compiled modular model, as `modularize` returns it.
         x: As in `model.fit`: arrays, or a dataset, which is repeated if need be.
         y: As in `model.fit`.
         steps: Integer, the number of training steps. Defaults to 300.
@@ -81,7 +81,7 @@ def diagnose(
     _refuse_arguments(steps, update_freq, fit)
     _refuse_on_demand(on_demand, fit)
     if x is None:
-        raise ValueError("diagnose: x is None; expected arrays or a dataset.")
+        raise ValueError("diagnose: x is None; expected arrays or a dataset. Give x.")
     if not model.modules:
         model._examine_first(x)
     wanted = model.check_training_mode(model.training_mode if mode is None else mode)
@@ -99,7 +99,7 @@ def diagnose(
 
 
 def _refuse_model(model: Any) -> None:
-    """Raises an error for what is not a compiled modular model."""
+    """Raises an error if it is not a compiled modular model."""
     if not isinstance(model, ModularTrainer):
         name = f"; {model.name!r} is a " if isinstance(model, keras.Model) else "; found a "
         raise TypeError(
@@ -143,7 +143,7 @@ def _refuse_missing_targets(model: Any, x: Any, y: Any) -> None:
     if model.loss is None:
         return
     if brings_batches(x):
-        spec = getattr(x, "element_spec", None)  # a tf.data.Dataset tells beforehand
+        spec = getattr(x, "element_spec", None)  # known beforehand of a tf.data.Dataset
         given = spec is None or keras.utils.unpack_x_y_sample_weight(spec)[1] is not None
     else:
         given = y is not None
@@ -174,7 +174,8 @@ def _refuse_on_demand(on_demand: Sequence[Any], fit: Mapping[str, Any]) -> None:
     names = [column for quantity in on_demand for column in quantity.columns]
     if len(set(names)) < len(names):
         raise ValueError(
-            f"diagnose(on_demand=...): expected different names; found {names}."
+            f"diagnose(on_demand=...): expected different names; found {names}. Measure "
+            "quantities of one name in calls of their own."
         )
     if on_demand and fit.get("class_weight") is not None:
         raise ValueError(

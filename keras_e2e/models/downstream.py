@@ -14,7 +14,7 @@ from keras_e2e.utils.validation import did_you_mean
 def downstream_model(model: Any, name: str) -> keras.Model:
     """The stock model from the output of a boundary to the model's outputs.
 
-    See `ModuleEvaluation.downstream_model`.
+    See `ModularBase.downstream_model`.
     """
     if not compat.is_functional(model):
         raise ValueError(

@@ -31,7 +31,7 @@ def exits_of(objective: LocalObjective, outputs: tuple[Output, ...]) -> dict[str
 def early_exit_model(model: Any, name: str) -> keras.Model:
     """The stock model from a modular model's inputs to the head of one module.
 
-    See `ModuleEvaluation.early_exit_model`.
+    See `ModularBase.early_exit_model`.
     """
     state = model._modular
     if not compat.is_functional(model):

@@ -76,9 +76,9 @@ class _BatchResult(NamedTuple):
     """What one batch says of one module.
 
     Attributes:
-        size: number of examples.
-        loss: the loss of the batch, or None.
-        predictions: pairs of an output with its target and a prediction of it.
+        size: Number of examples.
+        loss: The loss of the batch, or None.
+        predictions: Pairs of an output with its target and a prediction of it.
     """
 
     size: int
@@ -90,8 +90,8 @@ class _ModuleTotals:
     """What is known of one module, over the batches.
 
     Attributes:
-        total: the losses of the batches times their sizes, and the sizes.
-        metrics: the compiled metrics by output, each with whether it is weighted.
+        total: The losses of the batches times their sizes, and the sizes.
+        metrics: The compiled metrics by output, each with whether it is weighted.
     """
 
     def __init__(self, model: Any, module: Module):

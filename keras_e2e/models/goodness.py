@@ -1,4 +1,4 @@
-"""The classes that a Forward-Forward model finds most true."""
+"""The goodness of each class, for models trained by the Forward-Forward algorithm."""
 
 from typing import Any
 
@@ -13,24 +13,26 @@ from keras_e2e.utils.data import Batches
 
 
 def goodness_predict(model: Any, x: Any, batch_size: int | None = None) -> np.ndarray:
-    """The goodness of every class, for a model trained by `ForwardForward`.
+    """Returns the goodness of every class, for a model trained by `ForwardForward`.
 
     Hinton 2022, "The Forward-Forward Algorithm": each class is written over the input in
-    turn, and the goodness of the activations behind is summed up over the boundaries with
-    a `ForwardForward` objective, the first one left out (if there are others). One pass
-    in inference mode for each class; nothing of the model changes.
+    turn. The goodness of an activation, the mean of its squares, is summed over the
+    boundaries with a `ForwardForward` objective, the first one left out (if there are
+    others). It takes one pass in inference mode for each class and has no side effects.
 
     Args:
-        model: a modular model.
-        x: inputs: arrays, as the model takes them.
-        batch_size: number of examples in a batch. Defaults to None, which means 32.
+        model: A modular model whose boundaries have the objective `ForwardForward`.
+        x: Inputs: arrays, as the model takes them.
+        batch_size: Integer, the number of examples in a batch. Defaults to `None`, which
+            means 32, as in Keras.
 
     Returns:
-        Float32 of shape `(examples, classes)`; `argmax(axis=1)` are the predictions.
+        A float32 array of shape `(examples, classes)`; `argmax(axis=1)` are the
+        predictions.
 
     Raises:
-        ValueError: a model that is not modular, or that has no such boundary; boundaries
-            that write labels in different ways.
+        ValueError: If the model is not modular, if none of its boundaries has such an
+            objective, or if they write labels in different ways.
 
     Example:
 
@@ -44,7 +46,8 @@ def goodness_predict(model: Any, x: Any, batch_size: int | None = None) -> np.nd
     """
     if not isinstance(model, ModularTrainer):
         raise ValueError(
-            f"goodness_predict needs a modular model. Found: {type(model).__name__}."
+            f"goodness_predict needs a modular model. Found: {type(model).__name__}. Use "
+            "keras_e2e.modularize(model, ...) and train it by ForwardForward."
         )
     found = [
         (module, part)
@@ -62,7 +65,8 @@ def goodness_predict(model: Any, x: Any, batch_size: int | None = None) -> np.nd
     if len(ways) > 1:
         raise ValueError(
             "goodness_predict: the ForwardForward objectives write labels in different "
-            f"ways, as (classes, overlay): {sorted(ways)}. Give them the same."
+            f"ways, as (classes, overlay): {sorted(ways)}. Give all of them the same "
+            "num_classes and overlay."
         )
     classes, overlay = ways.pop()
     modules = list({module.name: module for module, _ in found}.values())

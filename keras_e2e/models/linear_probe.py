@@ -26,18 +26,18 @@ def probe(
     of its own.
 
     Args:
-        model: a compiled modular model.
-        name: the boundary's name.
-        train_data: batches `(x, y, sample_weight)` to train on.
-        data: batches to evaluate on.
-        epochs: passes over `train_data`.
+        model: A compiled modular model.
+        name: The boundary's name.
+        train_data: Batches `(x, y, sample_weight)` to train on.
+        data: Batches to evaluate on.
+        epochs: Passes over `train_data`.
 
     Returns:
         Loss and compiled metrics; with several outputs under `<output>_<metric>`.
 
     Raises:
-        ValueError: targets that are not given, an activation that does not fit them, or
-            a boundary that is crossed more than once.
+        ValueError: If there are no targets, if the activation does not fit them, or if
+            the boundary is crossed more than once.
     """
     state = model._modular
     module = next(m for m in state.modules if m.name == name)
@@ -71,13 +71,13 @@ def _fit_and_evaluate(
     """Trains a Dense layer on standardized features and evaluates it on others.
 
     Args:
-        train: features, targets and weights (or None) to train on.
-        test: the same to evaluate on.
-        units: size of the prediction.
-        ending: the activation that the model ends with.
-        loss: as `compile` takes it.
-        metrics: metrics and weighted metrics.
-        epochs: passes over the training data.
+        train: Features, targets and weights (or None) to train on.
+        test: The same to evaluate on.
+        units: Size of the prediction.
+        ending: The activation that the model ends with.
+        loss: As `compile` takes it.
+        metrics: Metrics and weighted metrics.
+        epochs: Passes over the training data.
     """
     mean, scale = _moments(train[0])
     inputs = keras.Input(train[0].shape[1:])
@@ -126,14 +126,14 @@ def _features(
         if output.y is None:
             raise ValueError(
                 f"evaluate_modules: a probe needs targets of the output {output.name!r}, "
-                "in the data to train it on and in the data to evaluate. Give y, or no "
-                "probe."
+                "in the data to train it on and in the data to evaluate. Give y, or leave "
+                "probe_data out."
             )
         crossed = model.forward_record(x).activations(module.name)
         if len(crossed) != 1:
             raise ValueError(
                 f"evaluate_modules: boundary {module.name!r} is crossed {len(crossed)} "
-                "times in a pass, so a probe cannot tell which activation goes with a "
+                "times in a pass, so it is not known which activation goes with a "
                 "target. Apply the module once, to the stacked inputs."
             )
         activation, mask = crossed[0], compat.mask_of(crossed[0])
@@ -173,6 +173,6 @@ def _pooling(name: str, activation: Any, target: tuple) -> list:
         raise ValueError(
             f"evaluate_modules: no linear probe from the activation {shape} of boundary "
             f"{name!r} to an output of shape {target}: there must be one value for each "
-            "example, or one for each position of the activation. Leave probe out."
+            "example, or one for each position of the activation. Leave probe_data out."
         )
     return []

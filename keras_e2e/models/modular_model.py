@@ -20,21 +20,26 @@ from keras_e2e.trainers.state import ModularState
 class ModularModel(ModularBase, keras.Model):
     """A Functional model with module boundaries.
 
-    Everything of a stock Functional model holds: compile, fit, evaluate, predict,
-    save, load, export. In `end_to_end` mode, the one it starts in, it trains as stock
-    Keras does, to the bit.
+    A boundary is a `ModuleBoundary` layer; what lies between two of them is a module. The
+    `training_mode` says which gradients cross the boundaries and which local objectives
+    count (see `TrainingMode`). Everything that a stock Functional model can do stays:
+    compile, fit, evaluate, predict, save, load, export. In `"end_to_end"` mode it trains
+    as stock Keras does, to the bit. `modularize` makes a `ModularModel` of a model that
+    has no boundaries.
 
     Args:
-        inputs: as for `keras.Model`.
-        outputs: as for `keras.Model`; the graph in between holds `ModuleBoundary`
-            layers.
-        name: as for `keras.Model`.
-        training_mode: the mode to start in.
+        inputs: As in `keras.Model`.
+        outputs: As in `keras.Model`; between inputs and outputs the graph holds one or
+            more `ModuleBoundary` layers.
+        name: As in `keras.Model`.
+        training_mode: `TrainingMode` or its name, the mode to start in. Defaults to
+            `"end_to_end"`.
 
     Raises:
-        ValueError: no boundary in the graph, or boundaries that cannot be placed
-            there (the error names the layers); an unknown training mode.
-        NotImplementedError: the Keras backend is torch.
+        ValueError: If there is no boundary in the graph, if one cannot be placed where it
+            is (the error names the layers), or if the training mode is unknown or does
+            not fit the model.
+        NotImplementedError: If the Keras backend is neither TensorFlow nor JAX.
 
     Example:
 
@@ -91,10 +96,10 @@ class ModularModel(ModularBase, keras.Model):
         return config
 
     def get_compile_config(self):
-        """As Keras's; with the training mode, for `keras.models.clone_model`.
+        """As in Keras, with the training mode, for `keras.models.clone_model`.
 
-        That one calls the constructor with inputs and outputs alone, and then compiles
-        the clone as this model is compiled.
+        `clone_model` calls the constructor with inputs and outputs alone, and then
+        compiles the clone as this model is compiled.
         """
         config = super().get_compile_config()
         return config and {**config, "training_mode": self.training_mode.get_config()}

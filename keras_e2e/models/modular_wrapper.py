@@ -27,19 +27,41 @@ from keras_e2e.utils.graphs import strategy_scope, takes_training
 
 @keras.saving.register_keras_serializable("keras_e2e")
 class ModularWrapper(ModularBase, keras.Model):
-    """A subclassed model with module boundaries; made by `modularize`.
+    """A subclassed model with module boundaries, made by `modularize`.
 
     Boundaries follow named sublayers, or are `ModuleBoundary` layers that the model's
-    `call` applies. As there is no graph to read, the modules are found by running the
-    model once on a small batch, when it is first trained or by `examine`.
+    `call` applies. A subclassed model has no graph, so its modules are found by running
+    it on a small batch: when it is wrapped, if it is built already, else when it is first
+    trained or when you call `examine`.
 
     Args:
-        base: the subclassed model. Its layers and weights are used, not copied.
-        boundaries: dict from sublayer name to objective (None only marks the place).
-        training_mode: the mode to start in.
+        base: The subclassed model. Its layers and weights are used, not copied.
+        boundaries: Dict from the name of a sublayer to an objective, as in `modularize`
+            (None only marks the place). Defaults to `None`: the boundaries that the
+            model's `call` applies.
+        training_mode: `TrainingMode` or its name, the mode to start in. Defaults to
+            `"end_to_end"`.
 
     Raises:
-        ValueError: an unknown sublayer name, or one inside a loop.
+        ValueError: If a name is not that of exactly one sublayer, or if a boundary is
+            inside a layer that runs its content in a loop; for a model that is built
+            also as `examine`.
+        NotImplementedError: If the Keras backend is neither TensorFlow nor JAX.
+
+    Example:
+
+    >>> import keras, numpy as np, keras_e2e as e2e
+    >>> class Net(keras.Model):
+    ...     def __init__(self):
+    ...         super().__init__()
+    ...         self.code = keras.layers.Dense(4, name="code")
+    ...         self.score = keras.layers.Dense(1, name="score")
+    ...     def call(self, x):
+    ...         return self.score(self.code(x))
+    >>> model = e2e.modularize(Net(), ["code"])
+    >>> model.examine(np.ones((2, 8)))
+    >>> list(model.boundaries)
+    ['code']
     """
 
     def __init__(self, base, boundaries=None, *, training_mode="end_to_end", **kwargs):
@@ -81,14 +103,16 @@ class ModularWrapper(ModularBase, keras.Model):
     def examine(self, x: Any) -> None:
         """Finds the modules by running the model on a small batch.
 
-        Called by `fit` with the first examples of its data; call it yourself to look
-        at `modules` before. No weight or state changes.
+        `fit` calls it with the first examples of its data. Call it yourself to look at
+        `modules` before, or if `fit` cannot take examples without using them up (a
+        generator). It has no side effects: no weight, statistic or seed is updated.
 
         Args:
-            x: inputs of a few examples, as the model takes them.
+            x: Inputs of a few examples, as the model takes them.
 
         Raises:
-            ValueError: the boundaries cannot be placed there; names layers and variables.
+            ValueError: If a boundary cannot be placed where it is. The error names the
+                layers or variables.
         """
         found = examine(self.base, self.inserted, self._modular, x)
         outputs = tree.flatten(found.outputs)
@@ -114,9 +138,9 @@ class ModularWrapper(ModularBase, keras.Model):
             )
 
     def unwrap(self) -> keras.Model:
-        """The subclassed model, with nothing of keras_e2e attached to its layers.
+        """Returns the subclassed model, with nothing of keras_e2e attached to its layers.
 
-        This model stays usable: it taps the layers anew when it is called.
+        The wrapper stays usable: it attaches itself anew when it is called.
         """
         for undo in reversed(self._undo):
             undo()
@@ -124,12 +148,12 @@ class ModularWrapper(ModularBase, keras.Model):
         return self.base
 
     def fit(self, x=None, *args, **kwargs):
-        """As `keras.Model.fit`; finds the modules first, if not yet known."""
+        """As `keras.Model.fit`; finds the modules first if they are not known."""
         self._examine_first(x)
         return super().fit(x, *args, **kwargs)
 
     def train_on_batch(self, x, *args, **kwargs):
-        """As `keras.Model.train_on_batch`; finds the modules first if not known."""
+        """As `keras.Model.train_on_batch`; finds the modules first if need be."""
         self._examine_first(x)
         return super().train_on_batch(x, *args, **kwargs)
 

@@ -38,16 +38,18 @@ def modularize(
             applies need not be named). It need not be compiled; compile the result.
         boundaries: Where the modules end. One of:
             - None: The `ModuleBoundary` layers that the model holds; if it holds none,
-              up to three cut points of the graph that balance the modules.
+              up to three cut points of the graph that balance the modules. (A cut
+              point is a layer that every path from the inputs to the outputs crosses.)
             - A list of names of layers, in any order (`"nested/layer"` where a name
               alone is ambiguous).
             - A dict from such names to objectives: a `LocalObjective`, an alias such as
               `"predsim"`, or None to mark the place only.
-            - An integer: How many cut points of the graph to choose.
+            - An integer: The number of cut points of the graph to choose.
 
             Defaults to `None`.
-        objective: The local objective of boundaries that are listed or chosen, each with
-            a copy of its own. None only marks the places. Defaults to `"prediction"`.
+        objective: The local objective of boundaries that are listed or chosen: a
+            `LocalObjective`, of which each gets a copy, or an alias (see
+            `ModuleBoundary`). None only marks the places. Defaults to `"prediction"`.
         training_mode: `TrainingMode` or its name, the mode to start in. Defaults to
             `"end_to_end"`.
 
@@ -56,10 +58,12 @@ def modularize(
         policy of `model`.
 
     Raises:
-        TypeError: If `model` is not a Keras model, or an objective not an objective.
-        ValueError: If the boundaries cannot be placed (the error names the layers and a
-            way out), if there is no cut point to choose, or if the model overrides
+        TypeError: If `model` is not a Keras model, or if something else is given where an
+            objective is expected.
+        ValueError: If a boundary cannot be placed (the error names the layers and a fix),
+            if there are too few cut points to choose from, or if the model overrides
             training methods that a modular model would not call.
+        NotImplementedError: If the Keras backend is neither TensorFlow nor JAX.
 
     Example:
 
@@ -71,12 +75,16 @@ def modularize(
     ['code', 'score']
     """
     if not isinstance(model, keras.Model):
-        raise TypeError(f"modularize needs a keras.Model. Found: {type(model).__name__}.")
+        raise TypeError(
+            f"modularize needs a keras.Model. Found: {type(model).__name__}. Give a "
+            "Functional, Sequential or subclassed model."
+        )
     _refuse_unsuitable(model)
     if isinstance(boundaries, Mapping) and objective != DEFAULT_OBJECTIVE:
         raise ValueError(
-            f"modularize: the dict of boundaries names objectives already; "
-            f"objective={objective!r} is for boundaries in a list or counted."
+            f"modularize: the dict of boundaries names objectives already, and "
+            f"objective={objective!r} is for boundaries in a list or a number of them. "
+            "Leave `objective` out."
         )
     with strategy_scope(model):
         if not compat.is_functional(model):

@@ -24,12 +24,12 @@ def new_boundaries(
     """The boundaries to insert into a graph, by the `id` of the layer that each follows.
 
     Args:
-        model: a Functional model or built Sequential.
-        boundaries: as in `modularize`.
-        objective: as in `modularize`.
+        model: A Functional model or built Sequential.
+        boundaries: As in `modularize`.
+        objective: As in `modularize`.
 
     Raises:
-        ValueError: as in `modularize`.
+        ValueError: As in `modularize`.
     """
     if boundaries is None and holds_boundary(model):
         return {}
@@ -45,7 +45,10 @@ def new_boundaries(
     inserted: dict[int, ModuleBoundary] = {}
     for name, layer, given in chosen:
         if id(layer) in inserted:
-            raise ValueError(f"Layer {layer.name!r} is named twice: by {name!r} too.")
+            raise ValueError(
+                f"boundaries: layer {layer.name!r} is named twice: by {name!r} too. Name "
+                "it once."
+            )
         _refuse_bad_place(layer, marked)
         inserted[id(layer)] = ModuleBoundary(
             given, name=f"{layer.name}_boundary", module=layer.name
@@ -59,13 +62,13 @@ def objectives_by_name(
     """Boundaries that are given by name, as a dict from name to objective.
 
     Args:
-        model: the model, for errors.
-        boundaries: as in `modularize`; None and a number only for a subclassed model,
+        model: The model, for errors.
+        boundaries: As in `modularize`; None and a number only for a subclassed model,
             which has no graph to choose cut points in.
-        objective: as in `modularize`.
+        objective: As in `modularize`.
 
     Raises:
-        ValueError: `boundaries` names no layers, or one several times.
+        ValueError: If `boundaries` does not name layers, or names one several times.
     """
     if boundaries is None:
         _refuse_without_boundary(model)
@@ -85,10 +88,14 @@ def objectives_by_name(
     names = list(boundaries)
     for name in names:
         if not isinstance(name, str):
-            raise ValueError(f"boundaries: expected layer names. Found: {name!r}.")
+            raise ValueError(
+                f"boundaries: expected names of layers, strings. Found: {name!r}. Give "
+                "layer.name, not the layer."
+            )
         if names.count(name) > 1:
             raise ValueError(
-                f"boundaries: layer {name!r} is named {names.count(name)} times."
+                f"boundaries: layer {name!r} is named {names.count(name)} times. Name it "
+                "once."
             )
     return {name: _copy(objective) for name in names}
 
@@ -144,9 +151,16 @@ def _refuse_bad_place(layer: keras.layers.Layer, marked: set[str]) -> None:
             "boundary on a later layer."
         )
     if isinstance(layer, ModuleBoundary):
-        raise ValueError(f"Layer {layer.name!r} is a boundary already.")
+        raise ValueError(
+            f"Layer {layer.name!r} is a boundary already. Leave it out of `boundaries`, or "
+            "take the boundaries out first: modularize(strip(model), boundaries)."
+        )
     if layer.name in marked:
-        raise ValueError(f"Layer {layer.name!r} is followed by a boundary already.")
+        raise ValueError(
+            f"Layer {layer.name!r} is followed by a boundary already. Leave it out of "
+            "`boundaries`, or take the boundaries out first: "
+            "modularize(strip(model), boundaries)."
+        )
 
 
 def _refuse_without_boundary(model: keras.Model) -> None:

@@ -23,16 +23,16 @@ def rewire(
     A nested graph that holds a boundary is taken into the outer one, layer by layer.
 
     Args:
-        model: a Functional model or built Sequential.
-        inserted: new boundaries by the `id` of the layer that they follow.
-        keep: whether the boundaries that are there stay.
-        flatten: whether every nested graph is taken into the outer one.
+        model: A Functional model or built Sequential.
+        inserted: New boundaries by the `id` of the layer that they follow.
+        keep: Whether the boundaries that are there stay.
+        flatten: Whether every nested graph is taken into the outer one.
 
     Returns:
         The new inputs and outputs, structured as the model's.
 
     Raises:
-        ValueError: a layer that a boundary should follow returns several tensors.
+        ValueError: If a layer that a boundary is to follow returns several tensors.
     """
     functional = compat.as_functional(model)
 

@@ -19,7 +19,7 @@ class Stages:
     What comes later is not computed. They share the layers of the model.
 
     Both repeat the graph on inputs of their own. `keras.Model(tensors, tensors)` on the
-    model's tensors would be shorter, but moves the history of its input tensors, after
+    model's tensors would be shorter, but changes the history of its input tensors, after
     which the model can no longer be saved (Keras 3.15).
 
     Args:
@@ -41,7 +41,7 @@ class Stages:
 
         Returns:
             The model's outputs if the module is the last one, else None. The
-            boundary's own activation reaches the open collector.
+            boundary's own activation is in the record of the pass.
         """
         before, active = self._models(name)
         flat = [
@@ -108,8 +108,9 @@ class Stages:
 class _Stage(keras.Model):
     """A part of a graph, on inputs of its own.
 
-    It is given a name: one that counts up would sort otherwise in the graphs of models
-    made alike, and so could change the order of a sum in TensorFlow.
+    It is given a name of its own. Keras's automatic names count up, so they would sort
+    differently in the graphs of models made alike, and could so change the order of a sum
+    in TensorFlow.
     """
 
     def compute_mask(self, inputs, previous_mask):

@@ -15,34 +15,38 @@ from keras_e2e.utils.validation import check_number, check_seed
 class ModuleBoundary(keras.layers.Layer):
     """Marks the end of a module.
 
-    A module is what lies between two boundaries. In the forward pass a boundary is the
-    identity, to the bit. While a `ModularModel` trains, it records its input for the local
-    objective and, where the training mode says so, stops the gradient. Anywhere else (in
-    inference, or inside a model that is not modular) it does nothing else.
+    A module is the layers between two boundaries. In the forward pass a boundary is the
+    identity, to the bit. While a modular model trains, the boundary also hands its input,
+    the *activation* of the module, to a *local objective*: a loss that trains the module
+    from that activation alone. Where the training mode says so, it stops the gradient.
+    Anywhere else (in inference, or inside a model that is not modular) it does nothing
+    else.
 
     Args:
-        objective: the `LocalObjective` that trains the module which ends here, or its
-            alias (`"predsim"`). None only marks the place: no head, no weights,
-            diagnostics as everywhere, but `"local"` mode, which would leave the module
-            without a loss, is refused. Defaults to `"prediction"`
-            (`objectives.Prediction()`): predict the model's own target from this
-            activation.
-        name: string, the layer's name. Defaults to None: Keras makes one.
-        module: string, the name of the module that ends here: the key of its labels in
-            `y`, and its name in errors, summaries and TensorBoard. Defaults to None, which
-            means the layer's name; `modularize` gives the name of the layer that the
-            boundary follows.
-        noise: float, standard deviation of Gaussian noise added to what the next module is
-            given, in training and where the gradient stops: block-wise self-supervised
-            training needs it (Siddiqui et al. 2023). Defaults to 0, no noise.
-        seed: integer seed of the generator of that noise. Defaults to None: a random one.
+        objective: The `LocalObjective` that trains the module which ends here, or an
+            alias such as `"predsim"`, or a dict from objective to factor for a weighted
+            sum. None only marks the place: the module is measured like all others, but
+            has no local loss, so modes that stop the gradient here (`"local"`) are
+            refused. Defaults to `"prediction"` (`objectives.Prediction()`): predict the
+            model's own target from this activation.
+        name: String, the layer's name. Defaults to `None`: Keras makes one.
+        module: String, the name of the module that ends here: the key of its labels in
+            `y`, and its name in errors, summaries and TensorBoard. Defaults to `None`,
+            the layer's name. (`modularize` gives the name of the layer that the boundary
+            follows.)
+        noise: Float, standard deviation of Gaussian noise added to the next module's
+            input, in training and where the gradient stops. Block-wise self-supervised
+            training needs it (Siddiqui et al. 2023). Defaults to 0.0, no noise.
+        seed: Integer seed for the generator of that noise. Defaults to `None`: a seed that
+            is drawn.
 
     Call arguments:
-        inputs: one tensor of any shape and dtype.
+        inputs: One tensor of any shape and dtype.
 
     Raises:
-        TypeError: `objective` is not one of the above, or `module` not a string.
-        ValueError: an unknown alias; a noise that is negative.
+        TypeError: If something else is given as `objective`.
+        ValueError: If the alias is unknown, `module` is not a string, `noise` is negative
+            or `seed` is not an integer of at least 0.
 
     Example:
 
@@ -97,7 +101,11 @@ class ModuleBoundary(keras.layers.Layer):
         return inputs if gate is None else gate.cross(self, inputs)
 
     def add_noise(self, output: Any) -> Any:
-        """What the next module is given of an output: with noise, if there is any."""
+        """Returns what the next module is given of an output: with noise, if there is any.
+
+        Args:
+            output: Tensor, what the boundary returns without noise.
+        """
         if not self.noise:
             return output
         shape = ops.shape(output)

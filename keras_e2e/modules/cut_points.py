@@ -9,7 +9,7 @@ import keras
 from keras_e2e.modules.graph import Graph
 from keras_e2e.utils.graphs import count_parameters
 
-# How many boundaries there are where nobody says how many.
+# The number of boundaries where none is asked for.
 DEFAULT_COUNT = 3
 
 # Layers that act on the next module's input rather than end a module: a loss
@@ -127,7 +127,7 @@ def balanced(graph: Graph, count: int | None = None) -> list[Any]:
             there are. Defaults to `None`.
 
     Raises:
-        ValueError: If `count` is not positive, or the graph has fewer cut points, or none.
+        ValueError: If `count` is not positive, or if the graph has fewer cut points.
     """
     points = cut_points(graph)
     _refuse_count(graph, points, count)
@@ -159,9 +159,9 @@ def _best(total: list[int], ends: list[int], count: int) -> tuple:
     """Which of the ends to cut at, so that the largest module is as small as it can be.
 
     Args:
-        total: the cost of all calls before each place.
-        ends: the places where a module may end, the last one where the last one does.
-        count: how many to choose.
+        total: List of the cost of all calls before each place.
+        ends: List of the places where a module may end; the last is the graph's end.
+        count: Integer, the number of ends to choose.
     """
     # best[k][j]: the smallest largest cost of k+1 modules that end at ends[j].
     best: list[dict[int, tuple[int, tuple]]] = [

@@ -22,8 +22,8 @@ class Findings(NamedTuple):
     """What a run of a subclassed model shows.
 
     Attributes:
-        specs: the modules with the shapes around them, in the order of the run.
-        outputs: the model's outputs.
+        specs: The modules with the shapes around them, in the order of the run.
+        outputs: The model's outputs.
     """
 
     specs: list[ModuleSpec]
@@ -66,14 +66,14 @@ def examine(base: Any, inserted: Sequence[ModuleBoundary], state: Any, x: Any) -
     one module's variables may change only what that module returns.
 
     Args:
-        base: the subclassed model.
-        inserted: the boundaries that follow its sublayers.
-        state: the `ModularState` of the wrapper around it.
-        x: a small batch of inputs.
+        base: The subclassed model.
+        inserted: The boundaries that follow its sublayers.
+        state: The `ModularState` of the wrapper around it.
+        x: A small batch of inputs.
 
     Raises:
-        ValueError: a boundary that is not crossed, or more than once, or stands on the
-            output; a variable read by two modules; a bypass.
+        ValueError: If a boundary is not crossed exactly once, or stands on an input or
+            output, if two modules read one variable, or if a path leads around a boundary.
     """
     _run(base, x, training=False)  # builds what is not built
     boundaries = _boundaries(base, inserted)
@@ -208,7 +208,7 @@ def _refuse_bypass(base, state, x, first, owned, names) -> None:
 
 
 def _ends(base, state, x, gate: Gate, changed) -> list[np.ndarray]:
-    """What each module returns, the last one's outputs as one flat array."""
+    """Returns what each module returns, the last one's outputs as one flat array."""
     with (
         step_context(state, gate=gate, mode=TrainingMode("end_to_end")),
         keras.StatelessScope(state_mapping=changed),

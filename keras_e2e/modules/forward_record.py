@@ -1,4 +1,4 @@
-"""What one forward pass of a modular model leaves at its boundaries."""
+"""What one forward pass of a modular model records at its boundaries."""
 
 from typing import Any, NamedTuple
 
@@ -9,11 +9,11 @@ class Crossing(NamedTuple):
     """What one boundary recorded in one forward pass.
 
     Attributes:
-        boundary: the `ModuleBoundary` that was crossed.
-        activation: the tensor that came in: the module's output.
-        output: the tensor that went out: the next module's input. It is the
+        boundary: The `ModuleBoundary` that was crossed.
+        activation: Tensor, the boundary's input: the output of its module.
+        output: Tensor, the boundary's output: the next module's input. It is the
             activation itself unless the boundary stopped the gradient.
-        predicted_gradient: what a `SyntheticGradient` predicted here, else None.
+        predicted_gradient: Tensor, what a `SyntheticGradient` predicted here, or None.
     """
 
     boundary: Any
@@ -29,15 +29,15 @@ class Crossing(NamedTuple):
 
 
 class ForwardRecord:
-    """The crossings of one forward pass, and the outputs it led to.
+    """What crossed the boundaries in one forward pass, and the model's outputs.
 
     `model.forward_record(x)` makes one.
 
     Attributes:
-        crossings: a `Crossing` for each time a boundary was crossed, in order.
-        outputs: the model's outputs; None until the pass is over, or where a mode does
-            not compute them.
-        penalties: the scalar losses that layers and regularizers added in the pass.
+        crossings: List with a `Crossing` for each time a boundary was crossed, in order.
+        outputs: The model's outputs; None until the pass is over, or where a training
+            mode does not compute them.
+        penalties: List of the scalar losses that layers and regularizers added.
 
     Example:
 
@@ -55,13 +55,13 @@ class ForwardRecord:
         self.penalties: list = []
 
     def crossed(self, name: str) -> list[Crossing]:
-        """The crossings of the boundary of this name, in order."""
+        """Returns the `Crossing`s of the boundary of this name, in order."""
         return [c for c in self.crossings if c.boundary.module == name]
 
     def activations(self, name: str) -> list:
-        """What came in at each crossing of a boundary, with its Keras mask.
+        """Returns the activation at each crossing of a boundary, with its Keras mask.
 
         Args:
-            name: the boundary's name.
+            name: String, the boundary's name.
         """
         return [crossing.masked_activation() for crossing in self.crossed(name)]

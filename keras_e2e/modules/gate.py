@@ -14,9 +14,10 @@ class FeedbackRoute(NamedTuple):
     """How an objective with a `feedback_source` takes the gradient at some module's end.
 
     Attributes:
-        objective: the objective, a `Signal`.
-        weight: the factor of the mode.
-        place: which of the ends that the objective takes feedback from this one is.
+        objective: The objective, a `Signal`.
+        weight: Number, the factor that the training mode gives to the objective.
+        place: Integer, the index of this end among those that the objective takes
+            feedback from.
     """
 
     objective: Any
@@ -24,7 +25,7 @@ class FeedbackRoute(NamedTuple):
     place: int
 
     def factor(self) -> Any:
-        """The factor in force: that of the mode times the objective's own."""
+        """Returns the factor in force: that of the mode times the objective's own."""
         return self.weight * self.objective.weight_now()
 
 
@@ -34,14 +35,15 @@ class Gate:
     Args:
         boundary_ids: `id`s of the boundaries that count. A boundary of another modular
             model that shares layers with this one is the identity here.
-        stopping: names of the boundaries that stop the gradient.
-        routes: for the end of each module, by name, the feedback that is taken there
+        stopping: Names of the boundaries that stop the gradient.
+        routes: For the end of each module, by name, the feedback that is taken there
             (`gradient_flow.GradientFlow`).
-        outputs: the model's targets, for gradients that are predicted from them too.
-        tap: makes of each boundary's output a tensor of its own, or None.
+        outputs: Tuple of `Output`, the model's outputs with their targets, for
+            objectives that predict a gradient from them.
+        tap: Function that makes a tensor of its own of each boundary's output, or None.
 
     Attributes:
-        record: the `ForwardRecord` of the pass.
+        record: The `ForwardRecord` that the pass fills.
     """
 
     def __init__(
@@ -79,14 +81,17 @@ class Gate:
         return output
 
     def inject_feedback(self, end: str, tensors: list) -> list:
-        """Lets the objectives that take their feedback at a module's end have it.
+        """Connects a module's end to the objectives that take their feedback there.
 
-        The tensors keep their values. The gradient that comes back to each of them also
-        goes, through the fixed map of such an objective, to that one's activation.
+        The tensors keep their values. Their gradient also flows, through the fixed map
+        of such an objective, to the activation at that objective's boundary.
 
         Args:
-            end: the module's name.
-            tensors: what leaves the module.
+            end: String, the module's name.
+            tensors: List of the tensors that leave the module.
+
+        Returns:
+            A list of tensors of the same values.
         """
         routes = self.routes.get(end, {})
         for crossing in self.record.crossings:
@@ -103,11 +108,11 @@ class Gate:
         return tensors
 
     def inject_output_feedback(self, end: str, outputs: Any) -> Any:
-        """The same at the model's outputs.
+        """Does what `inject_feedback` does, at the model's outputs.
 
         Args:
-            end: the last module's name.
-            outputs: the model's outputs, in their structure.
+            end: String, the last module's name.
+            outputs: The model's outputs, in their structure.
         """
         if not self.routes.get(end):
             return outputs

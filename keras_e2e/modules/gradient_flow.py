@@ -1,4 +1,4 @@
-"""Where gradients stop, who takes feedback from them, and what each loss trains."""
+"""Where gradients stop, which objectives take feedback, and what each loss trains."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import NamedTuple
@@ -14,12 +14,14 @@ class GradientFlow(NamedTuple):
     """How gradients flow through a model in a training mode.
 
     Attributes:
-        stopping: the boundaries that stop the gradient.
-        routes: by the end of a module, whose objectives take their feedback there. One that
-            predicts the gradient at its own boundary stands under its own name.
-        windows: in `local` mode, for each module whose loss counts, the modules that this
-            loss trains: as far as it reaches, and what takes its feedback there.
-        separate: the modules whose losses need a backward pass of their own, because
+        stopping: The boundaries that stop the gradient.
+        routes: Dict from the module at whose end feedback is taken to the boundaries whose
+            objectives take it there. One that predicts the gradient at its own boundary
+            stands under its own name.
+        windows: Dict for `local` mode, from each module whose loss counts to the modules
+            that this loss trains: as far as it reaches, and those that take their feedback
+            there.
+        separate: The modules whose losses need a backward pass of their own, because
             through the open boundaries they would reach further than they may.
     """
 
@@ -102,10 +104,10 @@ class _Spread:
     """How far a loss spreads over the modules of a graph.
 
     Args:
-        modules: the modules.
-        routes: the feedback.
-        reached: the modules that each loss is to reach.
-        opened: the boundaries that let gradients through.
+        modules: The modules.
+        routes: The feedback.
+        reached: The modules that each loss is to reach.
+        opened: The boundaries that let gradients through.
     """
 
     def __init__(

@@ -24,14 +24,15 @@ class Graph:
 
     A layer belongs to the module whose end (a boundary, or the model's outputs) it
     reaches without crossing a boundary. A layer with weights that reaches two ends
-    would be trained by both: that is what a skip connection around a boundary, or a
-    layer shared by two modules, comes to, and it is refused.
+    would be trained by both modules and is refused: a skip connection leads around the
+    boundary, or two modules share the layer.
 
     Args:
-        model: a Functional model (or built Sequential).
+        model: A Functional model (or built Sequential).
 
     Raises:
-        ValueError: boundaries that cannot be placed there; names the layers and a fix.
+        ValueError: If a boundary cannot be placed where it is. The error names the layers
+            and a fix.
     """
 
     def __init__(self, model: keras.Model):
@@ -203,7 +204,7 @@ class _Owners:
         """Notes a layer of a module.
 
         Raises:
-            ValueError: another module has it already, or one of its variables.
+            ValueError: If another module has the layer already, or one of its variables.
         """
         weights = getattr(layer, "weights", [])
         before = self.layers.setdefault(id(layer), end)
@@ -221,7 +222,8 @@ class _Owners:
                     f"Variable {variable.path!r} is shared by two modules: "
                     f"layer {owner.name!r} (module ending at {_shown(other)}) "
                     f"and layer {layer.name!r} (module ending at "
-                    f"{_shown(end)}). Move a boundary, or untie them."
+                    f"{_shown(end)}). Move a boundary, or give each layer a "
+                    "variable of its own."
                 )
 
 

@@ -10,13 +10,24 @@ from keras_e2e.utils.graphs import count_parameters, unique
 class Module(NamedTuple):
     """The layers between two boundaries.
 
+    `model.modules` is the list of them.
+
     Attributes:
-        name: the name of the boundary that ends it; for the last module that of the
-            model's output layer, or `"outputs"` where there are several.
-        boundary: the `ModuleBoundary` that ends it; None for the last module.
-        layers: its layers, in the order of the graph.
-        inputs: names of the boundaries that lead into it.
-        model_inputs: which of the model's inputs lead into it, by position.
+        name: String, the name of the boundary that ends it; for the last module that of
+            the model's output layer, or `"outputs"` where there are several.
+        boundary: The `ModuleBoundary` that ends it; None for the last module.
+        layers: Tuple of its layers, in the order of the graph.
+        inputs: Names of the boundaries that lead into it.
+        model_inputs: Positions of those of the model's inputs that lead into it.
+
+    Example:
+
+    >>> import keras, keras_e2e as e2e
+    >>> base = keras.Sequential([keras.Input((8,)), keras.layers.Dense(4, name="code"),
+    ...                          keras.layers.Dense(1, name="score")])
+    >>> module = e2e.modularize(base, ["code"]).modules[0]
+    >>> [layer.name for layer in module.layers], module.parameters
+    (['code'], 36)
     """
 
     name: str
@@ -44,12 +55,12 @@ class Module(NamedTuple):
 
     @property
     def parameters(self) -> int:
-        """How many numbers the module's weights hold."""
+        """The number of parameters: how many numbers the module's weights hold."""
         return count_parameters(self.variables)
 
     @property
     def objective(self) -> LocalObjective | None:
-        """The local objective; None for the last module, or where there is none."""
+        """The local objective; None for the last module and for a mere mark."""
         return None if self.boundary is None else self.boundary.objective
 
     @property
@@ -67,11 +78,11 @@ class ModuleSpec(NamedTuple):
     """A module with the shapes around it, before the head of its objective is built.
 
     Attributes:
-        module: the module.
-        inputs: a `keras.KerasTensor`, or a list of several: what the module is given.
-        activation: the `keras.KerasTensor` that enters its boundary; None for the last
+        module: The module.
+        inputs: What the module is given: a `keras.KerasTensor`, or a list of several.
+        activation: The `keras.KerasTensor` that enters its boundary; None for the last
             module.
-        following_blocks: the blocks of layers behind the boundary (`blocks.Block`), where
+        following_blocks: The blocks of layers behind the boundary (`blocks.Block`), where
             the model shows a graph.
     """
 

@@ -13,7 +13,8 @@ def resolve_mode(mode: TrainingMode, modules: Sequence[Module]) -> TrainingMode:
     """The mode as it is in force on a model of these modules.
 
     Raises:
-        ValueError: it names what the model has not, or nothing would train a module.
+        ValueError: If the mode names a boundary or module that the model does not have,
+            or if nothing would train one of the modules.
     """
     names = [m.name for m in modules]
     boundaries = [m.name for m in modules if m.boundary is not None]
@@ -24,7 +25,7 @@ def resolve_mode(mode: TrainingMode, modules: Sequence[Module]) -> TrainingMode:
     if unknown:
         raise ValueError(
             f"Training mode '{mode}' names {unknown}, but the model's boundaries "
-            f"are {boundaries} and its modules {names}."
+            f"are {boundaries} and its modules {names}. Use one of these names."
         )
     check_reach_fits(mode.reach, len(modules), f"Training mode '{mode}'")
     for module in modules:
@@ -74,10 +75,10 @@ def _refuse_weights_of_zero(mode: TrainingMode, modules: Sequence[Module]) -> No
 
 
 def refuse_averages(name: str, mode: TrainingMode, optimizer: Any) -> None:
-    """Refuses an optimizer that would change what must stay as it is.
+    """Refuses an optimizer that would change variables that the mode freezes.
 
     Raises:
-        ValueError: averages over all variables in sequential training.
+        ValueError: If the mode is `sequential` and the optimizer averages all variables.
     """
     optimizer = getattr(optimizer, "inner_optimizer", optimizer)
     if mode.name == "sequential" and getattr(optimizer, "use_ema", False):

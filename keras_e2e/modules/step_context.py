@@ -18,16 +18,16 @@ class StepContext:
     MirroredStrategy runs each replica in a thread of its own, so each has its own.
 
     Attributes:
-        state: what the model keeps (`trainers.state.ModularState`): tells whose step it is.
-        mode: the training mode in force here; None for the model's own.
-        targets: `y` and `sample_weight` of the step; None twice where they are not known.
-        tap: what is done to the output of each boundary, or None. An instrumented step
-            watches it, so that it knows what the next module sends back.
-        testing: whether this is a step of `evaluate`.
-        gate: what the boundaries do that are crossed now; None outside of a pass that is
-            recorded.
-        record: the latest pass that was recorded, until its loss is computed.
-        losses: what the losses of the step are made of (`trainers.local_losses`).
+        state: The `trainers.state.ModularState` of the model whose step it is.
+        mode: The `TrainingMode` in force here; None for the model's own.
+        targets: Tuple of `y` and `sample_weight` of the step; two None where they are not
+            known.
+        tap: Function applied to the output of each boundary, or None. An instrumented
+            step watches what it returns, so that the gradient there is known.
+        testing: Boolean, whether this is a step of `evaluate`.
+        gate: The `Gate` of the pass under way; None outside of a pass that is recorded.
+        record: The `ForwardRecord` of the latest pass, until its loss is computed.
+        losses: What the losses of the step are made of (`trainers.local_losses`).
     """
 
     state: Any = None
@@ -54,8 +54,8 @@ def step_context(state: Any, **changes: Any) -> Iterator[StepContext]:
     """Opens a context for a model in this thread.
 
     Args:
-        state: the model's `ModularState`.
-        **changes: attributes of `StepContext`; the others are those of the model's context
+        state: The model's `ModularState`.
+        **changes: Attributes of `StepContext`; the others are those of the model's context
             that is open already, if there is one. Its record and losses are its own.
     """
     own: dict[str, Any] = {"record": None, "losses": None, **changes}
@@ -76,7 +76,7 @@ def context_of(state: Any) -> StepContext:
 
 
 def open_context() -> StepContext:
-    """The innermost open context, whosever it is."""
+    """The innermost open context of any model."""
     return _contexts.open[-1]
 
 

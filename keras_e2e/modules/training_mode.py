@@ -19,7 +19,11 @@ TRAINED_BY: tuple[TrainedBy, ...] = get_args(TrainedBy)
 
 @dataclass(frozen=True, init=False)
 class TrainingMode:
-    """Which gradients flow and which local objectives count.
+    """Says which gradients flow and which local objectives count.
+
+    A local objective trains one module from the activation at its boundary; the task loss
+    is the loss that the model is compiled with. A loss *counts* if it is computed and
+    minimized.
 
     | name | at a boundary | local objectives | task loss |
     |---|---|---|---|
@@ -30,26 +34,27 @@ class TrainingMode:
     | `mixed` | stops at `stop` | on at `stop` and where `weights` says | flows up to the nearest stop |
 
     Args:
-        name: one of the names above. `"sequential:NAME"` is short for
-            `TrainingMode("sequential", module=NAME)`, and a type checker takes the
-            long form only. `TrainingMode.get` takes any string.
-        weights: factors of the local losses: a number for all of them, or a
-            dict from boundary name to number (1 where unnamed). An objective
-            of weight 0 is not computed. Defaults to None, which means 1, as in greedy
-            and local learning (Belilovsky et al. 2019); GoogLeNet's deep supervision
-            used 0.3 (Szegedy et al. 2015).
-        stop: names of the boundaries that stop the gradient, for `mixed` only.
-        module: name of the module to train, for `sequential` only. Defaults to None,
-            which means the first one.
-        reach: integer or `"all"`: over how many modules the gradient of each loss flows
-            back, for `local` only, the task loss included. Defaults to None, which means
-            1: each module is trained by its own loss alone. 2 trains it also by the loss
-            of the next (overlapping local learning, Laskin et al. 2020), `"all"` is deep
-            supervision. An objective may have a reach of its own.
+        name: String, one of the names above. `"sequential:NAME"` is short for
+            `TrainingMode("sequential", module=NAME)`; a type checker takes the long form
+            only. `TrainingMode.get` takes any string.
+        weights: Factors of the local losses: a number for all of them, or a dict from
+            boundary name to number (1 where a boundary is not named). An objective of
+            weight 0 is not computed. Defaults to `None`, which means 1, as in greedy and
+            local learning (Belilovsky et al. 2019); GoogLeNet's deep supervision used 0.3
+            (Szegedy et al. 2015).
+        stop: List of the names of the boundaries that stop the gradient. Required by
+            `mixed`, and only for it.
+        module: String, the name of the module to train; only for `sequential`. Defaults
+            to `None`, the first module.
+        reach: Integer or `"all"`: over how many modules the gradient of each loss, the
+            task loss included, flows back; only for `local`. 1 trains each module by its
+            own loss alone, 2 also by the loss of the next one (overlapping local
+            learning, Laskin et al. 2020), `"all"` is deep supervision. An objective may
+            have a reach of its own. Defaults to `None`, which means 1.
 
     Raises:
-        ValueError: an unknown name, a negative or non-finite weight, or an
-            argument that the named mode does not take.
+        ValueError: If the name is unknown, if a weight is negative or not finite, if
+            `reach` is invalid, or if an argument is given that the mode does not take.
 
     Example:
 
@@ -97,12 +102,26 @@ class TrainingMode:
 
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> "TrainingMode":
-        """A mode from what `get_config` returned."""
+        """Returns the mode of a config that `get_config` returned."""
         return cls(**config)
 
     @classmethod
     def get(cls, mode: "TrainingMode | str | dict[str, Any]") -> "TrainingMode":
-        """A mode from any spelling: a mode, a name, or a saved config."""
+        """Returns a mode from any spelling of it.
+
+        Args:
+            mode: A `TrainingMode`, which is returned as it is; a name, such as `"local"`
+                or `"sequential:NAME"`; or a config that `get_config` returned.
+
+        Raises:
+            ValueError: If it is anything else, or if the name is unknown.
+
+        Example:
+
+        >>> from keras_e2e import TrainingMode
+        >>> TrainingMode.get("sequential:encoder").module
+        'encoder'
+        """
         if isinstance(mode, cls):
             return mode
         if isinstance(mode, dict):
@@ -115,13 +134,13 @@ class TrainingMode:
         )
 
     def stops(self, boundary: str) -> bool:
-        """Whether the boundary of this name stops the gradient."""
+        """Returns whether the boundary of this name stops the gradient."""
         if self.name == "mixed":
             return boundary in self.stop
         return self.name in ("local", "sequential")
 
     def weight(self, boundary: str) -> float:
-        """The factor of the local loss at the boundary of this name."""
+        """Returns the factor of the local loss at the boundary of this name."""
         if self.name == "end_to_end":
             return 0.0
         if self.name == "sequential" and boundary != self.module:
@@ -136,13 +155,13 @@ class TrainingMode:
         return self.weights
 
     def names(self) -> set[str]:
-        """Every boundary or module name this mode mentions."""
+        """Returns every name of a boundary or module that the mode mentions."""
         weights = self.weights if isinstance(self.weights, tuple) else ()
         mentioned = {key for key, _ in weights} | set(self.stop)
         return mentioned | ({self.module} if self.module is not None else set())
 
     def get_config(self) -> dict[str, Any]:
-        """What `from_config` turns back into this mode."""
+        """Returns a dict that can be written as JSON, for `from_config`."""
         weights = self.weights
         return {
             "name": self.name,
@@ -184,7 +203,8 @@ def _check_arguments(name: str, weights: Any, stop: tuple, module: Any, reach: A
     """Raises ValueError for an argument that the named mode does not take."""
     if stop and name != "mixed":
         raise ValueError(
-            f"TrainingMode({name!r}, stop={list(stop)}): only 'mixed' takes `stop`."
+            f"TrainingMode({name!r}, stop={list(stop)}): only 'mixed' takes `stop`. "
+            f"Use TrainingMode('mixed', stop={list(stop)}), or leave `stop` out."
         )
     if name == "mixed" and not stop:
         raise ValueError(
@@ -193,11 +213,13 @@ def _check_arguments(name: str, weights: Any, stop: tuple, module: Any, reach: A
         )
     if module is not None and name != "sequential":
         raise ValueError(
-            f"TrainingMode({name!r}, module={module!r}): only 'sequential' takes `module`."
+            f"TrainingMode({name!r}, module={module!r}): only 'sequential' takes `module`. "
+            f"Use TrainingMode('sequential', module={module!r}), or leave `module` out."
         )
     if reach is not None and name != "local":
         raise ValueError(
-            f"TrainingMode({name!r}, reach={reach!r}): only 'local' takes `reach`."
+            f"TrainingMode({name!r}, reach={reach!r}): only 'local' takes `reach`. Use "
+            f"TrainingMode('local', reach={reach!r}), or leave `reach` out."
         )
     if name == "end_to_end" and weights is not None:
         raise ValueError(

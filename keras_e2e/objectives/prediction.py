@@ -1,4 +1,4 @@
-"""Predict the model's own target from a module's activation."""
+"""Prediction of the model's own target from a module's activation."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""Reconstruct what a module was given: no labels needed."""
+"""Reconstruction of a module's input from its activation: no labels needed."""
 
 from typing import Any
 
@@ -94,7 +94,7 @@ class Reconstruction(LocalObjective):
         elif isinstance(source, list):
             raise ValueError(
                 f"Reconstruction(of='module_input'): the module has {len(source)} "
-                "inputs; use of='model_input' or a single-input module."
+                "inputs; expected one. Use of='model_input', or a module with one input."
             )
         sequences = len(activation.shape) == len(source.shape) == 3
         kind = self.head or ("linear" if sequences else "decoder")

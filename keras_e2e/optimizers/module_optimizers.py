@@ -196,7 +196,7 @@ class ModuleOptimizers(keras.optimizers.Optimizer):
             )
         stepping, left_out = held.split(grads, variables)
         if not stepping:
-            raise ValueError("No gradients provided for any variable.")
+            raise ValueError("No gradients provided for any variable.")  # as Keras
         if left_out:
             warnings.warn(
                 f"Gradients do not exist for the variables of whole modules: {left_out}.",

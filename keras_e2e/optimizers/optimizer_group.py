@@ -159,7 +159,7 @@ class OptimizerGroup:
         """Returns an optimizer with the settings of the default, for a module."""
         config = self.default.get_config()
         if "name" in config:
-            # Keras tells variables apart by it.
+            # Keras distinguishes variables by it.
             config["name"] = f"{self.default.name}_{module}"
         copy = type(self.default).from_config(config)
         compat.copy_weight_decay_exclusions(self.default, copy)

@@ -31,7 +31,10 @@ else:
 
     def instrument(model: Any, quantities: list[Quantity]) -> Any:
         """Refuses, as no model can be made on this backend."""
-        raise NotImplementedError(f"keras_e2e has no diagnostics on {BACKEND!r}.")
+        raise NotImplementedError(
+            f"keras_e2e has no diagnostics on {BACKEND!r}. Set KERAS_BACKEND=tensorflow "
+            "before importing keras."
+        )
 
 
 __all__ = ["BACKEND", "ModularStep", "instrument"]

@@ -15,13 +15,14 @@ def build_heads(
     """Builds each objective's head on its boundary's activation.
 
     Args:
-        specs: the modules, in order, with the shapes around them.
-        inputs: the model's inputs.
-        outputs: the model's outputs.
+        specs: The modules, in order, with the shapes around them.
+        inputs: The model's inputs.
+        outputs: The model's outputs.
 
     Raises:
-        ValueError: an objective that two boundaries share, that reaches too far, or whose
-            head does not fit; heads that share a variable.
+        ValueError: If two boundaries share an objective or a variable of their heads, if
+            an objective reaches over more modules than there are, or if its head does not
+            fit.
     """
     modules = [spec.module for spec in specs]
     _refuse_ambiguous_labels(modules, [output.name for output in outputs])

@@ -15,17 +15,17 @@ LEAN: frozenset[str] = frozenset()
 class CompiledSteps:
     """The compiled steps of one model, made when they are first needed.
 
-    Keras swaps `model.train_function` for another one at each `compile`; here it is a
-    dispatcher, so that any number of callbacks may set the mode or ask for diagnostics and
-    nobody has to put anything back.
+    Keras replaces `model.train_function` at each `compile`. Here it is a dispatcher, so
+    that any number of callbacks may set the mode or request diagnostics, and none of them
+    has to restore anything.
 
     Attributes:
-        functions: the compiled step by mode and by the quantities that it measures.
-        traces: how often each was traced, by mode and number of measured quantities.
-        requested: names of the quantities that the next execution measures.
-        measuring: those that the execution under way measures.
-        trained: the variables that the compiled steps train; None before the first.
-        specs: specs of the batches of the latest execution; None where they have none.
+        functions: Dict with the compiled step by mode and by the quantities it measures.
+        traces: Dict of how often each was traced, by mode and number of quantities.
+        requested: Names of the quantities that the next execution measures.
+        measuring: Names of those that the execution under way measures.
+        trained: Variables that the compiled steps train; None before the first step.
+        specs: Specs of the batches of the latest execution; None where they have none.
     """
 
     def __init__(self) -> None:
@@ -54,9 +54,9 @@ class CompiledSteps:
         """Runs the compiled step that is due, and compiles it first if need be.
 
         Args:
-            mode: the training mode in force.
-            compile_step: makes a compiled step.
-            *args: what the compiled step takes.
+            mode: The `TrainingMode` in force.
+            compile_step: Function that makes a compiled step.
+            *args: Arguments of the compiled step.
         """
         # On TensorFlow the batches say, before the first, what they hold.
         self.specs = getattr(args[0], "element_spec", None)

@@ -19,11 +19,11 @@ class StepLosses:
     """What the loss of a step is made of.
 
     Attributes:
-        task: the compiled loss, with penalties, without local losses; None where it is
-            not computed.
-        local: the local losses by boundary, without weights.
-        terms: what the loss adds up, by module: the local losses with their weights and,
-            under the last module's name, the task loss.
+        task: Scalar, the compiled loss with penalties, without local losses; None where it
+            is not computed.
+        local: Dict with the local losses by boundary, without weights.
+        terms: Dict with the summands of the loss by module: the local losses with their
+            weights and, under the last module's name, the task loss.
     """
 
     task: Any = None
@@ -66,7 +66,7 @@ def error_context(boundary: str) -> Iterator[None]:
 
 
 def missing(module: Module, y: Any, labels: Any) -> str | None:
-    """What an objective requires and is not given: `"labels"`, `"targets"` or None."""
+    """Returns what an objective lacks: `"labels"`, `"targets"` or None."""
     objective = module.objective
     if objective is None:
         return None
@@ -82,7 +82,7 @@ def refuse_missing(module: Module, y: Any, labels: Any) -> None:
     if absent == "labels":
         raise ValueError(
             f"Boundary {module.name!r}: its objective {named!r} needs "
-            f"labels, in y under the key {module.name!r}, and there are none. "
+            f"labels, in y under the key {module.name!r}, and y holds none. "
             f"Give y={{..., {module.name!r}: "
             "labels}, or use a mode in which this objective does not count."
         )
@@ -105,15 +105,17 @@ def local_loss(
     """The loss of one module's objective, averaged over the crossings of its boundary.
 
     Args:
-        module: the module.
-        objective: its objective.
-        record: the crossings of this step.
-        flat_inputs: the model's inputs as a flat list, in the order of the model's.
-        batch: what the objective may look at; what is this boundary's is filled in here.
-        extra_records: the crossings of extra passes, by the keys of `extra_inputs`.
+        module: The module.
+        objective: Its objective.
+        record: The `ForwardRecord` of this step.
+        flat_inputs: The model's inputs as a flat list, in the order of `model.inputs`.
+        batch: The `Batch` that the objective is given; what belongs to this boundary is
+            filled in here.
+        extra_records: The `ForwardRecord`s of extra passes, by the keys of
+            `extra_inputs`.
 
     Raises:
-        ValueError: the boundary was not crossed, or more than once with labels.
+        ValueError: If the boundary was not crossed, or more than once with labels.
     """
     crossings = record.crossed(module.name)
     if not crossings:
@@ -124,7 +126,7 @@ def local_loss(
     if len(crossings) > 1 and objective.requires_labels:
         raise ValueError(
             f"Boundary {module.name!r} is crossed {len(crossings)} times in a step; "
-            "labels under its name cannot tell the crossings apart. Apply the "
+            "labels under its name cannot be assigned to one of them. Apply the "
             "module once, to the stacked inputs."
         )
     entered = [

@@ -1,4 +1,4 @@
-"""Metrics of the modules' own heads in `fit` and `evaluate`, beside the compiled ones."""
+"""Metrics of the modules' own heads in `fit` and `evaluate`, besides the compiled ones."""
 
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -16,10 +16,10 @@ def measured_modules(
     """The modules whose metrics were asked for and are updated in this step.
 
     Args:
-        state: the model's state.
-        training: whether the step trains.
-        testing: whether it is a step of `evaluate`; `predict` calls the model just so, and
-            wants nothing of the heads.
+        state: The model's `ModularState`.
+        training: Boolean, whether the step trains.
+        testing: Boolean, whether it is a step of `evaluate`. If both are false it is one
+            of `predict`, which updates no metric.
     """
     asked = [local for local in state.with_objective() if local.objective.head_metrics()]
     if not training:

@@ -58,9 +58,10 @@ class ModularTrainer(ModularStep, Model):
 
     @property
     def training_mode(self) -> TrainingMode:
-        """The training mode in force; set it at any time, also during `fit`.
+        """The `TrainingMode` in force. It can be set at any time, also during `fit`.
 
-        Takes a name, `"sequential:MODULE"` or a `TrainingMode`. The first step in a
+        Set it to a name (`"local"`, `"sequential:MODULE"`) or to a `TrainingMode`; one that
+        does not fit the model raises a ValueError and changes nothing. The first step in a
         new mode is traced; going back to a mode costs nothing.
         """
         return self._modular.mode
@@ -75,10 +76,10 @@ class ModularTrainer(ModularStep, Model):
                 state.recorder.reset(everything=False)
 
     def check_training_mode(self, mode: TrainingMode | ModeName) -> TrainingMode:
-        """The mode that setting `training_mode` would put in force.
+        """Returns the mode that setting `training_mode` would put in force.
 
         Raises:
-            ValueError: the mode does not fit this model; nothing is changed.
+            ValueError: If the mode is unknown or does not fit the model.
         """
         mode = TrainingMode.get(mode)
         refuse_averages(self.name, mode, getattr(self, "optimizer", None))
@@ -90,39 +91,38 @@ class ModularTrainer(ModularStep, Model):
 
     @property
     def trace_counts(self) -> dict[tuple[str, int], int]:
-        """How often each step was traced, by (mode, number of measured quantities).
+        """Dict from (mode, number of measured quantities) to how often a step was traced.
 
-        Switching back to a mode leaves its count at what it was. Steps that run
-        eagerly count each time.
+        Going back to a mode does not change its count. Steps that run eagerly count each
+        time.
         """
         return dict(self._modular.steps.traces)
 
     def instrument(self, quantities: Iterable[Quantity]) -> Any:
-        """Prepares steps that can measure these quantities too.
+        """Prepares *instrumented* steps: training steps that can also measure quantities.
 
-        Steps stay without diagnostics until `request_diagnostics` is called. Quantities
-        that are equal to some that are there already are shared; what they keep from step
-        to step begins anew.
+        `ModuleDiagnostics` calls it. A step measures nothing until `request_diagnostics`
+        is called. Equal quantities of several callers are shared.
 
         Args:
-            quantities: `Quantity` objects.
+            quantities: List of `diagnostics.Quantity` objects.
 
         Returns:
-            The recorder, with the names of its rows and columns.
+            The recorder of the numbers, with `module_names` and `columns`.
 
         Raises:
-            RuntimeError: the modules are not known yet, or this backend has no
+            RuntimeError: If the modules are not known yet, or if the Keras backend has no
                 instrumented step.
-            ValueError: another quantity of the same name was asked for in this `fit`.
+            ValueError: If another quantity of the same name was given in this `fit`.
         """
         return instrument(self, list(quantities))
 
     def request_diagnostics(self, names: Iterable[str] | None = None) -> None:
-        """Makes the next execution of `fit` measure instrumented quantities.
+        """Makes the next execution of `fit` measure quantities given to `instrument`.
 
         Args:
-            names: names of quantities; requests add up. By default all without a schedule
-                of their own.
+            names: List of names of quantities; requests add up. Defaults to `None`: all
+                quantities without a schedule of their own.
         """
         recorder = self._modular.recorder
         if recorder is None:
@@ -135,10 +135,10 @@ class ModularTrainer(ModularStep, Model):
         self._modular.steps.request(names)
 
     def read_diagnostics(self) -> dict[str, dict[str, float]]:
-        """The numbers of the latest instrumented execution, by name and module.
+        """Returns the numbers of the latest instrumented execution, by name and module.
 
-        One transfer from the device. Holds no entry where a quantity does not apply to a
-        module or was not measured; NaN and infinity are as they came out.
+        There is no entry where a quantity does not apply to a module or was not measured;
+        NaN and infinity are kept. It takes one transfer from the device.
         """
         recorder = self._modular.recorder
         return {} if recorder is None else recorder.read()
@@ -170,9 +170,9 @@ class ModularTrainer(ModularStep, Model):
         build_optimizer(self)
 
     def compile_from_config(self, config):
-        """As in Keras; an optimizer that waits for the modules is built here.
+        """As in Keras; also builds an optimizer that waits for the modules.
 
-        Its variables must be there before the saved ones are loaded.
+        Its variables must exist before their saved values are loaded.
         """
         super().compile_from_config(config)
         if self._modular.modules and self.built:
@@ -192,17 +192,17 @@ class ModularTrainer(ModularStep, Model):
         boundaries are the identity, whatever the training mode.
 
         Args:
-            x: a batch of inputs, as the model takes them.
-            training: whether layers such as dropout run in training mode. Defaults to
-                False.
-            tap: makes of what leaves each boundary a tensor of its own, for the next
-                module. Defaults to None, which leaves it alone.
+            x: A batch of inputs, as the model takes them.
+            training: Boolean, whether layers such as dropout run in training mode.
+                Defaults to `False`.
+            tap: Function applied to the output tensor of each boundary, before the next
+                module takes it. Defaults to `None`, the identity.
 
         Returns:
             A `ForwardRecord`: `activations(name)`, `crossings`, `outputs`, `penalties`.
 
         Raises:
-            RuntimeError: the modules of a subclassed model are not known yet.
+            RuntimeError: If the modules of a subclassed model are not known yet.
 
         Example:
 
@@ -210,14 +210,14 @@ class ModularTrainer(ModularStep, Model):
         >>> base = keras.Sequential([keras.Input((8,)), keras.layers.Dense(4, name="code"),
         ...                          keras.layers.Dense(1)])
         >>> record = e2e.modularize(base, ["code"]).forward_record(np.ones((2, 8)))
-        >>> record.outputs.shape == (2, 1)
-        True
+        >>> [tuple(activation.shape) for activation in record.activations("code")]
+        [(2, 4)]
         """
         self._refuse_unknown_modules("forward_record")
         return record_pass(self, x, training, tap)
 
     def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
-        """The compiled loss plus, while training, the local losses of the mode.
+        """Returns the compiled loss plus, in training, the local losses of the mode.
 
         In evaluation it is the compiled loss alone, so that `val_loss` means the same
         in every mode.

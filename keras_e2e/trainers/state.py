@@ -1,4 +1,4 @@
-"""What a modular model keeps beside what Keras tracks."""
+"""What a modular model keeps besides what Keras tracks."""
 
 from typing import Any, NamedTuple
 
@@ -11,24 +11,24 @@ from keras_e2e.trainers.compiled_steps import CompiledSteps
 
 
 class LocalModule(NamedTuple):
-    """A module with the objective that it has for certain."""
+    """A module that has an objective, and the objective."""
 
     module: Module
     objective: LocalObjective
 
 
 class ModularState:
-    """What a modular model keeps that Keras is not to track.
+    """What a modular model keeps that Keras must not track.
 
     Attributes:
-        mode: the training mode in force; in a pass of its own that a step makes for
+        mode: The `TrainingMode` in force; in an extra pass that a step makes for
             diagnostics, the mode of that pass.
-        modules: the modules, in order; empty until they are known.
-        outputs: specs of the outputs.
-        single_output: whether the model returns one bare tensor.
+        modules: List of the modules, in order; empty until they are known.
+        outputs: List of the `OutputSpec`s of the outputs.
+        single_output: Boolean, whether the model returns one bare tensor.
         boundary_ids: `id`s of this model's boundaries.
-        steps: the compiled steps.
-        recorder: where instrumented steps write, or None.
+        steps: The `CompiledSteps`.
+        recorder: The recorder that instrumented steps write to, or None.
     """
 
     def __init__(self, mode: TrainingMode):
@@ -84,7 +84,7 @@ class ModularState:
         if module.objective is None:
             return 0.0
         if module.objective.feedback_source and module.name not in self.flow().stopping:
-            return 0.0  # the true signal gets through: nothing to stand in for
+            return 0.0  # the true signal gets through and needs no substitute
         return self.mode.weight(module.name)
 
     def active(self) -> list[LocalModule]:

@@ -26,10 +26,10 @@ def step_loss(
     """The loss of a training step.
 
     Args:
-        model: the modular model, after its forward pass.
-        task_loss: computes the compiled loss, with penalties.
-        x: the inputs.
-        given: the targets.
+        model: The modular model, after its forward pass.
+        task_loss: Function that computes the compiled loss, with penalties.
+        x: The inputs.
+        given: The targets, as `StepTargets`.
     """
     state = model._modular
     active = state.active()
@@ -83,7 +83,7 @@ def _refuse_incomplete(state: Any, given: StepTargets, active: list[LocalModule]
 
 
 def sum_of_penalties(model: Any) -> Any:
-    """The penalties of a pass that made no prediction; None for none."""
+    """The sum of the penalties of a pass that made no prediction; None without any."""
     penalties = [ops.sum(penalty) for penalty in model.losses]
     return sum(penalties[1:], penalties[0]) if penalties else None
 

@@ -1,4 +1,4 @@
-"""Sorting `y` and `sample_weight`: the model's own and the boundaries'."""
+"""Sorts `y` and `sample_weight` into the model's own part and those of boundaries."""
 
 from collections.abc import Collection, Sequence
 from typing import Any, NamedTuple
@@ -10,10 +10,10 @@ class StepTargets(NamedTuple):
     """`y` and `sample_weight` of a step, sorted.
 
     Attributes:
-        y: the targets of the model's own outputs, as Keras expects them; None for none.
-        sample_weight: the weights for these; None for none.
-        labels: intermediate labels, by boundary.
-        label_weights: weights for the objectives, by boundary.
+        y: The targets of the model's own outputs, as Keras expects them, or None.
+        sample_weight: The sample weights of these, or None.
+        labels: Dict with the intermediate labels, by boundary.
+        label_weights: Dict with the sample weights of the objectives, by boundary.
     """
 
     y: Any
@@ -71,20 +71,20 @@ def split(
     """Takes the boundaries' part out of `y` or `sample_weight`.
 
     Args:
-        value: what was given to `fit`.
-        boundaries: names of the boundaries.
-        keys: keys of the model's outputs.
-        aliases: further names that an output may go by.
-        single: whether the model returns one bare tensor, whose part is then given
-            bare too.
-        what: the argument's name, for errors.
+        value: The argument as it was given to `fit`.
+        boundaries: Names of the boundaries.
+        keys: Keys of the model's outputs.
+        aliases: Further names that an output may go by.
+        single: Boolean, whether the model returns one bare tensor, whose part is then
+            given bare too. Defaults to `False`.
+        what: String, the argument's name, for errors. Defaults to `"y"`.
 
     Returns:
         The model's own part, shaped as stock Keras expects it (None when nothing of
         it is left), and a dict from boundary name to its part.
 
     Raises:
-        ValueError: a name that is neither an output's nor a boundary's.
+        ValueError: If a key is the name of neither an output nor a boundary.
     """
     if not isinstance(value, dict):
         return value, {}

@@ -106,7 +106,7 @@ def loss_tracker(model: keras.Model) -> keras.metrics.Metric:
 def losses_without(model: keras.Model, left_out: Iterable[keras.layers.Layer]) -> list:
     """`model.losses` without those of some layers and of what is inside of them.
 
-    Stands for `Layer.losses`, whose list does not tell which layer a loss is from
+    Stands for `Layer.losses`, whose list does not show which layer a loss is from
     (`_get_own_losses`, `_get_regularization_losses`).
     """
     if model._losses_override:
@@ -192,7 +192,7 @@ def copy_weight_decay_exclusions(source: Any, target: Any) -> None:
 
 
 def release_traces() -> None:
-    """Lets go of traced functions that nobody holds any more.
+    """Releases traced functions that nothing refers to any more.
 
     Stands for TensorFlow's `gradient_registry`. Each `tf.custom_gradient` in a traced
     function registers a gradient that holds the function's graph, and nothing removes it.

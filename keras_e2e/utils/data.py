@@ -21,7 +21,7 @@ class Batches:
         sample_weight: Weights, with arrays.
         batch_size: Integer or None, the batch size of arrays. None stands for 32, as in
             Keras. Defaults to `None`.
-        who: the caller, for errors.
+        who: String, the caller, for errors. Defaults to `"evaluate_modules"`.
 
     Raises:
         ValueError: If arrays have different lengths, or there are none, `batch_size` is

@@ -25,8 +25,8 @@ def input_like(tensor: keras.KerasTensor, name: str | None = None) -> keras.Kera
     takes sparse or ragged tensors.
 
     Args:
-        tensor: a symbolic tensor, an input or not.
-        name: name of the input; that of `tensor` if it is not given.
+        tensor: A symbolic tensor, an input or not.
+        name: Name of the input; that of `tensor` if it is not given.
     """
     flags = {key: True for key in ("sparse", "ragged") if getattr(tensor, key, False)}
     layer = compat.producing_call(tensor).operation
@@ -71,5 +71,5 @@ def count_parameters(variables: Iterable[Any]) -> int:
 
 
 def unique(items: Iterable[Any]) -> list:
-    """The items without repetitions, told apart by identity, in order."""
+    """The items without repetitions, compared by identity, in order."""
     return list({id(item): item for item in items}.values())

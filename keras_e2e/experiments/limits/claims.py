@@ -1,4 +1,4 @@
-"""What a sweep says on the four claims of Glasmachers 2017, by rules that stand here.
+"""What a sweep says on the four claims of Glasmachers 2017, by the rules below.
 
 "Limits of End-to-End Learning" (ACML 2017). The tasks are not those of the paper.
 """
@@ -33,10 +33,10 @@ class Finding(NamedTuple):
     """What one comparison says.
 
     Attributes:
-        where: title of the section.
-        subject: the regime that was judged, or that end to end was compared with.
-        k: size of the task.
-        numbers: what was measured, in words.
+        where: String, the title of the section.
+        subject: String, the regime that was judged, or that end to end was compared with.
+        k: Integer, the size of the task.
+        numbers: String, what was measured.
         verdict: `SUPPORTS`, `DOES_NOT` or `NO_CLAIM`.
     """
 
@@ -52,9 +52,9 @@ class Claim(NamedTuple):
 
     Attributes:
         name: "C1" to "C4".
-        claimed: the claim, in our words.
-        rule: what is measured, and what counts as support.
-        findings: all comparisons.
+        claimed: String, the claim, in our words.
+        rule: String, what is measured, and what counts as support.
+        findings: List of all comparisons.
     """
 
     name: str
@@ -91,7 +91,7 @@ def judge(sections: Sequence[Section]) -> list[Claim]:
     """What a sweep says on each claim.
 
     Args:
-        sections: the sweep, of `summary.sections`.
+        sections: List of the sections of the sweep, from `summary.sections`.
 
     Returns:
         The four claims, in order.

@@ -42,13 +42,14 @@ def connected(scheduler: str | None = None, workers: int | None = None) -> Itera
     """A client of a cluster; a cluster of our own ends with the context.
 
     Args:
-        scheduler: address of a Dask scheduler, such as "tcp://10.0.0.1:8786". It and its
-            workers need this package, in the same version. None: a cluster of processes
-            is started on this machine.
-        workers: processes of a cluster of our own. None: one for each CPU.
+        scheduler: String, the address of a Dask scheduler, such as
+            "tcp://10.0.0.1:8786". It and its workers need this package, in the same
+            version. Defaults to None: a cluster of processes is started on this machine.
+        workers: Integer, the processes of a cluster of our own. Defaults to None: one for
+            each CPU.
 
     Raises:
-        CommandError: no scheduler answers at the address.
+        CommandError: If no scheduler answers at the address.
     """
     if scheduler is not None:
         with _client(scheduler) as client:

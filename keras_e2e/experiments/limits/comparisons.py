@@ -21,9 +21,9 @@ class Comparison(NamedTuple):
     """End to end against another regime at one size.
 
     Attributes:
-        numbers: what was measured, in words.
-        supports: whether the claim holds by its rule.
-        seeds: how many runs there were on the side that had fewer.
+        numbers: String, what was measured.
+        supports: Boolean, whether the claim holds by its rule.
+        seeds: Integer, the number of runs on the side that had fewer.
     """
 
     numbers: str
@@ -81,7 +81,7 @@ def last_on_frozen(cell: Cell) -> Comparison | None:
     """C3: whether the last module learns in most seeds whose earlier modules allow it.
 
     Args:
-        cell: runs of `greedy`.
+        cell: `Cell` of the runs of `greedy`.
     """
     runs = [result for _, result in cell.runs if _allows(result)]
     if not runs:
@@ -95,8 +95,9 @@ def through_frozen(cell: Cell, independent: Cell | None) -> Comparison:
     """C3: whether the earlier modules learn in most seeds, through a frozen last one.
 
     Args:
-        cell: runs of `last_first`.
-        independent: runs that train the last module alike; they show that it had learned.
+        cell: `Cell` of the runs of `last_first`.
+        independent: `Cell` of runs that train the last module alike, or None; they show
+            that it had learned.
     """
     notes = ""
     if independent:

@@ -15,7 +15,7 @@ from keras_e2e.experiments.limits.names import REGIMES
 
 INK, FAINT, LINE, PAPER = "#1b1f24", "#57606a", "#d0d7de", "#ffffff"
 
-# Colors on white and on black, and a marker: told apart also without color.
+# Colors on white and on black, and a marker, so that they differ also without color.
 STYLES = (
     ("#d55e00", "#ff8c42", "s"),
     ("#0072b2", "#4aa8e0", "o"),
@@ -77,9 +77,9 @@ def label_lines(
     """Names lines at their right end, as near to it as there is room.
 
     Args:
-        axis: its y-limits are set already.
-        ends: x and y of the end, name, and color.
-        height: of the panel, in inches.
+        axis: The axes, whose y-limits are set already.
+        ends: List of tuples: x and y of the end, name, and color.
+        height: Float, the height of the panel, in inches.
     """
     low, high = axis.get_ylim()
     gap = 0.19 / height * (high - low)
@@ -142,9 +142,9 @@ def inline(figure: Figure, name: str, title: str) -> Markup:
     """As an SVG element for a page whose style sheet has the colors.
 
     Args:
-        figure: drawn with the colors of this module.
-        name: tells it from the other figures of the page; of letters, digits and "-".
-        title: what it shows, for those who cannot see it.
+        figure: Figure, drawn with the colors of this module.
+        name: String of letters, digits and "-" that no other figure of the page has.
+        title: String, what it shows, for those who cannot see it.
     """
     held = io.StringIO()
     with matplotlib.rc_context(SETTINGS):

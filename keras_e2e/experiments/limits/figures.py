@@ -35,10 +35,10 @@ class Drawn(NamedTuple):
     """A figure with its words.
 
     Attributes:
-        name: for its file; letters and "_".
-        title: what it shows.
-        caption: how to read it.
-        figure: of Matplotlib.
+        name: String of letters and "_", for the name of its file.
+        title: String, what it shows.
+        caption: String, how to read it.
+        figure: The Matplotlib figure.
     """
 
     name: str

@@ -19,9 +19,9 @@ class Chart(NamedTuple):
     """A figure in the page.
 
     Attributes:
-        title: what it shows.
-        caption: how to read it.
-        svg: the element.
+        title: String, what it shows.
+        caption: String, how to read it.
+        svg: The SVG element, as markup.
     """
 
     title: str
@@ -38,10 +38,10 @@ def render(
     """The whole page as a text.
 
     Args:
-        sections: the sweep.
-        claims: what it says on them.
-        figures: those of each section.
-        over_labels: those that go beyond one section.
+        sections: List of the sections of the sweep.
+        claims: List of the claims and what the sweep says on them.
+        figures: List with the figures of each section.
+        over_labels: List of the figures that go beyond one section.
     """
     # The styles of the other page, and how it frames its tables.
     loader = jinja2.ChoiceLoader(

@@ -14,7 +14,7 @@ class Grid:
     """All combinations of some values; the fields are those of a `Setting`, in plural.
 
     Attributes:
-        seeds: how many, from 0 on.
+        seeds: Integer, the number of seeds, from 0 on.
 
     Example:
 

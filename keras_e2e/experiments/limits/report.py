@@ -1,4 +1,4 @@
-"""What is made of a sweep's results: tables, files, figures and a page.
+"""Reports on a sweep's results: tables, files, figures and a page.
 
 summary     rows -> sections of cells: rates with intervals, medians
 comparisons cells -> statistics of one comparison
@@ -40,13 +40,13 @@ def write(
     earlier report on other runs are removed.
 
     Args:
-        rows: settings, and results as `run.run` gives them.
-        folder: made if it is not there.
-        console: where the tables are shown; by default the terminal.
+        rows: Pairs of a `Setting` and its result, as `run.run` returns it.
+        folder: Path of the folder; made if it is not there.
+        console: Rich console to show the tables on. Defaults to None, the terminal.
 
     Raises:
-        CommandError: there are no runs, two of them cannot be distinguished, or the folder
-            cannot be written.
+        CommandError: If there are no runs, if two of them cannot be distinguished, or if
+            the folder cannot be written.
 
     Example:
 

@@ -1,4 +1,4 @@
-"""What a run of a sweep has come to: numbers that can be written as JSON."""
+"""The results of a run of a sweep: numbers that can be written as JSON."""
 
 import math
 from typing import Any
@@ -32,17 +32,17 @@ def measured(
     watch: ModuleDiagnostics,
     labeled: bool,
 ) -> dict[str, Any]:
-    """What a run has come to; see `run.run`.
+    """Returns the results of a run; see `run.run`.
 
     Args:
-        task: what was trained.
-        model: the model.
-        trained: its training.
-        watch: the callback that measured meanwhile: `Signals`, or `AutoMode`.
-        labeled: whether the regime sees intermediate labels.
+        task: The `Task` that was trained.
+        model: The trained model.
+        trained: The `Trained` of its training.
+        watch: The callback that measured meanwhile: `Signals`, or `AutoMode`.
+        labeled: Boolean, whether the regime sees intermediate labels.
 
     Returns:
-        What can be written as JSON.
+        A dict that can be written as JSON.
     """
     test, validation = (
         model.evaluate(split.x, split.y, batch_size=1000, verbose=0, return_dict=True)
@@ -84,8 +84,8 @@ def purity(units: np.ndarray, labels: np.ndarray) -> float:
     """The share of labels that are the most frequent one of their cluster.
 
     Args:
-        units: the cluster of each example, integers.
-        labels: the label of each, as many.
+        units: Array with the cluster of each example, integers.
+        labels: Array of the same size with the label of each example.
 
     Example:
 
@@ -154,7 +154,7 @@ def _labels(task: Task) -> int:
 
 
 def _plain(value: Any) -> Any:
-    """With Python's own numbers, and None for what is not finite."""
+    """With Python's own numbers, and None for numbers that are not finite."""
     if isinstance(value, dict):
         return {key: _plain(one) for key, one in value.items()}
     if isinstance(value, list | tuple):

@@ -42,11 +42,11 @@ def run(setting: Setting) -> dict[str, Any]:
     """Trains as the setting says, and measures.
 
     Args:
-        setting: one that `Setting.check` lets pass.
+        setting: A `Setting` that `Setting.check` accepts.
 
     Returns:
-        What can be written as JSON: test `accuracy`, that of the `validation`, whether it
-        is a `success`, the step `reached` at which the training accuracy was above that
+        A dict that can be written as JSON: test `accuracy`, that of the `validation`,
+        whether it is a `success`, the step `reached` at which the training accuracy was above that
         mark (None: never), the `curve` of the training accuracy, for each module that has
         labels its `purity` and `error`, for each module the `snr` over steps, the
         `ceiling` that the error allows, `chance`, and what was `spent`.

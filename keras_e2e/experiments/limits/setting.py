@@ -18,16 +18,16 @@ class Setting:
     """One run: a task, a way of training, a seed, a budget.
 
     Attributes:
-        task: name of the task (`names.TASKS`).
-        k: its size: images in a tuple, bits, choices.
-        data: name of the images.
-        regime: name of the way of training (`names.REGIMES`).
-        labels: of how many training images the class is known; None for all.
-        seed: of the splits, the weights and the batches.
-        steps: training steps, all stages together.
-        batch_size: examples in a batch.
-        learning_rate: that of Adam.
-        examples: training examples.
+        task: String, the name of the task (`names.TASKS`).
+        k: Integer, the size of the task: images in a tuple, bits, choices.
+        data: String, the name of the images.
+        regime: String, the name of the way of training (`names.REGIMES`).
+        labels: Integer, the number of training images whose class is known; None for all.
+        seed: Integer seed for the splits, the weights and the batches.
+        steps: Integer, the training steps of all stages together.
+        batch_size: Integer, the examples in a batch.
+        learning_rate: Float, the learning rate of Adam.
+        examples: Integer, the number of training examples.
 
     Example:
 
@@ -82,10 +82,12 @@ class Setting:
                 f"steps={self.steps}: {self.regime} needs {stages * WINDOW} or more."
             )
         if not 0 < self.learning_rate < math.inf:
-            raise ValueError(f"learning_rate={self.learning_rate}: expected more than 0.")
+            raise ValueError(
+                f"learning_rate={self.learning_rate}: expected a number above 0."
+            )
 
     def text(self) -> str:
-        """As JSON, the same text for the same setting."""
+        """Returns the setting as JSON, the same text for the same setting."""
         return json.dumps(dataclasses.asdict(self), sort_keys=True)
 
     def key(self) -> str:

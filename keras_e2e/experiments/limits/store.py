@@ -43,14 +43,14 @@ class Store:
     one with the runs that can still be read. Nothing is ever deleted.
 
     Args:
-        path: the file; made if it is not there.
+        path: Path of the file; made if it is not there.
 
     Attributes:
-        notices: what was repaired, a sentence each.
+        notices: List of sentences on what was repaired.
 
     Raises:
-        CommandError: the file is of another version or another program, another process
-            has it open, or it cannot be read or written.
+        CommandError: If the file is of another version or another program, if another
+            process has it open, or if it cannot be read or written.
 
     Example:
 
@@ -106,8 +106,8 @@ class Store:
             False where the setting had a result already, which stays.
 
         Raises:
-            ValueError, TypeError: the result cannot be written as JSON.
-            CommandError: the file cannot be written, because the disk is full for example.
+            ValueError, TypeError: If the result cannot be written as JSON.
+            CommandError: If the file cannot be written, as where the disk is full.
         """
         text = json.dumps(result, allow_nan=False)
         now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
@@ -125,7 +125,7 @@ class Store:
         self._connection.close()
 
     def _checked(self) -> sqlite3.Connection:
-        """The open file, if it is one of ours and whole."""
+        """The open file, if it is a store of this version and whole."""
         connection = _opened(self.path)
         try:
             (version,) = connection.execute("PRAGMA user_version").fetchone()
@@ -176,7 +176,7 @@ class Store:
             raise _refused(self.path, error) from error
         self.notices.append(
             f"{self.path!r} was damaged. It is kept as {aside!r}; {len(rows)} of its runs "
-            "could be read and go on to count, the others will be run again."
+            "could be read and stay, the others will be run again."
         )
 
 
@@ -245,6 +245,6 @@ def _refused(path: str, error: Exception) -> CommandError:
             "another --output_dir."
         )
     return CommandError(
-        f"{path!r} cannot be read or written: {error}. Mend that, or give another "
+        f"{path!r} cannot be read or written: {error}. Repair that, or give another "
         "--output_dir."
     )

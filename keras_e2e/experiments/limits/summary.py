@@ -20,9 +20,9 @@ class Cell(NamedTuple):
     """The runs of one regime at one size, which differ in their seeds.
 
     Attributes:
-        regime: name of the way of training.
-        k: size of the task.
-        runs: settings and results, by seed.
+        regime: String, the name of the way of training.
+        k: Integer, the size of the task.
+        runs: Tuple of pairs of a setting and its result, by seed.
 
     Example:
 
@@ -72,11 +72,11 @@ class Conditions(NamedTuple):
     """What runs share that can be compared, apart from their labels.
 
     Attributes:
-        task: name of the task.
-        data: name of the images.
-        steps: training steps.
-        batch_size: examples in a batch.
-        examples: training examples.
+        task: String, the name of the task.
+        data: String, the name of the images.
+        steps: Integer, the training steps.
+        batch_size: Integer, the examples in a batch.
+        examples: Integer, the training examples.
     """
 
     task: str
@@ -104,9 +104,9 @@ class Section(NamedTuple):
     of labels, at the sizes that the others have there.
 
     Attributes:
-        conditions: what they share.
-        labels: of how many training images the label is known; None for all.
-        cells: the runs by regime and size.
+        conditions: The `Conditions` that they share.
+        labels: Integer, the number of training images whose label is known; None for all.
+        cells: Dict of the runs by regime and size.
     """
 
     conditions: Conditions
@@ -147,13 +147,13 @@ def sections(rows: Iterable[Row]) -> list[Section]:
     """Sorts the runs of a sweep into what can be compared.
 
     Args:
-        rows: settings and results, in any order.
+        rows: Pairs of a setting and its result, in any order.
 
     Returns:
         The sections, in the order in which the rows name them, more labels first.
 
     Raises:
-        CommandError: two runs differ in nothing that the report shows, such as two
+        CommandError: If two runs differ in nothing that the report shows, as with two
             learning rates of one regime.
     """
     groups: dict[Conditions, list[Row]] = {}

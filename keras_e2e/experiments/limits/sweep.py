@@ -26,8 +26,8 @@ class Failure(NamedTuple):
     """A run without a result.
 
     Attributes:
-        setting: what was to be run.
-        why: what it raised.
+        setting: The `Setting` that was to be run.
+        why: String, what it raised.
     """
 
     setting: Setting
@@ -51,18 +51,19 @@ def sweep(
     die then, too.
 
     Args:
-        settings: what to run; what occurs twice is run once.
-        store: where results are kept, each as soon as it is there.
-        client: of the cluster. Workers need no access to the store.
-        run: makes a result of a setting, on a worker.
-        title: stands before the progress bar.
-        console: where progress and failures are shown; by default the terminal.
+        settings: The `Setting`s to run; one that occurs twice is run once.
+        store: The `Store` that keeps each result as soon as it is there.
+        client: Client of the cluster. Workers need no access to the store.
+        run: Function from a setting to its result, run on a worker. Defaults to
+            `cluster.work`.
+        title: String, stands before the progress bar. Defaults to `"Runs"`.
+        console: Rich console for progress and failures. Defaults to None, the terminal.
 
     Returns:
         The runs that failed, in the order in which they did.
 
     Raises:
-        CommandError: the cluster is gone, or the store cannot be written.
+        CommandError: If the cluster is gone, or if the store cannot be written.
     """
     console = console or Console()
     missing = (setting for setting in settings if setting not in store)

@@ -23,9 +23,9 @@ class Tuned(NamedTuple):
     """What was chosen for settings that differ in nothing but their seed.
 
     Attributes:
-        setting: one of them, with the rate that was chosen.
-        validation: the mean validation metric at that rate; None if every run failed,
-            and the rate is the one that was given.
+        setting: One of them, with the rate that was chosen.
+        validation: Float, the mean validation metric at that rate; None if every run
+            failed, and the rate is the one that was given.
     """
 
     setting: Setting
@@ -44,10 +44,10 @@ def tune(
     results: with results that are stored, an interrupted tuning goes on where it was.
 
     Args:
-        settings: what is to be run, any number of seeds of it.
-        measure: makes results of settings; None for one that failed. The second argument
-            is a title.
-        trials: rates to try for each.
+        settings: The `Setting`s to be run, any number of seeds of each.
+        measure: Function from a list of settings and a title to the list of their
+            results, None for one that failed.
+        trials: Integer, the number of rates to try for each. Defaults to 8.
 
     Returns:
         The settings, in their order, with their rate; and what was chosen.

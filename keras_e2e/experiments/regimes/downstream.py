@@ -1,4 +1,4 @@
-"""Compiles what lies downstream of a boundary like the model that it is a part of."""
+"""Compiles the model downstream of a boundary like the modular model."""
 
 from typing import Any
 
@@ -39,7 +39,7 @@ def _fresh_optimizer(model: Any, part: keras.Model) -> keras.optimizers.Optimize
     if not isinstance(inner, ModuleOptimizers):
         compat.copy_weight_decay_exclusions(found, inner)
         return fresh
-    # A stock model does not tell its optimizer which variables belong to which module.
+    # An optimizer of a stock model does not know which variables belong to which module.
     mine = {id(variable) for variable in part.trainable_variables}
     inner.bind(
         {

@@ -7,7 +7,7 @@ from keras_e2e.callbacks import AutoMode
 
 
 class Stage(NamedTuple):
-    """A part of a training.
+    """A part of a training: some of the steps, in one training mode.
 
     Attributes:
         share: Float, the stage's share of all steps. The shares of a plan are scaled to

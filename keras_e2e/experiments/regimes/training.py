@@ -1,4 +1,4 @@
-"""Trains a modular model by a plan."""
+"""Trains a modular model by a plan: one stage after another."""
 
 import time
 from collections.abc import Iterable, Mapping, Sequence
@@ -42,10 +42,10 @@ class _Data(NamedTuple):
     """What the stages are trained on.
 
     Attributes:
-        x: the model's inputs.
-        y: targets and intermediate labels.
-        ideal_activations: by the name of the boundary.
-        batch_size: examples in a batch.
+        x: The model's inputs.
+        y: Dict of targets and intermediate labels, by name.
+        ideal_activations: Dict of the ideal activations, by boundary.
+        batch_size: Integer, the number of examples in a batch.
     """
 
     x: Any
@@ -69,8 +69,10 @@ def train(
 ) -> Trained:
     """Trains a compiled modular model by a plan.
 
-    The optimizer goes on from stage to stage, as it does when the mode is switched in
-    `fit`. A stage with `downstream_of` has an optimizer of its own, made like the model's.
+    A plan is a list of stages, one after another; each trains some of the modules for a
+    share of the steps (`Stage`). The optimizer goes on from stage to stage, as it does
+    when the mode is switched in `fit`. A stage with `downstream_of` has an optimizer of
+    its own, made like the model's.
 
     Args:
         model: A compiled modular model.
@@ -78,7 +80,8 @@ def train(
         x: The inputs, arrays.
         y: The targets, and intermediate labels by name, as in `model.fit`; arrays.
         steps: Integer, the steps of all stages together, a multiple of `window`.
-        batch_size: Integer, the examples in a batch; every batch is full. Defaults to 128.
+        batch_size: Integer, the examples in a batch; every batch is full. Defaults to
+            128, as in the experiments of this package.
         seed: Integer seed for the order of the examples, which differs from stage to
             stage. Defaults to 0.
         window: Integer, the steps from one entry of the history to the next. Defaults to
@@ -178,7 +181,9 @@ def _parts(stages: list[Stage], steps: int, window: int) -> list[int]:
     check_integer("steps", steps, 1)
     check_integer("window", window, 1)
     if not stages or any(not stage.share > 0 for stage in stages):
-        raise ValueError("The plan needs stages, each with a share above 0.")
+        raise ValueError(
+            f"plan={stages!r}: expected one or more stages, each with a share above 0."
+        )
     windows, left = divmod(steps, window)
     if left or windows < len(stages):
         raise ValueError(
@@ -202,7 +207,10 @@ def _check(model: Any, stages: list[Stage], ideal_activations: Mapping) -> dict[
     for stage in stages:
         unknown = sorted(set(stage.frozen) - set(names))
         if unknown:
-            raise ValueError(f"frozen={unknown}: no such modules. The modules: {names}.")
+            raise ValueError(
+                f"Stage(frozen={unknown}): the model has no such modules. Its modules: "
+                f"{names}."
+            )
         model.check_training_mode(stage.mode)
         boundary = stage.downstream_of
         if boundary is None or boundary in downstream:

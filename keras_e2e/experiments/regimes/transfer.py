@@ -1,4 +1,4 @@
-"""Weights carried over from one model to another."""
+"""Transfer of weights from one model to another."""
 
 import keras
 
@@ -6,7 +6,7 @@ import keras
 def transfer_weights(source: keras.Model, target: keras.Model) -> list[str]:
     """Copies the weights of layers that both models have, by name and shapes.
 
-    For a curriculum: train a model for tuples of one image, carry the encoder over to the
+    For a curriculum: train a model for tuples of one image, transfer the encoder to the
     model for two, and so on.
 
     Args:

@@ -1,9 +1,9 @@
 """Pictures of two numbers in, the picture of their sum out.
 
 In the form of Hoshen & Peleg 2016 ("Visual Learning of Arithmetic Operations", AAAI). They
-report that decimal numbers are learned end to end and Roman ones are not, until it is
-broken into reading and arithmetic. With the small numbers here it was the other way round
-(BUILD_NOTES.md).
+report that decimal numbers are learned end to end and Roman ones are not, until the
+task is split into recognition and arithmetic. With the small numbers here it was the
+other way round (BUILD_NOTES.md).
 """
 
 import keras
@@ -40,8 +40,8 @@ def arithmetic(
     - `picture`, the output: paints the sum.
 
     Args:
-        notation: "roman" or "decimal".
-        largest: the numbers are from 1 to this, from 2 to 199.
+        notation: String, "roman" or "decimal". Defaults to "roman".
+        largest: Integer from 2 to 199; the numbers are from 1 to this. Defaults to 99.
         n: Integer, training examples, with repetition. Of all pairs of numbers one in ten
             is kept for validation, another one for the test; no training example shows
             them.
@@ -66,7 +66,7 @@ def arithmetic(
     check_integer("n", n, 1)
     check_integer("seed", seed, 0)
     if largest > LIMIT // 2:
-        raise ValueError(f"largest={largest}: expected {LIMIT // 2} or less.")
+        raise ValueError(f"largest={largest}: expected from 2 to {LIMIT // 2}.")
     pictures = numeral_images(notation, 2 * largest)
     letters = numeral_letters(notation, 2 * largest)
     classes = len(alphabet(notation)) + 1
@@ -110,9 +110,9 @@ def arithmetic_model(places: int, classes: int, pixels: int, seed: int = 0) -> k
     (sigmoid).
 
     Args:
-        places: letters in a picture, at least 1.
-        classes: letters to choose from, none included, at least 1.
-        pixels: of a picture, at least 1.
+        places: Integer, the letters in a picture, at least 1.
+        classes: Integer, the letters to choose from, "none" included, at least 1.
+        pixels: Integer, the pixels of a picture, at least 1.
         seed: Integer seed of the weights, at least 0. The same seed gives the same weights.
 
     Returns:

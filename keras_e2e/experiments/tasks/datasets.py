@@ -119,7 +119,7 @@ def load(name: str) -> tuple[Examples, Examples]:
     """Loads a data set by name, with its loader's defaults.
 
     Args:
-        name: a key of `DATASETS`: "digits" or "fashion_mnist".
+        name: String, a key of `DATASETS`: "digits" or "fashion_mnist".
 
     Returns:
         `(x_train, y_train), (x_test, y_test)`: images float32 of shape
@@ -150,7 +150,7 @@ def split_images(name: str, seed: int) -> list[Examples]:
     Of the training images a tenth is kept for validation.
 
     Args:
-        name: a key of `DATASETS`.
+        name: String, a key of `DATASETS`.
         seed: Integer seed of the splits.
     """
     if name == "digits":  # Fashion-MNIST comes with a test set of its own

@@ -41,8 +41,8 @@ def parity(
         n: Integer, training tuples. There are 4,000 each for validation and test, of images
             that occur in no other split.
         seed: Integer seed of the splits and draws, at least 0.
-        labeled: of how many training images the class is known, as many of each class
-            as can be; the symbols of all others are -1, which
+        labeled: Integer, the number of training images whose class is known, as many of
+            each class as can be; the symbols of all others are -1, which
             `objectives.IntermediateTarget` takes for missing. Those of a smaller number
             are among those of a larger one. Defaults to None, which means all.
 
@@ -86,8 +86,8 @@ def sum_mod_10(
         data: String, the images: "digits" or "fashion_mnist".
         n: Integer, training tuples; 4,000 each for validation and test.
         seed: Integer seed of the splits and draws, at least 0.
-        labeled: of how many training images the class is known, as many of each class
-            as can be; the symbols of all others are -1, which
+        labeled: Integer, the number of training images whose class is known, as many of
+            each class as can be; the symbols of all others are -1, which
             `objectives.IntermediateTarget` takes for missing. Those of a smaller number
             are among those of a larger one. Defaults to None, which means all.
 
@@ -136,8 +136,8 @@ def random_table(
         data: String, the images: "digits" or "fashion_mnist".
         n: Integer, training tuples; 4,000 each for validation and test.
         seed: Integer seed of the table, the splits and the draws, at least 0.
-        labeled: of how many training images the class is known, as many of each class
-            as can be; the symbols of all others are -1, which
+        labeled: Integer, the number of training images whose class is known, as many of
+            each class as can be; the symbols of all others are -1, which
             `objectives.IntermediateTarget` takes for missing. Those of a smaller number
             are among those of a larger one. Defaults to None, which means all.
 
@@ -226,7 +226,9 @@ def _check_labeled(known: int, count: int, data: str) -> None:
     """Raises ValueError unless so many training images can keep their labels."""
     check_integer("labeled", known, 0)
     if known > count:
-        raise ValueError(f"labeled={known}: there are {count} training images of {data}.")
+        raise ValueError(
+            f"labeled={known}: expected at most the {count} training images of {data}."
+        )
 
 
 def _in_turn(classes: np.ndarray, seed: int) -> np.ndarray:

@@ -23,10 +23,10 @@ class Tuples(NamedTuple):
     """Examples of the k-tuple parity task.
 
     Attributes:
-        x: the images, float32 of shape (n, k, d), in the units of the images given.
+        x: The images, float32 of shape (n, k, d), in the units of the images given.
         parity: 1 where the number of images of an odd class is odd, else 0; float32
             of shape (n, 1), as a sigmoid unit with binary cross-entropy expects it.
-        symbols: the class of each image, int32 of shape (n, k).
+        symbols: The class of each image, int32 of shape (n, k).
 
     Example:
 
@@ -51,10 +51,10 @@ def parity_tuples(images: Any, labels: Any, k: int, n: int, seed: int = 0) -> Tu
     4nkd bytes: 60,000 tuples of 4 Fashion-MNIST images are 0.75 GB.
 
     Args:
-        images: flat images, shape (images, d). Taken as float32, not scaled.
-        labels: class of each image, integers of at least 0, shape (images,).
+        images: Array of flat images, shape (images, d). Taken as float32, not scaled.
+        labels: Array of the class of each image, integers of at least 0, shape (images,).
         k: Integer, the images in a tuple, at least 1.
-        n: Integer, how many tuples, at least 1.
+        n: Integer, the number of tuples, at least 1.
         seed: Integer seed of the draw, at least 0. The same arguments give the same tuples.
             Defaults to 0.
 
@@ -118,10 +118,10 @@ def hide_labels(symbols: Any, keep: int, seed: int = 0) -> np.ndarray:
     `keep` keeps those of a smaller one and adds to them.
 
     Args:
-        symbols: the complete labels, signed integers of at least 0, shape (n, ...),
-            such as `Tuples.symbols`. Left as it is.
-        keep: how many examples keep their symbols, from 0 to n. With tuples of k
-            images that is `keep * k` labels.
+        symbols: Array of the complete labels, signed integers of at least 0, shape
+            (n, ...), such as `Tuples.symbols`. It is not changed.
+        keep: Integer, the number of examples that keep their symbols, from 0 to n. With
+            tuples of k images that is `keep * k` labels.
         seed: Integer seed of the draw, at least 0. Defaults to 0.
 
     Returns:
@@ -183,11 +183,12 @@ def parity_model(
     Args:
         k: Integer, the images in a tuple, at least 1.
         d: Integer, the values in an image: 64 for the digits, 784 for Fashion-MNIST.
-        encoder: units of the encoder's hidden layers, which may be none. The default
-            suits the digits; (256, 128) suits Fashion-MNIST. Both were chosen by
-            hand, not tuned.
-        classes: units of `symbols`. Defaults to 10, as both data sets have.
-        classifier: units of the classifier's hidden layers, which may be none.
+        encoder: Tuple of the units of the encoder's hidden layers; may be empty. Defaults
+            to (128, 64), which suits the digits; (256, 128) suits Fashion-MNIST. Both were
+            chosen by hand, not tuned.
+        classes: Integer, the units of `symbols`. Defaults to 10, as both data sets have.
+        classifier: Tuple of the units of the classifier's hidden layers; may be empty.
+            Defaults to (128, 128), chosen by hand.
         seed: Integer seed of the weights, at least 0. The same arguments give the same
             weights, whatever Keras's own seed is. Every layer draws from a seed of
             its own (Glorot uniform; biases are zero).
@@ -244,15 +245,15 @@ def tuple_model(
 def parity_ceiling(error: float, k: int) -> float:
     """The best accuracy of the parity that an encoder's errors allow.
 
-    If odd and even are told apart wrongly with probability e, independently for each
+    If odd and even are confused with probability e, independently for each
     of the k images, then the number of errors is even with probability
     (1 + (1 - 2e)^k) / 2, and only then is the parity right (the piling-up lemma;
     Matsui 1993, "Linear Cryptanalysis Method for DES Cipher"). An e above one half
-    tells as much as 1 - e.
+    is worth as much as 1 - e.
 
     Args:
-        error: e, from 0 to 1: the rate of mistaking odd for even or the reverse, by
-            the best decision from what the encoder passes on. A rate measured
+        error: Float from 0 to 1, the e above: the rate of mistaking odd for even or the
+            reverse, by the best decision from the encoder's activation. A rate measured
             otherwise is at least as high and, up to one half, gives a figure that is
             too low: the rate of wrong classes (3 for 5 is harmless here), or that of
             a softmax's largest value alone, where the classifier sees all values.

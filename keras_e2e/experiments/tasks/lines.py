@@ -38,8 +38,8 @@ def lines(k: int, n: int = 50000, seed: int = 0) -> Task:
     Args:
         k: Integer, the images in a tuple, at least 1.
         n: Integer, training tuples, of 784 k bytes each. There are 2,000 each for
-            validation and test, of images of their own. With few tuples the network learns
-            them by heart.
+            validation and test, of images of their own. With few tuples the network
+            memorizes them.
         seed: Integer seed of the images, at least 0.
 
     Returns:

@@ -108,7 +108,8 @@ def memory_model(
     Args:
         m: Integer, the pairs in the memory, at least 1.
         d: Integer, the values in an image: 64 for the digits, 784 for Fashion-MNIST.
-        encoder: units of the encoder's hidden layers.
+        encoder: Tuple of the units of the encoder's hidden layers. Defaults to (128, 64),
+            as in `parity_model`.
         seed: Integer seed of the weights, at least 0. The same seed gives the same weights.
 
     Returns:

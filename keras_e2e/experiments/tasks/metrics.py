@@ -13,8 +13,8 @@ def sign_accuracy(y_true: Any, y_pred: Any) -> Any:
     Keras's own binary accuracy takes no threshold of 0.
 
     Args:
-        y_true: targets, -1 or +1, shape (batch, ..., scores).
-        y_pred: scores of any size, of the same shape. A score of 0 counts as negative.
+        y_true: Tensor of targets, -1 or +1, shape (batch, ..., scores).
+        y_pred: Tensor of scores, of the same shape. A score of 0 counts as negative.
 
     Returns:
         For each example the share of its scores that are right, shape (batch, ...).

@@ -63,8 +63,8 @@ def numeral_letters(notation: str, largest: int) -> np.ndarray:
     """The letters of the numbers from 0 to `largest`, flush right.
 
     Args:
-        notation: "roman" or "decimal".
-        largest: from 1 to 399.
+        notation: String, "roman" or "decimal".
+        largest: Integer from 1 to 399.
 
     Returns:
         int32 of shape (largest + 1, places): places in the alphabet from 1 on, 0 for none.
@@ -82,7 +82,7 @@ def numeral_letters(notation: str, largest: int) -> np.ndarray:
     known = alphabet(notation)
     check_integer("largest", largest, 1)
     if largest > LIMIT:
-        raise ValueError(f"largest={largest}: expected {LIMIT} or less.")
+        raise ValueError(f"largest={largest}: expected from 1 to {LIMIT}.")
     written = ["", *(write(number, notation) for number in range(1, largest + 1))]
     letters = np.zeros((largest + 1, max(map(len, written))), "int32")
     for row, word in zip(letters, written, strict=True):
@@ -94,8 +94,8 @@ def numeral_images(notation: str, largest: int) -> np.ndarray:
     """Pictures of the numbers from 0 to `largest`: flat, binary, of five rows.
 
     Args:
-        notation: "roman" or "decimal".
-        largest: from 1 to 399.
+        notation: String, "roman" or "decimal".
+        largest: Integer from 1 to 399.
 
     Returns:
         float32 of shape (largest + 1, 20 places); row 0 is empty.
@@ -129,10 +129,11 @@ class NearestNumeral(keras.metrics.MeanMetricWrapper):
     """The share of pictures that are nearest to that of the right number.
 
     Args:
-        notation: "roman" or "decimal".
-        largest: the picture is compared with those of the numbers from 1 to this.
-        name: name in the logs. Defaults to "accuracy".
-        dtype: of the metric's values.
+        notation: String, "roman" or "decimal".
+        largest: Integer from 1 to 399; the picture is compared with those of the numbers
+            from 1 to this.
+        name: String, the name in the logs. Defaults to "accuracy".
+        dtype: Dtype of the metric's values. Defaults to None, as in Keras.
 
     Raises:
         ValueError: If an argument is out of range.

@@ -50,8 +50,8 @@ def pentomino(sprites: str = "pentomino", n: int = 20000, seed: int = 0) -> Task
     between the two parts, were left out.
 
     Args:
-        sprites: "pentomino"; or images as they are, neither turned nor scaled: "digits"
-            (8x8 pixels) or "fashion_mnist" (reduced to 7x7 pixels by averages).
+        sprites: String: "pentomino"; or images as they are, neither turned nor scaled:
+            "digits" (8x8 pixels) or "fashion_mnist" (reduced to 7x7 pixels by averages).
         n: Integer, training images, of 16 kB each. There are 2,000 each for validation and
             test, of digits or clothes that occur in no other split.
         seed: Integer seed of the splits and images, at least 0.

@@ -1,4 +1,4 @@
-"""The parity of some of d bits, which no gradient tells.
+"""The parity of some of d bits, which no gradient reveals.
 
 The experiment of Shalev-Shwartz, Shamir & Shammah 2017 ("Failures of Gradient-Based Deep
 Learning", section 2.1).

@@ -1,4 +1,4 @@
-"""Scenes of several digits: find the ink, tell the objects apart, read them in order.
+"""Scenes of several digits: find the ink, separate the objects, read them in order.
 
 A system of three networks for two tasks, segmentation and classification: a CNN that
 separates figure and ground, a CNN that says which object each pixel belongs to, and an
@@ -48,7 +48,7 @@ def scenes(n: int = 8000, seed: int = 0, clutter: int = 8) -> Task:
         n: Integer, training scenes. There are 1,000 each for validation and test, of digits
             that occur in no other split.
         seed: Integer seed of the splits and scenes, at least 0.
-        clutter: pieces of 3x3 pixels in a scene, at least 0.
+        clutter: Integer, the pieces of 3x3 pixels in a scene, at least 0. Defaults to 8.
 
     Returns:
         A `Task` whose inputs are float32 of shape (n, 16, 48, 1) in [0, 1], with labels of

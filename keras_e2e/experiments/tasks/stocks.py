@@ -37,8 +37,8 @@ def stocks(k: int = 10, d: int = 1000, n: int = 50000, seed: int = 0) -> Task:
         k: Integer, the stocks, at least 2.
         d: Integer, the situations, at least 1.
         n: Integer, training examples, of k bytes each. Validation and test are every
-            situation once (the same ones: what y is in a situation never seen, nothing
-            tells), with the expected returns: 1 for y and 0 for all others.
+            situation once (the same ones: nothing predicts y in a situation never
+            seen), with the expected returns: 1 for y and 0 for all others.
         seed: Integer seed of y and of the returns, at least 0.
 
     Returns:
@@ -131,8 +131,8 @@ def negative_return(y_true: Any, y_pred: Any) -> Any:
     """Minus what a portfolio earns, a loss for `compile`.
 
     Args:
-        y_true: returns of the stocks, shape (batch, k).
-        y_pred: shares of the money, of the same shape.
+        y_true: Tensor, the returns of the stocks, shape (batch, k).
+        y_pred: Tensor, the shares of the money, of the same shape.
 
     Returns:
         A value for each example, shape (batch,).
@@ -161,8 +161,8 @@ def chosen_return(y_true: Any, y_pred: Any) -> Any:
     else 0. With returns that were not learned from, its expectation is the same.
 
     Args:
-        y_true: returns of the stocks, shape (batch, k).
-        y_pred: shares of the money, of the same shape.
+        y_true: Tensor, the returns of the stocks, shape (batch, k).
+        y_pred: Tensor, the shares of the money, of the same shape.
 
     Returns:
         A value for each example, shape (batch,).

@@ -17,9 +17,9 @@ class Split(NamedTuple):
     """Examples of a task.
 
     Attributes:
-        x: inputs, an array or a structure of arrays, as the model takes them.
-        y: targets by the name of the model's output.
-        labels: intermediate labels by the name of the cut point.
+        x: The inputs: an array or a structure of arrays, as the model takes them.
+        y: Dict from the name of the model's output to the targets.
+        labels: Dict from the name of the cut point to the intermediate labels.
 
     Example:
 
@@ -36,7 +36,7 @@ class Split(NamedTuple):
 
     @property
     def size(self) -> int:
-        """How many examples there are."""
+        """The number of examples."""
         return len(tree.flatten(self.x)[0])
 
     def targets(self) -> dict[str, np.ndarray]:
@@ -48,12 +48,14 @@ class Split(NamedTuple):
         return tree.map_structure(lambda array: array[rows], self)
 
     def batches(self, size: int, seed: int = 0, labels: bool = True) -> "tf.data.Dataset":
-        """Shuffled batches without an end, all of one size.
+        """Returns an endless dataset of shuffled batches, all of one size.
 
         Args:
-            size: examples in a batch.
-            seed: Integer seed of the order; the same seed gives the same batches.
-            labels: whether the intermediate labels come along in the targets.
+            size: Integer, the number of examples in a batch.
+            seed: Integer seed for the order; the same seed gives the same batches.
+                Defaults to 0.
+            labels: Boolean, whether the targets hold the intermediate labels too.
+                Defaults to `True`.
 
         Returns:
             A dataset of `(x, targets)`, for `fit(..., steps_per_epoch=...)`.
@@ -65,12 +67,14 @@ class Cut(NamedTuple):
     """A place in the model where a module ends that has labels of its own.
 
     Attributes:
-        loss: what compares the activation there with the labels: the name of a Keras loss,
-            or a function of labels and activation.
-        ideal_activation: what the activation would be if the module made no error, from the
-            labels: trains the later modules without the earlier ones.
-        classes: how many classes the labels have; None where they are no classes.
-        needed: what the task needs to know of the labels; all of them by default.
+        loss: Name of a Keras loss, or a function of labels and activation, that compares
+            the activation there with the labels.
+        ideal_activation: Function from the labels to the activation that the module would
+            have if it made no error. The later modules can be trained on it without the
+            earlier ones.
+        classes: Integer, the number of classes; None where the labels are not classes.
+        needed: Function from the labels to what the task needs to know of them. Defaults
+            to all of them.
     """
 
     loss: str | Callable[[Any, Any], Any]
@@ -117,18 +121,25 @@ class Task(NamedTuple):
     """A modular task: its data, its model, and what can be reached.
 
     Attributes:
-        name: in a word, with the sizes that matter.
-        build: makes the plain Keras model from a seed, not compiled, the same weights
-            for the same seed; its cut points are layers of it.
-        train: examples to learn from.
-        validation: examples to choose by, made of raw data of their own.
-        test: examples to report on, made of raw data of their own.
-        cuts: the cut points by the name of their layer, in order.
-        loss: the task loss, as `compile` takes it.
-        metrics: as `compile` takes them; the first one is the task's.
-        chance: the value of that metric without knowledge of the input.
-        ceiling: from the share of inputs that the first module gets wrong, the best
-            value of that metric (NaN where there is no formula).
+        name: String, a short name with the sizes that matter.
+        build: Function from a seed to the stock Keras model, not compiled. The same seed
+            gives the same weights; the cut points are layers of the model.
+        train: `Split` to learn from.
+        validation: `Split` to choose by, made of raw data of its own.
+        test: `Split` to report on, made of raw data of its own.
+        cuts: Dict from the name of a layer to its `Cut`, in order.
+        loss: The task loss, as `compile` takes it.
+        metrics: List of metrics, as `compile` takes them; the first one is the task's.
+        chance: Float, the value of that metric without knowledge of the input.
+        ceiling: Function from the share of inputs that the first module gets wrong to the
+            best value of that metric (NaN where there is no formula).
+
+    Example:
+
+    >>> from keras_e2e import tasks
+    >>> task = tasks.parity(k=2, n=100)
+    >>> task.name, list(task.cuts), task.chance
+    ('parity of 2 digits', ['symbols'], 0.5)
     """
 
     name: str

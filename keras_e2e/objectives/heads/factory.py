@@ -91,7 +91,7 @@ def make_head(
 
     The last layer of a `linear` head starts from zero where it predicts one value or one
     vector, as in its source: the gradient into the module is zero in the very first step.
-    Position by position, and towards targets with positions, it starts as Keras's Dense.
+    Position by position, and toward targets with positions, it starts as Keras's Dense.
 
     Args:
         head: A string, one of the kinds above; a Keras layer or model of your own, which
@@ -129,7 +129,10 @@ def make_head(
     validate_head(head)
     shape, target = tuple(activation.shape), tuple(target_shape)
     if shape[-1] is None:
-        raise ValueError(f"A head needs a known last axis. Found activation {shape}.")
+        raise ValueError(
+            f"A head needs a known last axis. Found an activation of shape {shape}. Give "
+            "the layer before the boundary a fixed number of units or channels."
+        )
     if hasattr(head, "assemble"):
         head.assemble(activation, target, dtype, following_blocks)
         return head

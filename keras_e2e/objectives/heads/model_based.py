@@ -155,7 +155,10 @@ class MomentumAuxiliary(ModelHead):
         # Read in half precision, as a mixed policy would, the averages would not move.
         super().__init__(**{**kwargs, "dtype": "float32"})
         if not isinstance(head, str):
-            raise TypeError(f"MomentumAuxiliary(head={head!r}): expected a kind of head.")
+            raise TypeError(
+                f"MomentumAuxiliary(head={head!r}): expected a kind of head, a string such "
+                "as 'conv_mlp'."
+            )
         self.head = heads.validate_head(head)
         self.momentum = check_number(
             "MomentumAuxiliary: momentum", momentum, least=0, most=1
@@ -201,7 +204,7 @@ class MomentumAuxiliary(ModelHead):
         return super().call(seen, training)
 
     def move(self) -> list:
-        """Moves the averages towards their weights and returns the new values."""
+        """Moves the averages toward their weights and returns the new values."""
         originals, _ = self.tied()
         values = []
         for average, original in zip(self.averages, originals, strict=True):

@@ -9,7 +9,7 @@ def instrument(model: Any, quantities: list[Quantity]) -> Any:
     """Refuses diagnostics.
 
     Raises:
-        RuntimeError: always.
+        RuntimeError: In every case.
     """
     raise RuntimeError(
         f"{model.name}: diagnostics need the instrumented step, which exists for "

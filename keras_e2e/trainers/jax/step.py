@@ -1,4 +1,4 @@
-"""The training step on JAX: Keras's own, with what must stay as it is put back."""
+"""The training step on JAX: Keras's own; frozen variables are restored after it."""
 
 from typing import TYPE_CHECKING
 
@@ -32,7 +32,7 @@ class ModularStep(Model):
         with step_context(modular, targets=targets):
             logs, new_state = super().train_step(state, data)
         frozen = modular.frozen_variables()
-        # A zero gradient still moves a variable under momentum or weight decay.
+        # A zero gradient still changes a variable under momentum or weight decay.
         trainable = [
             old if id(variable) in frozen else new
             for variable, old, new in zip(

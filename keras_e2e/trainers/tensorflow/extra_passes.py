@@ -17,13 +17,13 @@ class ExtraPasses:
     """Gradients on the batch of the step under way, or on parts of it.
 
     Nothing that a pass assigns is kept: no moving statistic, no seed, no metric. A pass
-    for which the batch has not the targets or labels is not made.
+    whose targets or labels are not in the batch is not made.
 
     Args:
-        model: the modular model.
-        x: the batch's inputs, whole.
-        y: its targets.
-        sample_weight: its weights, or None.
+        model: The modular model.
+        x: The batch's inputs, whole.
+        y: Its targets.
+        sample_weight: Its weights, or None.
     """
 
     def __init__(self, model: Any, x: Any, y: Any, sample_weight: Any):
@@ -58,7 +58,7 @@ class ExtraPasses:
         return self._gradients(TrainingMode("local"), self.batch)
 
     def later(self) -> dict:
-        """Gradients of the loss of the mode, with the weights as they now are."""
+        """Gradients of the loss of the mode, with the present weights."""
         return self._gradients(self.model._modular.mode, self.batch)
 
     def classes(self) -> Any:

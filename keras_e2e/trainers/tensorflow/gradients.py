@@ -13,9 +13,9 @@ class _Part(NamedTuple):
     """A loss that is differentiated on its own.
 
     Attributes:
-        loss: the loss, scaled as the optimizer asks.
+        loss: The loss, scaled as the optimizer requires.
         variables: `id`s of the variables that it may change; None for all.
-        window: the modules that it reaches; None for all.
+        window: The modules that it reaches; None for all.
     """
 
     loss: Any
@@ -31,13 +31,13 @@ class StepGradients:
     for another (`reach`), the sum is taken apart: a loss that would flow too far is
     differentiated on its own, with respect to the variables it may change only.
 
-    Made inside the tape, which must then be persistent.
+    It is made inside the tape, which must then be persistent.
 
     Args:
-        model: the modular model, after `compute_loss`.
-        context: the context of the step, with its losses.
-        tape: the tape of the step.
-        loss: the sum of all.
+        model: The modular model, after `compute_loss`.
+        context: The `StepContext` of the step, with its losses.
+        tape: The `tf.GradientTape` of the step.
+        loss: Scalar, the sum of all losses.
     """
 
     def __init__(self, model: Any, context: StepContext, tape: tf.GradientTape, loss: Any):
@@ -56,9 +56,10 @@ class StepGradients:
         """The gradients of the variables, then of the taps; None where there is none.
 
         Args:
-            variables: the variables to change.
-            taps: further tensors on the tape.
-            places: for each tap the modules that a loss must reach to flow through it.
+            variables: List of the variables to change.
+            taps: List of further tensors on the tape. Defaults to `()`.
+            places: List with, for each tap, the modules that a loss must reach to flow
+                through it. Defaults to `()`.
         """
         sources = [*variables, *taps]
         total: list = [None] * len(sources)

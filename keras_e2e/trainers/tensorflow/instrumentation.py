@@ -39,9 +39,9 @@ class _Signals(NamedTuple):
     """Gradients of the loss with respect to tensors of the forward pass.
 
     Attributes:
-        outputs: with respect to the model's outputs.
-        activations: with respect to what entered each boundary.
-        boundary_outputs: with respect to what left each boundary.
+        outputs: Gradients with respect to the model's outputs.
+        activations: Gradients with respect to the input of each boundary.
+        boundary_outputs: Gradients with respect to the output of each boundary.
     """
 
     outputs: list
@@ -62,10 +62,10 @@ class StepInstrumentation:
     """What one instrumented step measures, from the tape to the recorder.
 
     Args:
-        model: the modular model, after its loss was computed.
-        context: the context of the step.
-        y_pred: what the model returned.
-        passes: extra passes over the batch.
+        model: The modular model, after its loss was computed.
+        context: The `StepContext` of the step.
+        y_pred: The model's outputs in the step.
+        passes: The `ExtraPasses` over the batch.
     """
 
     def __init__(self, model: Any, context: StepContext, y_pred: Any, passes: ExtraPasses):
@@ -120,8 +120,8 @@ class StepInstrumentation:
         """Makes the views of the modules, after the step, and has them written.
 
         Args:
-            variables: what the step has changed.
-            gradients: their gradients.
+            variables: List of the variables that the step has changed.
+            gradients: List of their gradients.
         """
         self.scale = self.model.optimizer.scale_loss(tf.ones(()))
         before = {id(v): old for v, old in zip(variables, self.before, strict=True)}

@@ -12,20 +12,22 @@ Shapes = Mapping[str, list[tuple]]
 
 
 class Recorder:
-    """Where instrumented steps write; read by callbacks.
+    """Holds the numbers that instrumented steps write and callbacks read.
 
-    One variable with the numbers, `[modules, numbers]`, and what the quantities keep
+    They are one variable, `[modules, numbers]`; others hold what the quantities keep
     between steps. Keras does not track them: they are in no weights, logs or files. Each
     replica holds its own copy with the same values, so writing needs no synchronization.
 
     Args:
-        shapes: by module, in order, the shapes of the variables that the steps train.
-        quantities: what the steps can measure.
+        shapes: Dict from module, in order, to the shapes of the variables that the steps
+            train.
+        quantities: List of the `Quantity` objects that the steps can measure.
 
     Attributes:
-        module_names: the rows.
-        quantities: what the steps can measure.
-        columns: the names of the numbers: those of the quantities, and what comes along.
+        module_names: List of the names of the rows.
+        quantities: List of the `Quantity` objects that the steps can measure.
+        columns: List of the names of the numbers: those of the quantities, and of their
+            extra outputs.
     """
 
     def __init__(self, shapes: Shapes, quantities: Sequence[Quantity]):
@@ -42,7 +44,7 @@ class Recorder:
         self._asked: set[str] = set()
 
     def begin_fit(self) -> None:
-        """Forgets who asked for which quantity: a `fit` begins."""
+        """Forgets which quantities were requested, because a `fit` begins."""
         self._asked.clear()
 
     def with_added(self, wanted: Sequence[Quantity]) -> list[Quantity]:
@@ -52,7 +54,7 @@ class Recorder:
         the other was asked for in this `fit`.
 
         Raises:
-            ValueError: two different quantities of one name are asked for in one `fit`.
+            ValueError: If two different quantities of one name are requested in one `fit`.
         """
         found = list(self.quantities)
         for quantity in wanted:
@@ -71,7 +73,7 @@ class Recorder:
         return found
 
     def ask(self, wanted: Sequence[Quantity]) -> None:
-        """Notes who is asked for; one that is asked for by a new object begins anew."""
+        """Notes which quantities are requested; one of a new object begins anew."""
         for quantity in wanted:
             index = self.quantities.index(quantity)
             if quantity.name not in self._asked and self.quantities[index] is not quantity:
@@ -80,7 +82,7 @@ class Recorder:
             self._asked.add(quantity.name)
 
     def carry_asked(self, other: "Recorder") -> None:
-        """Takes over from the recorder whose place it takes who was asked for."""
+        """Takes over the requests of the recorder that this one replaces."""
         self._asked |= other._asked
 
     def needs(self, measured: Collection[str]) -> set[str]:
@@ -92,8 +94,8 @@ class Recorder:
     def read(self) -> dict[str, dict[str, float]]:
         """The numbers of the latest instrumented step, by name and module.
 
-        One transfer. Holds no entry where a quantity does not apply to a module, or was
-        not measured; NaN and infinity are as they came out.
+        It takes one transfer from the device. There is no entry where a quantity does not
+        apply to a module or was not measured; NaN and infinity are kept.
         """
         values, applies = self.values.numpy().tolist()
         return {
@@ -109,8 +111,9 @@ class Recorder:
         """Forgets what was kept.
 
         Args:
-            everything: also what is kept across a switch of modes; running averages,
-                which belong to the loss of one mode, are forgotten in any case.
+            everything: Boolean, whether to forget also what is kept across a switch of
+                modes. Running averages, which belong to the loss of one mode, are
+                forgotten in any case. Defaults to `True`.
         """
         self._reset([q for q in self.quantities if everything or not q.keep_across_modes])
 
@@ -124,8 +127,8 @@ class Recorder:
         """Measures quantities of every module; called in a traced step.
 
         Args:
-            views: what the step shows of each module.
-            measured: the names of the quantities.
+            views: List with the `ModuleView` of each module.
+            measured: Names of the quantities to measure.
         """
         rows, applies = [], []
         for row, view in enumerate(views):

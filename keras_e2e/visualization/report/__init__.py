@@ -33,7 +33,7 @@ def write(
         they are on the page, too.
 
     Raises:
-        ReportError: if there is nothing to report, the file cannot be written, or Jinja2
+        ReportError: If there is nothing to report, the file cannot be written, or Jinja2
             or Plotly is not installed. Then nothing is written.
 
     Example:
@@ -59,7 +59,7 @@ def write(
             f"The report needs the package {error.name!r}, which is not installed: "
             "pip install 'keras-e2e[report]'."
         ) from error
-    # Reading may take long: an invalid output is refused before.
+    # To read the logs may take long: an invalid output is refused before.
     target = saving.checked(output)
     logs = event_files.read(logdir)
     saving.save(target, page.render(logs))

@@ -61,7 +61,7 @@ def read(logdir: str | os.PathLike[str]) -> Logs:
         logdir: Path of a local directory.
 
     Raises:
-        ReportError: if it is not a directory, cannot be read, or holds no such logs.
+        ReportError: If it is not a directory, cannot be read, or holds no such logs.
     """
     top = os.fspath(logdir)
     logs = Logs(shown(top))

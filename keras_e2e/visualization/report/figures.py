@@ -218,7 +218,7 @@ def _finite(values: Iterable[float]) -> list[float]:
 
 
 def _point(value: float) -> float | None:
-    """As many digits as can be seen; a gap for what is not finite."""
+    """As many digits as can be seen; a gap for a value that is not finite."""
     return float(f"{value:.6g}") if math.isfinite(value) else None
 
 

@@ -6,10 +6,10 @@ from keras_e2e.visualization.report.event_files import ReportError, shown
 
 
 def checked(output: str | os.PathLike[str]) -> str:
-    """The real path of a file that can be written, as far as one can tell beforehand.
+    """The real path of a file that can be written, as far as can be known beforehand.
 
     Raises:
-        ReportError: if it is a folder or a device, or its folder is missing or may not be
+        ReportError: If it is a folder or a device, or its folder is missing or may not be
             written to.
     """
     named = os.fspath(output)
@@ -44,7 +44,7 @@ def save(path: str, text: str) -> None:
     """Replaces a file at once: whoever reads it sees the old text or the new one.
 
     Raises:
-        ReportError: if the file cannot be written; then the old one is kept.
+        ReportError: If the file cannot be written; then the old one is kept.
     """
     folder, name = os.path.split(path)
     part = os.path.join(folder, f".{name[:60]}.{os.getpid()}.tmp")

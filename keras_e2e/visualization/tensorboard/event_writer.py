@@ -27,7 +27,7 @@ class Writer:
         descriptions: Dict of the description of each scalar, by tag.
 
     Raises:
-        OSError: if the folder cannot be written.
+        OSError: If the folder cannot be written.
 
     Example:
 
