@@ -46,9 +46,9 @@ def run(setting: Setting) -> dict[str, Any]:
 
     Returns:
         A dict that can be written as JSON: test `accuracy`, that of the `validation`,
-        whether it is a `success`, the step `reached` at which the training accuracy was above that
-        mark (None: never), the `curve` of the training accuracy, for each module that has
-        labels its `purity` and `error`, for each module the `snr` over steps, the
+        whether it is a `success`, the step `reached` at which the training accuracy was
+        above that mark (None: never), the `curve` of the training accuracy, for each module
+        that has labels its `purity` and `error`, for each module the `snr` over steps, the
         `ceiling` that the error allows, `chance`, and what was `spent`.
     """
     setting.check()
