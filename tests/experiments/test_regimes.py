@@ -224,7 +224,7 @@ def test_the_same_seed_gives_the_same_weights(model):
     ("plan", "options", "message"),
     [
         ("end2end", {}, "plan='end2end'.*end_to_end"),
-        ([], {}, "needs stages"),
+        ([], {}, "plan=.*expected one or more stages"),
         ([Stage(0.0)], {}, "share above 0"),
         ("local", {"steps": 5}, "steps=5.*multiple of window=2"),
         ("greedy", {"steps": 4}, "window for each of the 3 stages"),
