@@ -208,7 +208,7 @@ def _check(model: Any, stages: list[Stage], ideal_activations: Mapping) -> dict[
         unknown = sorted(set(stage.frozen) - set(names))
         if unknown:
             raise ValueError(
-                f"Stage(frozen={unknown}): the model has no such modules. Its modules: "
+                f"Stage(frozen={unknown}): the model has no such modules. The modules: "
                 f"{names}."
             )
         model.check_training_mode(stage.mode)
