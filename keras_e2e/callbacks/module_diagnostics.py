@@ -225,6 +225,6 @@ class ModuleDiagnostics(keras.callbacks.Callback):
         if not names or len(set(names)) < len(names):
             raise ValueError(
                 f"{self._who}: expected one or more quantities with different names; "
-                f"found {names}."
+                f"found {names}. Give each once."
             )
         return given

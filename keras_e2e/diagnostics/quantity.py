@@ -18,6 +18,8 @@ EXPENSIVE = 200
 class ModuleView:
     """What a training step shows a quantity of one module.
 
+    `Quantity.compute` is given one for each module; see the example of `Quantity`.
+
     Gradients and signals are those of the loss that was optimized, without the loss
     scale of mixed precision, in float32.
 

@@ -42,7 +42,7 @@ def diagnose(
     Args:
         model: A compiled modular model, as `modularize` returns it.
         x: As in `model.fit`: arrays, or a dataset, which is repeated if need be.
-        y: As in `model.fit`.
+        y: As in `model.fit`. Defaults to `None`, for datasets.
         steps: Integer, the number of training steps. Defaults to 300.
         update_freq: Integer, the number of steps from one measurement to the next; a
             verdict takes ten measurements. Defaults to 5.

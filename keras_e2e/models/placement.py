@@ -89,7 +89,7 @@ def objectives_by_name(
     for name in names:
         if not isinstance(name, str):
             raise ValueError(
-                f"boundaries: expected names of layers, strings. Found: {name!r}. Give "
+                f"boundaries: expected layer names, strings. Found: {name!r}. Give "
                 "layer.name, not the layer."
             )
         if names.count(name) > 1:

@@ -222,8 +222,8 @@ class _Owners:
                     f"Variable {variable.path!r} is shared by two modules: "
                     f"layer {owner.name!r} (module ending at {_shown(other)}) "
                     f"and layer {layer.name!r} (module ending at "
-                    f"{_shown(end)}). Move a boundary, or give each layer a "
-                    "variable of its own."
+                    f"{_shown(end)}). Move a boundary, or untie them: give "
+                    "each layer a variable of its own."
                 )
 
 

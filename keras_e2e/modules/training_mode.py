@@ -43,7 +43,7 @@ class TrainingMode:
             local learning (Belilovsky et al. 2019); GoogLeNet's deep supervision used 0.3
             (Szegedy et al. 2015).
         stop: List of the names of the boundaries that stop the gradient. Required by
-            `mixed`, and only for it.
+            `mixed`, and only for it. Defaults to `()`.
         module: String, the name of the module to train; only for `sequential`. Defaults
             to `None`, the first module.
         reach: Integer or `"all"`: over how many modules the gradient of each loss, the

@@ -42,7 +42,7 @@ class IntermediateTarget(LocalObjective):
             `units` must be given too. Defaults to `None`: the activation itself is the
             prediction (it ends in a softmax, say).
         units: Integer, size of the last axis of the head's prediction, such as the number
-            of classes. Required with a head, and only then.
+            of classes. Required with a head, and only then. Defaults to `None`.
         per_position: Boolean, whether the head predicts a label for each position of the
             activation (a token, a pixel) rather than one for the whole. Defaults to
             `False`.

@@ -132,6 +132,7 @@ def deserialize(
         config: A config, an alias, or None for no objective.
         custom_objects: Optional dict from names to classes and functions of your own
             that are not registered with `keras.saving.register_keras_serializable`.
+            Defaults to `None`.
 
     Returns:
         A `LocalObjective`, or None if `config` is None.

@@ -20,7 +20,14 @@ class Output(NamedTuple):
             output times its loss weight, reduced to a scalar. None if the model was
             compiled without a loss for it.
         compiled_loss: The loss as it was given to `compile`: a string, a function or a
-            `keras.losses.Loss`.
+            `keras.losses.Loss`. Defaults to `None`, no loss.
+
+    Example:
+
+    >>> from keras_e2e.objectives import Output
+    >>> output = Output("score", y=[[1.0]], sample_weight=None, loss=None)
+    >>> output.name, output.compiled_loss
+    ('score', None)
     """
 
     name: str
@@ -31,7 +38,7 @@ class Output(NamedTuple):
 
 
 class Batch(NamedTuple):
-    """What a local objective may use beside its activation.
+    """What a local objective may use besides its activation.
 
     Attributes:
         x: The model's inputs, in the structure that the model takes.
@@ -43,10 +50,20 @@ class Batch(NamedTuple):
             with its gradient stopped.
         extra_activations: Dict with this boundary's activations in the further forward
             passes that the objective asked for, by the keys of
-            `LocalObjective.extra_inputs`.
-        predicted_gradient: What a `Signal` predicted at the boundary, or None.
+            `LocalObjective.extra_inputs`. Defaults to an empty dict.
+        predicted_gradient: Tensor, what a `Signal` predicted at the boundary. Defaults to
+            `None`, no prediction.
         training: Boolean, whether heads run in training mode. False in
-            `evaluate_modules`, which trains nothing.
+            `evaluate_modules`, which trains nothing. Defaults to `True`.
+
+    Example: a batch to try an objective on.
+
+    >>> import keras
+    >>> from keras_e2e.objectives import Batch, Reconstruction
+    >>> x = keras.ops.ones((2, 8))
+    >>> batch = Batch(x, (), labels=None, sample_weight=None, module_input=x)
+    >>> batch.training, dict(batch.extra_activations)
+    (True, {})
     """
 
     x: Any
@@ -67,6 +84,14 @@ class OutputSpec(NamedTuple):
         spec: `keras.KerasTensor` with the output's shape and dtype.
         ending: Function from raw values (logits) to the output, such as a softmax: the
             output's activation. None if the model does not show how it ends.
+
+    Example:
+
+    >>> import keras
+    >>> from keras_e2e.objectives import OutputSpec
+    >>> logits = keras.KerasTensor((None, 3))
+    >>> OutputSpec("class", logits, keras.activations.softmax).spec.shape
+    (None, 3)
     """
 
     name: str
@@ -86,13 +111,24 @@ class ModelSpec:
         outputs: Tuple of `OutputSpec`, one for each output of the model.
         following: Tuple with an entry for each module that comes next: a tuple of the
             `keras.KerasTensor`s at its end, which are the activation of its boundary or
-            the model's outputs.
-        index: Integer, the module's position, from 0.
-        num_modules: Integer, how many modules the model has.
+            the model's outputs. Defaults to `()`, where that is not known.
+        index: Integer, the module's position, from 0. Defaults to 0.
+        num_modules: Integer, the number of modules of the model. Defaults to 2.
         following_blocks: Tuple of the blocks of layers that come after the boundary
             (`modules.blocks.Block`), of which `AugLocal` and `MomentumAuxiliary` are
-            made. Empty if the model shows no graph there.
-        name: String, the module's name.
+            made. Defaults to `()`, where the model shows no graph.
+        name: String, the module's name. Defaults to `""`.
+
+    Example: the shapes around a module, to build a head without a model.
+
+    >>> import keras
+    >>> from keras_e2e.objectives import ModelSpec, OutputSpec, Prediction
+    >>> x = keras.KerasTensor((None, 8))
+    >>> outputs = (OutputSpec("class", keras.KerasTensor((None, 3)), None),)
+    >>> objective = Prediction("linear")
+    >>> objective.build_for(keras.KerasTensor((None, 4)), ModelSpec(x, [x], outputs))
+    >>> [tuple(weight.shape) for weight in objective.trainable_weights]
+    [(4, 3), (3,)]
     """
 
     module_input: Any

@@ -37,61 +37,174 @@ class Stage(NamedTuple):
 
 
 def end_to_end(names: Sequence[str]) -> list[Stage]:
-    """All modules by the task loss."""
+    """Trains all modules by the task loss.
+
+    Args:
+        names: List of the names of the modules, in order.
+
+    Returns:
+        List of the `Stage`s.
+
+    Example:
+
+    >>> from keras_e2e import regimes
+    >>> [stage.mode for stage in regimes.end_to_end(["encoder", "out"])]
+    ['end_to_end']
+    """
     return [Stage()]
 
 
 def deep_supervision(names: Sequence[str]) -> list[Stage]:
-    """All modules by the task loss and all local objectives together.
+    """Trains all modules by the task loss and all local objectives together.
 
     The "decomposition" of Shalev-Shwartz, Shamir & Shammah 2017.
+
+    Args:
+        names: List of the names of the modules, in order.
+
+    Returns:
+        List of the `Stage`s.
+
+    Example:
+
+    >>> from keras_e2e import regimes
+    >>> [stage.mode for stage in regimes.deep_supervision(["encoder", "out"])]
+    ['deep_supervision']
     """
     return [Stage(mode="deep_supervision")]
 
 
 def local(names: Sequence[str]) -> list[Stage]:
-    """Every module by its own objective, the last one by the task loss, all at once."""
+    """Trains every module by its own objective, the last by the task loss, all at once.
+
+    Args:
+        names: List of the names of the modules, in order.
+
+    Returns:
+        List of the `Stage`s.
+
+    Example:
+
+    >>> from keras_e2e import regimes
+    >>> [stage.mode for stage in regimes.local(["encoder", "out"])]
+    ['local']
+    """
     return [Stage(mode="local")]
 
 
 def local_then_end_to_end(names: Sequence[str]) -> list[Stage]:
-    """Half of the steps locally, the other half end to end."""
+    """Trains locally for half of the steps, and end to end for the other half.
+
+    Args:
+        names: List of the names of the modules, in order.
+
+    Returns:
+        List of the `Stage`s.
+
+    Example:
+
+    >>> from keras_e2e import regimes
+    >>> [stage.mode for stage in regimes.local_then_end_to_end(["encoder", "out"])]
+    ['local', 'end_to_end']
+    """
     return [Stage(mode="local"), Stage()]
 
 
 def greedy(names: Sequence[str]) -> list[Stage]:
-    """One module after another, the first one first, with equal shares of the steps."""
+    """Trains one module after another, the first one first, with equal shares.
+
+    Args:
+        names: List of the names of the modules, in order.
+
+    Returns:
+        List of the `Stage`s.
+
+    Example:
+
+    >>> from keras_e2e import regimes
+    >>> [stage.mode for stage in regimes.greedy(["encoder", "out"])]
+    ['sequential:encoder', 'sequential:out']
+    """
     return [Stage(mode=f"sequential:{name}") for name in names]
 
 
 def last_first(names: Sequence[str]) -> list[Stage]:
-    """The last module on ideal activations; then the others through it, with it frozen.
+    """Trains the last module on ideal activations, then the others with it frozen.
 
     The others learn by the task loss alone: the claim that modules learn when those
     downstream are trained already and frozen (Glasmachers 2017).
+
+    Args:
+        names: List of the names of the modules, in order.
+
+    Returns:
+        List of the `Stage`s.
+
+    Example:
+
+    >>> from keras_e2e import regimes
+    >>> [stage.downstream_of for stage in regimes.last_first(["encoder", "out"])]
+    ['encoder', None]
     """
     return [Stage(downstream_of=names[-2]), Stage(frozen=(names[-1],))]
 
 
 def independent(names: Sequence[str]) -> list[Stage]:
-    """Every module without the others, then plugged together.
+    """Trains every module without the others.
 
     The last one learns on ideal activations, the others by their own objectives.
+
+    Args:
+        names: List of the names of the modules, in order.
+
+    Returns:
+        List of the `Stage`s.
+
+    Example:
+
+    >>> from keras_e2e import regimes
+    >>> [stage.downstream_of for stage in regimes.independent(["encoder", "out"])]
+    [None, 'encoder']
     """
     return [*greedy(names)[:-1], Stage(downstream_of=names[-2])]
 
 
 def pretrained(names: Sequence[str]) -> list[Stage]:
-    """All modules but the last in turn, for half of the steps; then end to end.
+    """Trains all modules but the last in turn, for half of the steps; then end to end.
 
     With objectives that need no labels this is unsupervised pretraining.
+
+    Args:
+        names: List of the names of the modules, in order.
+
+    Returns:
+        List of the `Stage`s.
+
+    Example:
+
+    >>> from keras_e2e import regimes
+    >>> [stage.mode for stage in regimes.pretrained(["encoder", "out"])]
+    ['sequential:encoder', 'end_to_end']
     """
     first = greedy(names)[:-1]
     return [*first, Stage(float(len(first)))]
 
 
 def auto(names: Sequence[str]) -> list[Stage]:
-    """End to end; modules that are judged starved locally (`callbacks.AutoMode`)."""
+    """Trains end to end, and starved modules locally (`callbacks.AutoMode`).
+
+    Args:
+        names: List of the names of the modules, in order.
+
+    Returns:
+        List of the `Stage`s.
+
+    Example:
+
+    >>> from keras_e2e import regimes
+    >>> [type(each).__name__ for each in regimes.auto(["encoder", "out"])[0].callbacks()]
+    ['AutoMode']
+    """
     return [Stage(callbacks=lambda: [AutoMode()])]
 
 

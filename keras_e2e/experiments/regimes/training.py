@@ -19,16 +19,23 @@ DOWNSTREAM = "downstream_"
 
 
 class Trained(NamedTuple):
-    """What came of a training.
+    """The result of a training: learning curve and costs.
 
     Attributes:
-        history: A dict for each window of steps: the logs of `fit`, and `step`, the
-            number of steps at its end. The logs of a stage that trains what lies
+        history: List with a dict for each window of steps: the logs of `fit`, and `step`,
+            the number of steps at its end. The logs of a stage that trains what lies
             downstream of a boundary begin with `downstream_`.
         steps: Integer, the optimizer steps of all stages together.
         examples: Integer, the examples seen, repetitions included.
         parameters: Integer, the most parameters that a stage trained, heads included.
         seconds: Float, the time that all stages took, tracing included.
+
+    Example:
+
+    >>> from keras_e2e.experiments.regimes import Trained
+    >>> found = Trained([{"loss": 0.5, "step": 100}], 100, 12800, 42, 1.5)
+    >>> found.history[-1]["loss"], found.examples
+    (0.5, 12800)
     """
 
     history: list[dict[str, float]]

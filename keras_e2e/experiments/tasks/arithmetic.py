@@ -44,8 +44,8 @@ def arithmetic(
         largest: Integer from 2 to 199; the numbers are from 1 to this. Defaults to 99.
         n: Integer, training examples, with repetition. Of all pairs of numbers one in ten
             is kept for validation, another one for the test; no training example shows
-            them.
-        seed: Integer seed of the splits and draws, at least 0.
+            them. Defaults to 20,000.
+        seed: Integer seed of the splits and draws, at least 0. Defaults to 0.
 
     Returns:
         A `Task` with flat pictures, inputs float32 of shape (n, 2, pixels) and targets of
@@ -114,6 +114,7 @@ def arithmetic_model(places: int, classes: int, pixels: int, seed: int = 0) -> k
         classes: Integer, the letters to choose from, "none" included, at least 1.
         pixels: Integer, the pixels of a picture, at least 1.
         seed: Integer seed of the weights, at least 0. The same seed gives the same weights.
+            Defaults to 0.
 
     Returns:
         A `keras.Model` from (batch, 2, pixels) to (batch, pixels). Not compiled.

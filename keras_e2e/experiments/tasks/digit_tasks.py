@@ -37,10 +37,10 @@ def parity(
 
     Args:
         k: Integer, the images in a tuple, at least 1.
-        data: String, the images: "digits" or "fashion_mnist".
+        data: String, the images: "digits" or "fashion_mnist". Defaults to "digits".
         n: Integer, training tuples. There are 4,000 each for validation and test, of images
-            that occur in no other split.
-        seed: Integer seed of the splits and draws, at least 0.
+            that occur in no other split. Defaults to 30,000.
+        seed: Integer seed of the splits and draws, at least 0. Defaults to 0.
         labeled: Integer, the number of training images whose class is known, as many of
             each class as can be; the symbols of all others are -1, which
             `objectives.IntermediateTarget` takes for missing. Those of a smaller number
@@ -83,9 +83,9 @@ def sum_mod_10(
 
     Args:
         k: Integer, the images in a tuple, at least 1.
-        data: String, the images: "digits" or "fashion_mnist".
-        n: Integer, training tuples; 4,000 each for validation and test.
-        seed: Integer seed of the splits and draws, at least 0.
+        data: String, the images: "digits" or "fashion_mnist". Defaults to "digits".
+        n: Integer, training tuples; 4,000 each for validation and test. Defaults to 30,000.
+        seed: Integer seed of the splits and draws, at least 0. Defaults to 0.
         labeled: Integer, the number of training images whose class is known, as many of
             each class as can be; the symbols of all others are -1, which
             `objectives.IntermediateTarget` takes for missing. Those of a smaller number
@@ -133,9 +133,10 @@ def random_table(
 
     Args:
         k: Integer, the images in a tuple, from 1 to 6.
-        data: String, the images: "digits" or "fashion_mnist".
-        n: Integer, training tuples; 4,000 each for validation and test.
-        seed: Integer seed of the table, the splits and the draws, at least 0.
+        data: String, the images: "digits" or "fashion_mnist". Defaults to "digits".
+        n: Integer, training tuples; 4,000 each for validation and test. Defaults to 30,000.
+        seed: Integer seed of the table, the splits and the draws, at least 0. Defaults to
+            0.
         labeled: Integer, the number of training images whose class is known, as many of
             each class as can be; the symbols of all others are -1, which
             `objectives.IntermediateTarget` takes for missing. Those of a smaller number

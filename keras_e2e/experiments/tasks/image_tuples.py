@@ -190,8 +190,8 @@ def parity_model(
         classifier: Tuple of the units of the classifier's hidden layers; may be empty.
             Defaults to (128, 128), chosen by hand.
         seed: Integer seed of the weights, at least 0. The same arguments give the same
-            weights, whatever Keras's own seed is. Every layer draws from a seed of
-            its own (Glorot uniform; biases are zero).
+            weights, whatever Keras's own seed is. Every layer draws from a seed of its own
+            (Glorot uniform; biases are zero). Defaults to 0.
 
     Returns:
         A `keras.Model` from (batch, k, d) to the probability that the parity is 1,

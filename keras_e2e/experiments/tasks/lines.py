@@ -39,8 +39,8 @@ def lines(k: int, n: int = 50000, seed: int = 0) -> Task:
         k: Integer, the images in a tuple, at least 1.
         n: Integer, training tuples, of 784 k bytes each. There are 2,000 each for
             validation and test, of images of their own. With few tuples the network
-            memorizes them.
-        seed: Integer seed of the images, at least 0.
+            memorizes them. Defaults to 50,000.
+        seed: Integer seed of the images, at least 0. Defaults to 0.
 
     Returns:
         A `Task` whose inputs are 0 or 1, uint8. The target is +1 or -1, the metric
@@ -88,7 +88,8 @@ def lines_model(k: int, seed: int = 0) -> keras.Model:
         k: Integer, the images in a tuple, at least 1.
         seed: Integer seed of the weights, at least 0. The same seed gives the same weights,
             drawn as in the authors' code: normal, truncated, with a standard deviation of
-            one over the root of the inputs (of a convolution: of its channels).
+            one over the root of the inputs (of a convolution: of its channels). Defaults to
+            0.
 
     Returns:
         A `keras.Model` from (batch, k, 28, 28) to a score, (batch, 1). Not compiled.

@@ -36,11 +36,11 @@ def memory(m: int = 4, data: str = "digits", n: int = 20000, seed: int = 0) -> T
       that enters here, so they do not go around a cut point.
 
     Args:
-        m: Integer, the pairs in the memory, from 2 to 10.
-        data: String, the images: "digits" or "fashion_mnist".
+        m: Integer, the pairs in the memory, from 2 to 10. Defaults to 4.
+        data: String, the images: "digits" or "fashion_mnist". Defaults to "digits".
         n: Integer, training examples. There are 4,000 each for validation and test, of
-            images that occur in no other split.
-        seed: Integer seed of the splits and draws, at least 0.
+            images that occur in no other split. Defaults to 20,000.
+        seed: Integer seed of the splits and draws, at least 0. Defaults to 0.
 
     Returns:
         A `Task` whose inputs are float32 of shape (n, 2m + 1, pixels) in [0, 1]: the keys,
@@ -111,6 +111,7 @@ def memory_model(
         encoder: Tuple of the units of the encoder's hidden layers. Defaults to (128, 64),
             as in `parity_model`.
         seed: Integer seed of the weights, at least 0. The same seed gives the same weights.
+            Defaults to 0.
 
     Returns:
         A `keras.Model` from (batch, 2m + 1, d) to the classes, (batch, 10). Not compiled.

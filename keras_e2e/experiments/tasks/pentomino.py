@@ -52,9 +52,10 @@ def pentomino(sprites: str = "pentomino", n: int = 20000, seed: int = 0) -> Task
     Args:
         sprites: String: "pentomino"; or images as they are, neither turned nor scaled:
             "digits" (8x8 pixels) or "fashion_mnist" (reduced to 7x7 pixels by averages).
+            Defaults to "pentomino".
         n: Integer, training images, of 16 kB each. There are 2,000 each for validation and
-            test, of digits or clothes that occur in no other split.
-        seed: Integer seed of the splits and images, at least 0.
+            test, of digits or clothes that occur in no other split. Defaults to 20,000.
+        seed: Integer seed of the splits and images, at least 0. Defaults to 0.
 
     Returns:
         A `Task` whose inputs are float32 of shape (n, 64, 64) in [0, 1], with labels of
@@ -108,6 +109,7 @@ def pentomino_model(seed: int = 0) -> keras.Model:
 
     Args:
         seed: Integer seed of the weights, at least 0. The same seed gives the same weights.
+            Defaults to 0.
 
     Returns:
         A `keras.Model` from (batch, 64, 64) to the probability that all sprites are of one

@@ -31,8 +31,9 @@ def random_parity(d: int, n: int = 100000, seed: int = 0) -> Task:
         d: Integer, the signs in an input, at least 1.
         n: Integer, training inputs. There are 4,000 each for validation and test, drawn on
             their own; with a small d (there are only 2**d inputs) they are not others.
+            Defaults to 100,000.
         seed: Integer seed of the subset and the inputs, at least 0. Each sign belongs to
-            the subset with probability one half; it has at least one.
+            the subset with probability one half; it has at least one. Defaults to 0.
 
     Returns:
         A `Task` whose inputs and targets are -1 or +1 and whose metric is `sign_accuracy`.
@@ -80,7 +81,7 @@ def random_parity_model(d: int, seed: int = 0) -> keras.Model:
         d: Integer, the signs in an input, at least 1.
         seed: Integer seed of the weights, at least 0. The same seed gives the same weights,
             drawn as in the authors' code: normal, truncated, with a standard deviation of
-            one over the root of the inputs.
+            one over the root of the inputs. Defaults to 0.
 
     Returns:
         A `keras.Model` from (batch, d) to a score, (batch, 1). Not compiled.

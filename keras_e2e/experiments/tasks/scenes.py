@@ -46,8 +46,8 @@ def scenes(n: int = 8000, seed: int = 0, clutter: int = 8) -> Task:
 
     Args:
         n: Integer, training scenes. There are 1,000 each for validation and test, of digits
-            that occur in no other split.
-        seed: Integer seed of the splits and scenes, at least 0.
+            that occur in no other split. Defaults to 8,000.
+        seed: Integer seed of the splits and scenes, at least 0. Defaults to 0.
         clutter: Integer, the pieces of 3x3 pixels in a scene, at least 0. Defaults to 8.
 
     Returns:
@@ -103,6 +103,7 @@ def scene_model(seed: int = 0) -> keras.Model:
 
     Args:
         seed: Integer seed of the weights, at least 0. The same seed gives the same weights.
+            Defaults to 0.
 
     Returns:
         A `keras.Model` from (batch, 16, 48, 1) to the classes of the four slots,

@@ -34,12 +34,12 @@ def stocks(k: int = 10, d: int = 1000, n: int = 50000, seed: int = 0) -> Task:
     is learned from y alone, which is the "decomposition" of the paper.
 
     Args:
-        k: Integer, the stocks, at least 2.
-        d: Integer, the situations, at least 1.
+        k: Integer, the stocks, at least 2. Defaults to 10.
+        d: Integer, the situations, at least 1. Defaults to 1,000.
         n: Integer, training examples, of k bytes each. Validation and test are every
-            situation once (the same ones: nothing predicts y in a situation never
-            seen), with the expected returns: 1 for y and 0 for all others.
-        seed: Integer seed of y and of the returns, at least 0.
+            situation once (the same ones: nothing predicts y in a situation never seen),
+            with the expected returns: 1 for y and 0 for all others. Defaults to 50,000.
+        seed: Integer seed of y and of the returns, at least 0. Defaults to 0.
 
     Returns:
         A `Task` whose inputs are the numbers of situations, int32, which the model turns
@@ -99,7 +99,7 @@ def stocks_model(k: int, d: int, seed: int = 0) -> keras.Model:
         d: Integer, the situations, at least 1.
         seed: Integer seed of the weights, at least 0. The same seed gives the same weights,
             drawn as in the authors' code: normal, truncated, with a standard deviation of
-            one over the root of d.
+            one over the root of d. Defaults to 0.
 
     Returns:
         A `keras.Model` from (batch,), int32, to shares that sum to 1, (batch, k). Not

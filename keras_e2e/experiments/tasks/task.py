@@ -72,9 +72,17 @@ class Cut(NamedTuple):
         ideal_activation: Function from the labels to the activation that the module would
             have if it made no error. The later modules can be trained on it without the
             earlier ones.
-        classes: Integer, the number of classes; None where the labels are not classes.
+        classes: Integer, the number of classes. Defaults to None, where the labels are
+            not classes.
         needed: Function from the labels to what the task needs to know of them. Defaults
             to all of them.
+
+    Example:
+
+    >>> from keras_e2e import tasks
+    >>> cut = tasks.parity(k=2, n=100).cuts["symbols"]
+    >>> cut.loss, cut.classes
+    ('sparse_categorical_crossentropy', 10)
     """
 
     loss: str | Callable[[Any, Any], Any]
@@ -107,7 +115,7 @@ def class_cut(classes: int, needed: Callable[[np.ndarray], np.ndarray] = np.asar
 
     Args:
         classes: Integer, how many classes there are.
-        needed: As in `Cut`.
+        needed: As in `Cut`. Defaults to np.asarray.
     """
     return Cut("sparse_categorical_crossentropy", one_hot(classes), classes, needed)
 

@@ -20,6 +20,12 @@ class Scores(NamedTuple):
         nll: Negative log likelihood: the mean of -log of the probability given to the
             label, in nats; probabilities below 1e-7 count as 1e-7.
         ece: Expected calibration error, from 0 to 1 (`expected_calibration_error`).
+
+    Example:
+
+    >>> import keras_e2e as e2e
+    >>> e2e.ensembles.scores([[0.9, 0.1], [0.2, 0.8]], [0, 1]).error
+    0.0
     """
 
     error: float

@@ -25,14 +25,22 @@ class EnsembleEvaluation(NamedTuple):
     Attributes:
         members: Dict from member to its `ensembles.Scores`: error, negative log likelihood
             and calibration error.
-        mean: The scores of the mean of their probabilities.
-        majority: The scores of their majority vote, as `ensembles.MajorityVote` returns it.
-        disagreement: Share of the examples on which one of two members is correct and the
-            other is not, mean over all pairs (Kuncheva & Whitaker 2003, "Measures of
+        mean: `ensembles.Scores` of the mean of their probabilities.
+        majority: `ensembles.Scores` of their majority vote (`ensembles.MajorityVote`).
+        disagreement: Float, share of the examples on which one of two members is correct
+            and the other is not, mean over all pairs (Kuncheva & Whitaker 2003, "Measures of
             Diversity in Classifier Ensembles").
-        oracle_error: Share of the examples on which no member is correct: the least error
-            of any choice among the members' classes.
-        num_examples: The number of examples.
+        oracle_error: Float, share of the examples on which no member is correct: the least
+            error of any choice among the members' classes.
+        num_examples: Integer, the number of examples.
+
+    Example:
+
+    >>> from keras_e2e.ensembles import EnsembleEvaluation, Scores
+    >>> one = Scores(error=0.25, nll=0.6, ece=0.1)
+    >>> found = EnsembleEvaluation({"a": one, "b": one}, one, one, 0.5, 0.0, 8)
+    >>> print(str(found).splitlines()[-1])
+    Of two members only one is correct: 50.00%. No member is correct: 0.00%.
     """
 
     members: dict[str, Scores]
@@ -79,7 +87,8 @@ def evaluate_ensemble(
         model: What `ensemble` returned, or a list of the members.
         x: Inputs: arrays, a `tf.data.Dataset` or a `keras.utils.PyDataset` (these two
             with labels).
-        y: Labels, with arrays: classes, integers from 0, or one-hot.
+        y: Labels, with arrays: classes, integers from 0, or one-hot. Defaults to `None`,
+            for datasets.
         batch_size: Integer, the batch size of arrays. Defaults to `None`, which stands
             for 32, as in Keras.
 

@@ -48,14 +48,42 @@ def validate_head(head: Any) -> Any:
 
 
 def serialize(head: Any) -> Any:
-    """Returns a head as it goes into a config; None and strings stay what they are."""
+    """Returns a head as it goes into a config.
+
+    Args:
+        head: None, a string or a Keras layer, as in `make_head`.
+
+    Returns:
+        The config of a layer; None and strings as they are.
+
+    Example:
+
+    >>> import keras
+    >>> from keras_e2e.objectives import heads
+    >>> heads.serialize("mlp"), heads.serialize(keras.layers.Dense(3))["class_name"]
+    ('mlp', 'Dense')
+    """
     if head is None or isinstance(head, str):
         return head
     return keras.saving.serialize_keras_object(head)
 
 
 def deserialize(config: Any) -> Any:
-    """Returns a head from what `serialize` returned."""
+    """Returns a head from what `serialize` returned.
+
+    Args:
+        config: None, a string or the config of a Keras layer.
+
+    Returns:
+        None, the string or a new layer.
+
+    Example:
+
+    >>> import keras
+    >>> from keras_e2e.objectives import heads
+    >>> heads.deserialize(heads.serialize(keras.layers.Dense(3))).units
+    3
+    """
     if isinstance(config, dict):
         return keras.saving.deserialize_keras_object(config)
     return config
