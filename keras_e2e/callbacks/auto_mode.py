@@ -22,17 +22,16 @@ class AutoMode(ModuleDiagnostics):
 
     Training starts end to end. Every `update_freq` steps the modules are measured and
     judged (`diagnostics.judge`). A module is *starved* if its gradient is noise and the
-    loss is where it began. If a starved module has an objective,
-    its boundary then stops the gradient, and the objective trains it, together with
-    what lies before it as far back as the next such boundary. Once its local loss has
-    plateaued and the task loss has begun to fall, everything is trained end to end
-    again. After each return the next one takes twice as long, so that the mode cannot
-    flap.
+    loss is where it began. If a starved module has an objective, its boundary then stops
+    the gradient, and the objective trains it, together with the modules before it back to
+    the next such boundary. Once its local loss has plateaued and the task loss has begun
+    to fall, everything is trained end to end again. After each return the next one takes
+    twice as long, so that the mode cannot switch back and forth.
 
     A module is *stalled* if its gradient is noise and the loss has fallen, but plateaued
     far above zero. It is switched only if its objective has labels of its own, which show
-    that there is something to learn, and only once: there may be nothing more to
-    learn. It goes back when the local losses have plateaued, whatever the task loss does.
+    that there is something to learn, and only once: there may be nothing more to learn. It
+    goes back when the local losses have plateaued, whatever the task loss does.
 
     Where the task loss does not fall although the local losses of starved modules have
     plateaued, training stays local. Whether a local objective without labels leads to
@@ -55,8 +54,7 @@ class AutoMode(ModuleDiagnostics):
         backup_dir: String or path of a folder where the state of this callback is kept
             from epoch to epoch, so that training resumes after a crash as it was. Use it
             with `keras.callbacks.BackupAndRestore`, which may have the same folder. The
-            state is
-            deleted when training ends. Defaults to `None`, no backup.
+            state is deleted when training ends. Defaults to `None`, no backup.
 
     Attributes:
         decisions: List of the switches so far. Each has the `step`, the `mode` from then

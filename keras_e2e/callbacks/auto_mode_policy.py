@@ -212,8 +212,8 @@ class AutoModePolicy:
 def needing_help(history: History) -> dict[str, Verdict]:
     """The modules without a usable signal that could be trained locally.
 
-    They are the starved ones, and the stalled ones whose own labels show that there
-    is something to learn, each once.
+    They are the starved ones, and the stalled ones whose own labels show that
+    there is something to learn, each once.
     """
     helped = {
         "starved": {*history.trainable_locally},

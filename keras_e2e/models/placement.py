@@ -152,14 +152,12 @@ def _refuse_bad_place(layer: keras.layers.Layer, marked: set[str]) -> None:
         )
     if isinstance(layer, ModuleBoundary):
         raise ValueError(
-            f"Layer {layer.name!r} is a boundary already. Leave it out of `boundaries`, or "
-            "take the boundaries out first: modularize(strip(model), boundaries)."
+            f"Layer {layer.name!r} is a boundary already. Leave it out of `boundaries`."
         )
     if layer.name in marked:
         raise ValueError(
             f"Layer {layer.name!r} is followed by a boundary already. Leave it out of "
-            "`boundaries`, or take the boundaries out first: "
-            "modularize(strip(model), boundaries)."
+            "`boundaries`."
         )
 
 

@@ -28,17 +28,17 @@ class EnsembleEvaluation(NamedTuple):
         mean: `ensembles.Scores` of the mean of their probabilities.
         majority: `ensembles.Scores` of their majority vote (`ensembles.MajorityVote`).
         disagreement: Float, share of the examples on which one of two members is correct
-            and the other is not, mean over all pairs (Kuncheva & Whitaker 2003, "Measures of
-            Diversity in Classifier Ensembles").
+            and the other is not, mean over all pairs (Kuncheva & Whitaker 2003,
+            "Measures of Diversity in Classifier Ensembles").
         oracle_error: Float, share of the examples on which no member is correct: the least
             error of any choice among the members' classes.
         num_examples: Integer, the number of examples.
 
     Example:
 
-    >>> from keras_e2e.ensembles import EnsembleEvaluation, Scores
-    >>> one = Scores(error=0.25, nll=0.6, ece=0.1)
-    >>> found = EnsembleEvaluation({"a": one, "b": one}, one, one, 0.5, 0.0, 8)
+    >>> import keras_e2e as e2e
+    >>> one = e2e.ensembles.Scores(error=0.25, nll=0.6, ece=0.1)
+    >>> found = e2e.ensembles.EnsembleEvaluation({"a": one, "b": one}, one, one, 0.5, 0.0, 8)
     >>> print(str(found).splitlines()[-1])
     Of two members only one is correct: 50.00%. No member is correct: 0.00%.
     """
