@@ -18,9 +18,9 @@ class ModuleTensorBoard(ModuleDiagnostics):
     Every `update_freq` steps one step also measures the quantities, the diagnostic numbers
     of each module (`keras_e2e.diagnostics`). They are written to the run
     `<log_dir>/modules` as `e2e_<quantity>/<NN>_<module>`, with formula and healthy range
-    in the description; totals and the training mode to `e2e_summary/`; a text `e2e_mode` marks each switch of modes. The Custom Scalars dashboard has a chart
-    over all modules for each quantity. The step is `optimizer.iterations` after the step
-    that was measured.
+    in the description; totals and the training mode to `e2e_summary/`; a text `e2e_mode`
+    marks each switch of modes. The Custom Scalars dashboard has a chart over all modules
+    for each quantity. The step is `optimizer.iterations` after the step that was measured.
 
     After each tenth measurement and at the end of each epoch each module is judged: the
     code of the verdict is written to `e2e_verdict/`, its confidence to

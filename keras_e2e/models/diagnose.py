@@ -47,14 +47,14 @@ def diagnose(
         update_freq: Integer, the number of steps from one measurement to the next; a
             verdict takes ten measurements. Defaults to 5.
         mode: `TrainingMode` or its name, the mode to train in. Defaults to `None`, which
-            stands for the mode that the model is in.
+            means the mode that the model is in.
         on_demand: List of `diagnostics.OnDemand` quantities to measure besides, on the
             model as it is at the start; `x` and `y` must then be arrays. With
             `FrozenUtility()` a module is judged idle if the task is learned as well while
             it is frozen, which takes one more training for each module, and one more.
             Defaults to none.
-        **fit: Further arguments of `model.fit`, such as `batch_size` (`None` stands for
-            32, as in Keras) and `sample_weight`.
+        **fit: Further arguments of `model.fit`, such as `batch_size` (`None` means 32,
+            as in Keras) and `sample_weight`.
 
     Returns:
         A `Diagnosis`: print it, or let a notebook show it.
@@ -64,7 +64,7 @@ def diagnose(
             `OnDemand`, or an argument is unknown to `fit` or given to it by `diagnose`.
         ValueError: If there are too few steps for ten measurements, the model is not
             compiled, the mode does not fit it, or targets are missing; if a dataset or
-            class weights are given beside `on_demand`.
+            class weights are given together with `on_demand`.
 
     Example:
 

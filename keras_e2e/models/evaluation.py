@@ -140,7 +140,7 @@ def _evaluate_batch(
     record = model.forward_record(x)
     extra: dict[Hashable, ForwardRecord] = {}
     found = {}
-    # Whatever an objective writes (statistics, seeds) is let go of. Keras reads
+    # Whatever an objective writes (statistics, seeds) is discarded. Keras reads
     # regularized weights off the scope.
     kept = [(v, v) for v in model.trainable_variables]
     with keras.StatelessScope(kept, collect_losses=True):

@@ -123,7 +123,7 @@ def balanced(graph: Graph, count: int | None = None) -> list[Any]:
 
     Args:
         graph: The graph to cut.
-        count: Integer, the number of cut points. None stands for three, or as many as
+        count: Integer, the number of cut points. None means three, or as many as
             there are. Defaults to `None`.
 
     Raises:

@@ -70,7 +70,7 @@ def _reached(modules: Sequence[Module], mode: TrainingMode) -> dict[str, set[str
             continue
         reach = (objective.reach if objective else None) or mode.reach or 1
         if objective is not None and objective.feedback_source:
-            reach = 1  # what stands in for a gradient trains the module alone
+            reach = 1  # a substitute for the gradient trains the module alone
         steps = len(modules) if reach == "all" else int(reach) - 1
         window = {module.name}
         for _ in range(steps):

@@ -32,7 +32,7 @@ class _RandomFeedback(Signal):
             for tensor in end:
                 network = heads.make_head("linear", activation, tuple(tensor.shape))
                 network.trainable = False
-                # As Keras draws the weights that the map stands in for; not zero.
+                # As Keras draws the weights that the map replaces; not zero.
                 draw = keras.initializers.GlorotUniform(self.seed + len(self.maps))
                 layer = next(x for x in network.layers if x.weights)
                 layer.kernel.assign(draw(layer.kernel.shape, layer.kernel.dtype))

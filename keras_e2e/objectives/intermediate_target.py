@@ -25,7 +25,7 @@ from keras_e2e.utils.validation import check_integer
 class IntermediateTarget(LocalObjective):
     """Trains a module on intermediate labels of its own.
 
-    The labels come in `y` under the boundary's name, beside the targets of the model's
+    The labels come in `y` under the boundary's name, besides the targets of the model's
     outputs: `model.fit(x, {"parity": p, "symbols": s})`. They may be missing for most
     examples: a negative integer label, or a float label that holds a NaN, is missing.
     Missing labels count as sample weight zero does in Keras: the loss is the sum over

@@ -19,13 +19,13 @@ class Batches:
             other iterable.
         y: Targets, with arrays.
         sample_weight: Weights, with arrays.
-        batch_size: Integer or None, the batch size of arrays. None stands for 32, as in
+        batch_size: Integer or None, the batch size of arrays. None means 32, as in
             Keras. Defaults to `None`.
         who: String, the caller, for errors. Defaults to `"evaluate_modules"`.
 
     Raises:
         ValueError: If arrays have different lengths, or there are none, `batch_size` is
-            not a positive integer, or `y` or weights are given beside a dataset.
+            not a positive integer, or `y` or weights are given with a dataset.
 
     Example:
 

@@ -50,7 +50,7 @@ SETTINGS: Any = {
     "ytick.labelcolor": INK,
     "figure.facecolor": "none",
     "axes.facecolor": "none",
-    # Names are anyone's: a dollar sign in them is no formula.
+    # Names are untrusted: a dollar sign in them is not a formula.
     "text.parse_math": False,
     "svg.fonttype": "none",
     "svg.hashsalt": "keras-e2e",

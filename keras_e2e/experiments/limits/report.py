@@ -126,7 +126,7 @@ def _warn(sections: list[summary.Section], console: Console) -> None:
 
 
 def _text(words: str) -> Text:
-    """For the terminal: names are anyone's, none is taken for markup or for a command."""
+    """For the terminal: no name is taken for markup or for a command."""
     return Text(
         "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in words)
     )

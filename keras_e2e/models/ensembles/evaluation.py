@@ -36,9 +36,9 @@ class EnsembleEvaluation(NamedTuple):
 
     Example:
 
-    >>> import keras_e2e as e2e
-    >>> one = e2e.ensembles.Scores(error=0.25, nll=0.6, ece=0.1)
-    >>> found = e2e.ensembles.EnsembleEvaluation({"a": one, "b": one}, one, one, 0.5, 0.0, 8)
+    >>> from keras_e2e import ensembles
+    >>> one = ensembles.Scores(error=0.25, nll=0.6, ece=0.1)
+    >>> found = ensembles.EnsembleEvaluation({"a": one, "b": one}, one, one, 0.5, 0.0, 8)
     >>> print(str(found).splitlines()[-1])
     Of two members only one is correct: 50.00%. No member is correct: 0.00%.
     """
@@ -89,8 +89,8 @@ def evaluate_ensemble(
             with labels).
         y: Labels, with arrays: classes, integers from 0, or one-hot. Defaults to `None`,
             for datasets.
-        batch_size: Integer, the batch size of arrays. Defaults to `None`, which stands
-            for 32, as in Keras.
+        batch_size: Integer, the batch size of arrays. Defaults to `None`, which means
+            32, as in Keras.
 
     Returns:
         An `EnsembleEvaluation`: print it.

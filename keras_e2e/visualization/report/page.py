@@ -22,7 +22,7 @@ COMPARED = ("gradient_snr", "loss")
 
 def render(logs: Logs) -> str:
     """The whole page as a text."""
-    # Names in log files are anyone's: all that the templates put in is escaped.
+    # Names in log files are untrusted: the templates escape all that they put in.
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("keras_e2e.visualization.report"),
         autoescape=True,
