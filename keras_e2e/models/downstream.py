@@ -26,7 +26,8 @@ def downstream_model(model: Any, name: str) -> keras.Model:
     if name not in names:
         raise ValueError(
             f"downstream_model: no boundary is named {name!r}."
-            f"{did_you_mean(name, names)} The boundaries: {names}."
+            f"{did_you_mean(name, names)} The boundaries: {names}. Give one "
+            "of them."
         )
     entering: list = []
 

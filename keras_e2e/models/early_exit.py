@@ -86,7 +86,8 @@ def _find(name: str, modules: Iterable[Module]) -> Module:
     if name not in names:
         raise ValueError(
             f"early_exit_model: no boundary is named {name!r}."
-            f"{did_you_mean(name, names)} The boundaries: {names}."
+            f"{did_you_mean(name, names)} The boundaries: {names}. Give one "
+            "of them."
         )
     return modules[[m.name for m in modules].index(name)]
 

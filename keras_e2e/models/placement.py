@@ -139,7 +139,7 @@ def _find(model: keras.Model, name: str) -> keras.layers.Layer:
     names = [layer.name for _, layer in graph_layers(model)]
     raise ValueError(
         f"Model {model.name!r} has no layer {name!r}.{did_you_mean(name, names)} Its "
-        f"layers: {names}."
+        f"layers: {names}. Name one of them."
     )
 
 

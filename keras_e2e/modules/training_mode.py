@@ -194,7 +194,7 @@ def _long_form(name: Any, module: str | None) -> tuple[Any, str | None]:
     if module not in (None, spelled):
         raise ValueError(
             f"TrainingMode 'sequential:{spelled}' names the module {spelled!r}, the "
-            f"argument `module` names {module!r}: give one."
+            f"argument `module` names {module!r}: give one of the two."
         )
     return name, spelled
 

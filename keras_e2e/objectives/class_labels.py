@@ -47,7 +47,7 @@ def labeled_output(
     if not chosen:
         raise ValueError(
             f"{who}(output_name={output_name!r}): the model has no such output. Its "
-            f"outputs: {names}."
+            f"outputs: {names}. Name one of them."
         )
     if len(chosen) > 1:
         raise ValueError(
@@ -92,7 +92,8 @@ def one_hot(
         raise ValueError(
             f"{type(objective).__name__} needs class indices of shape (batch,) or one-hot "
             f"labels of shape (batch, {num_classes}) for the output {output_name!r}. Found "
-            f"targets of shape {shape}."
+            f"targets of shape {shape}. Give one label for each example, or use an "
+            "objective without labels."
         )
     return ops.one_hot(ops.cast(y, "int32"), num_classes, dtype="float32")
 

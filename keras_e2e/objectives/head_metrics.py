@@ -73,7 +73,7 @@ class HeadMetrics:
         if unknown:
             raise ValueError(
                 f"{who}(metrics=...): {unknown[0]!r} is not the name of an output that "
-                f"is predicted here. Those are {list(outputs)}."
+                f"is predicted here. Those are {list(outputs)}. Use their names."
             )
         return [
             [

@@ -97,7 +97,7 @@ class Prediction(LocalObjective):
         if self.output_name is not None and self.output_name not in names:
             raise ValueError(
                 f"Prediction(output_name={self.output_name!r}): the model has no such "
-                f"output. Its outputs: {names}."
+                f"output. Its outputs: {names}. Name one of them, or leave output_name out."
             )
         chosen = [o for o in model.outputs if self.output_name in (None, o.name)]
         if len(chosen) > 1 and isinstance(self.head, keras.layers.Layer):

@@ -93,7 +93,8 @@ class SimilarityMatching(LocalObjective):
         if rank > 2 and not self.by_channel and None in shape[1:]:
             raise ValueError(
                 f"SimilarityMatching compares all values of a map of {width} channels, so "
-                f"their number must be known. Found shape {shape}."
+                f"their number must be known. Found shape {shape}. Give the model a fixed "
+                "input size, or set the boundary on a layer of more than 3 channels."
             )
         options = {"use_bias": False, "dtype": self.dtype_policy, "name": "projection"}
         if rank == 2:

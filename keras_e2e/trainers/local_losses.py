@@ -121,7 +121,7 @@ def local_loss(
     if not crossings:
         raise ValueError(
             f"Boundary {module.name!r} was not crossed in this step, so its local "
-            "loss cannot be computed. A boundary must be crossed in each call."
+            "loss cannot be computed. Apply it in each call of the model."
         )
     if len(crossings) > 1 and objective.requires_labels:
         raise ValueError(

@@ -127,8 +127,8 @@ class ModularTrainer(ModularStep, Model):
         recorder = self._modular.recorder
         if recorder is None:
             raise RuntimeError(
-                f"{self.name}: call instrument(quantities) first, then "
-                "request_diagnostics()."
+                f"{self.name}: no quantities to measure. Call instrument(quantities) "
+                "first, then request_diagnostics()."
             )
         if names is None:
             names = [q.name for q in recorder.quantities if q.schedule is None]

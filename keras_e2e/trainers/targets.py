@@ -95,7 +95,7 @@ def split(
         raise ValueError(
             f"{what} has the key {unknown[0]!r}, which names neither an output of the "
             f"model {sorted({*keys, *aliases})} nor a boundary {sorted(boundaries)}. "
-            "Labels of a boundary go under the boundary's name."
+            "Rename the key: labels of a boundary go under the boundary's name."
         )
     if not own:
         return None, rest

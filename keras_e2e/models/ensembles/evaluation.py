@@ -151,5 +151,5 @@ def _members(model: keras.Model) -> tuple[list[str], keras.Model]:
     raise TypeError(
         f"evaluate_ensemble needs what `ensemble` returned, or a list of members. Found: "
         f"{model.name!r} ({type(model).__name__}), whose modules do not all return what "
-        "it returns."
+        "it returns. Make one by keras_e2e.ensemble(members)."
     )

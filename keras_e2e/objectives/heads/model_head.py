@@ -88,7 +88,8 @@ def summarized(tensor: keras.KerasTensor, target: tuple, dtype: Any) -> keras.Ke
     if None in target[1:]:
         raise ValueError(
             f"A head that ends in a map of shape {shape} cannot return {tuple(target)}: "
-            "it must know the outputs' size, or have one position for each of theirs."
+            "it must know the outputs' size, or have one position for each of theirs. Give "
+            "the model fixed sizes, or use another head, such as 'linear'."
         )
     if 3 <= rank <= 5:
         pool = getattr(keras.layers, f"GlobalAveragePooling{rank - 2}D")
