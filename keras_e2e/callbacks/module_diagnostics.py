@@ -14,6 +14,7 @@ from keras_e2e.diagnostics import (
     full_quantities,
     judge,
 )
+from keras_e2e.diagnostics.quantity import check_quantities
 from keras_e2e.modules.training_mode import TrainingMode
 from keras_e2e.trainers.modular_trainer import ModularTrainer
 from keras_e2e.utils.validation import check_integer, did_you_mean
@@ -214,17 +215,4 @@ class ModuleDiagnostics(keras.callbacks.Callback):
                 f"{self._who}: quantities={quantities!r}: expected one of {list(SETS)}, or "
                 "a list of Quantity objects, such as [keras_e2e.diagnostics.GradRMS()]."
             )
-        given = list(quantities)
-        for quantity in given:
-            if not isinstance(quantity, Quantity):
-                raise TypeError(
-                    f"{self._who}: quantities holds {quantity!r}; expected Quantity "
-                    "objects, such as keras_e2e.diagnostics.GradRMS()."
-                )
-        names = [column for quantity in given for column in quantity.columns]
-        if not names or len(set(names)) < len(names):
-            raise ValueError(
-                f"{self._who}: expected one or more quantities with different names; "
-                f"found {names}. Give each once."
-            )
-        return given
+        return check_quantities(self._who, quantities)

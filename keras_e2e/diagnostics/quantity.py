@@ -1,7 +1,7 @@
 """The contract of a quantity that is measured inside the training step."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -203,6 +203,35 @@ class Quantity(Described):
         raise NotImplementedError(
             f"{type(self).__name__} must implement compute(module, state)."
         )
+
+
+def check_quantities(who: str, quantities: Any) -> list[Quantity]:
+    """The quantities as a list.
+
+    Args:
+        who: Who was given them, for the error.
+        quantities: An iterable of `Quantity` objects.
+
+    Raises:
+        TypeError: If it holds anything else.
+        ValueError: If there are none, or two numbers of one name.
+    """
+    if isinstance(quantities, str) or not isinstance(quantities, Iterable):
+        quantities = [quantities]
+    given = list(quantities)
+    for quantity in given:
+        if not isinstance(quantity, Quantity):
+            raise TypeError(
+                f"{who}: quantities holds {quantity!r}; expected Quantity objects, such "
+                "as keras_e2e.diagnostics.GradRMS()."
+            )
+    names = [column for quantity in given for column in quantity.columns]
+    if not names or len(set(names)) < len(names):
+        raise ValueError(
+            f"{who}: expected one or more quantities with different names; found {names}. "
+            "Give each once."
+        )
+    return given
 
 
 def _computed_by(quantity: Quantity) -> dict[str, Any]:

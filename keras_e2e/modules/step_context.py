@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import threading
+import weakref
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -42,8 +43,9 @@ class StepContext:
 
 class _Contexts(threading.local):
     def __init__(self) -> None:
-        # The first one is for a pass that is made outside of a step, by hand.
         self.open = [StepContext()]
+        # The latest record of each model of a pass outside of a step, made by hand.
+        self.records: weakref.WeakKeyDictionary = weakref.WeakKeyDictionary()
 
 
 _contexts = _Contexts()
@@ -68,11 +70,14 @@ def step_context(state: Any, **changes: Any) -> Iterator[StepContext]:
 
 
 def context_of(state: Any) -> StepContext:
-    """The innermost open context of a model; one where nothing is set if there is none."""
+    """The innermost open context of a model.
+
+    If there is none, one where nothing is set but the record of a pass made by hand.
+    """
     for context in reversed(_contexts.open):
         if context.state is state:
             return context
-    return StepContext(state)
+    return StepContext(state, record=_contexts.records.get(state))
 
 
 def open_context() -> StepContext:
@@ -84,9 +89,10 @@ def keep_record(state: Any, record: ForwardRecord) -> None:
     """Keeps the record of a pass until the loss of that pass is computed.
 
     Outside of a step, where a user calls the model and then `compute_loss`, it is kept
-    until the next such pass in this thread.
+    until the next such pass of this model in this thread.
     """
     context = context_of(state)
-    if not any(context is each for each in _contexts.open):
-        context = _contexts.open[0] = StepContext(state)
-    context.record = record
+    if any(context is each for each in _contexts.open):
+        context.record = record
+    else:
+        _contexts.records[state] = record

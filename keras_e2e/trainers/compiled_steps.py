@@ -62,11 +62,17 @@ class CompiledSteps:
         self.specs = getattr(args[0], "element_spec", None)
         key = (mode, self.requested)
         self.requested = LEAN
-        if key not in self.functions:
+        is_new, traced = key not in self.functions, self.traces.total()
+        if is_new:
             self.functions[key] = compile_step()
         self.measuring = key[1]
         try:
             return self.functions[key](*args)
+        except Exception:
+            if is_new and self.traces.total() == traced:
+                # A step that is refused while it is traced could not be traced again.
+                del self.functions[key]
+            raise
         finally:
             self.measuring = LEAN
 

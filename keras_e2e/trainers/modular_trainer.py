@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 from keras import tree
 
-from keras_e2e.diagnostics.quantity import Quantity
+from keras_e2e.diagnostics.quantity import Quantity, check_quantities
 from keras_e2e.modules.forward_record import ForwardRecord
 from keras_e2e.modules.module import ModuleSpec
 from keras_e2e.modules.resolve_mode import refuse_averages, resolve_mode
@@ -113,16 +113,17 @@ class ModularTrainer(ModularStep, Model):
         Raises:
             RuntimeError: If the modules are not known yet, or if the Keras backend has no
                 instrumented step.
-            ValueError: If another quantity of the same name was given in this `fit`.
+            TypeError: If something else than `Quantity` objects is given.
+            ValueError: If there are none, or two of one name, in this call or this `fit`.
         """
-        return instrument(self, list(quantities))
+        return instrument(self, check_quantities(f"{self.name}: instrument", quantities))
 
     def request_diagnostics(self, names: Iterable[str] | None = None) -> None:
         """Makes the next execution of `fit` measure quantities given to `instrument`.
 
         Args:
             names: List of names of quantities; requests add up. Defaults to `None`: all
-                quantities without a schedule of their own.
+                quantities without a schedule of their own. Unknown names are refused.
         """
         recorder = self._modular.recorder
         if recorder is None:
@@ -130,9 +131,7 @@ class ModularTrainer(ModularStep, Model):
                 f"{self.name}: no quantities to measure. Call instrument(quantities) "
                 "first, then request_diagnostics()."
             )
-        if names is None:
-            names = [q.name for q in recorder.quantities if q.schedule is None]
-        self._modular.steps.request(names)
+        self._modular.steps.request(recorder.quantities_named(names))
 
     def read_diagnostics(self) -> dict[str, dict[str, float]]:
         """Returns the numbers of the latest instrumented execution, by name and module.

@@ -6,7 +6,7 @@ from typing import Any
 from keras import ops
 
 from keras_e2e.modules.forward_record import ForwardRecord
-from keras_e2e.modules.step_context import context_of
+from keras_e2e.modules.step_context import context_of, step_context
 from keras_e2e.objectives.base import Batch
 from keras_e2e.trainers.forward_pass import extra_records, is_recorded
 from keras_e2e.trainers.local_losses import (
@@ -58,8 +58,9 @@ def evaluation_loss(
     """
     state = model._modular
     _refuse_incomplete(state, given, [])
-    task = task_loss(given)
     testing = context_of(state).testing
+    with step_context(state, testing=True):  # also where a user calls `compute_loss`
+        task = task_loss(given)
     measured = measured_modules(state, training=False, testing=testing)
     if measured:
         batch = _batch(model, x, given)._replace(sample_weight=None, training=False)

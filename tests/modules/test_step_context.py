@@ -1,7 +1,8 @@
 """The step context: one thread-local, in which each model finds its own."""
 
+import gc
 import threading
-import types
+import weakref
 
 from keras_e2e import TrainingMode
 from keras_e2e.modules.forward_record import ForwardRecord
@@ -16,8 +17,12 @@ from keras_e2e.modules.step_context import (
 LOCAL = TrainingMode("local")
 
 
+class State:
+    """What a model keeps, for its identity."""
+
+
 def a_state():
-    return types.SimpleNamespace()
+    return State()
 
 
 def test_outside_of_a_step_nothing_is_set():
@@ -75,4 +80,16 @@ def test_a_record_is_kept_in_the_step_or_until_the_next_pass_outside_of_one():
     keep_record(one, record)
     assert context_of(one).record is record
     keep_record(two, ForwardRecord())
-    assert context_of(one).record is None
+    assert context_of(one).record is record, "each model has its own"
+    later = ForwardRecord()
+    keep_record(one, later)
+    assert context_of(one).record is later
+
+
+def test_a_record_goes_with_its_model():
+    state, record = a_state(), ForwardRecord()
+    left = weakref.ref(record)
+    keep_record(state, record)
+    del state, record
+    gc.collect()
+    assert left() is None

@@ -1,12 +1,13 @@
 """Where instrumented steps write their numbers, on TensorFlow."""
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import tensorflow as tf
 
 from keras_e2e.diagnostics.quantity import ModuleView, Quantity
+from keras_e2e.utils.validation import did_you_mean
 
 Shapes = Mapping[str, list[tuple]]
 
@@ -84,6 +85,24 @@ class Recorder:
     def carry_asked(self, other: "Recorder") -> None:
         """Takes over the requests of the recorder that this one replaces."""
         self._asked |= other._asked
+
+    def quantities_named(self, names: Iterable[str] | None) -> list[str]:
+        """The names of quantities that are there; by default all without a schedule.
+
+        Raises:
+            ValueError: a name that none of them has.
+        """
+        if names is None:
+            return [q.name for q in self.quantities if q.schedule is None]
+        known = [quantity.name for quantity in self.quantities]
+        given = [names] if isinstance(names, str) else list(names)
+        for name in given:
+            if name not in known:
+                raise ValueError(
+                    f"No instrumented quantity has the name {name!r}; their names are "
+                    f"{known}.{did_you_mean(name, known)}"
+                )
+        return given
 
     def needs(self, measured: Collection[str]) -> set[str]:
         """The extra passes that these quantities take, and `"classes"` for targets."""

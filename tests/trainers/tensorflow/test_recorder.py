@@ -332,3 +332,31 @@ def test_a_module_part_of_which_is_frozen_is_read():
         watch = e2e.callbacks.ModuleDiagnostics(update_freq=1)
         model.fit(X, Y, batch_size=2, verbose=0, callbacks=[watch])
         assert np.isfinite(watch.history["gradient_snr"]["a"][1:]).all()
+
+
+@pytest.mark.parametrize(
+    "quantities, error",
+    [
+        ([GradRMS(), GradRMS()], "different names"),
+        ([GradientSNR(), GradientSNR(decay=0.5)], "different names"),
+        ([], "one or more"),
+        (["grad_rms"], "Quantity objects"),
+        ("full", "Quantity objects"),
+    ],
+)
+def test_what_are_no_quantities_is_refused(quantities, error):
+    model = modular()
+    with pytest.raises((ValueError, TypeError), match=f"instrument: .*{error}"):
+        model.instrument(quantities)
+    assert not model.read_diagnostics()
+
+
+def test_only_instrumented_quantities_can_be_requested():
+    model = modular()
+    model.instrument([GradRMS(), GradientSNR()])
+    with pytest.raises(ValueError, match="'grad_rmz'; .* Did you mean 'grad_rms'"):
+        model.request_diagnostics(["grad_rmz"])
+    model.request_diagnostics("grad_rms")
+    model.train_on_batch(X, Y)
+    assert set(model.read_diagnostics()["grad_rms"]) == {"a", "b", "out"}
+    assert not model.read_diagnostics()["gradient_snr"]
