@@ -52,7 +52,7 @@ def test_training_goes_on_after_a_step_that_was_refused(observed):
     model.compile("sgd", **models.losses("dense"), metrics=["accuracy"])
     model.training_mode = "local"
     callbacks = [e2e.callbacks.ModuleDiagnostics(update_freq=1)] if observed else []
-    with pytest.raises(ValueError, match="Give y=.*'first': labels"):
+    with pytest.raises(ValueError, match=r"Give y=.*'first': labels"):
         model.fit(X, Y, verbose=0, callbacks=callbacks)
     model.fit(X, {"out": Y, "first": Y}, verbose=0, callbacks=callbacks)
     assert model.optimizer.iterations == 1

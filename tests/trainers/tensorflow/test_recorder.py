@@ -354,7 +354,7 @@ def test_what_are_no_quantities_is_refused(quantities, error):
 def test_only_instrumented_quantities_can_be_requested():
     model = modular()
     model.instrument([GradRMS(), GradientSNR()])
-    with pytest.raises(ValueError, match="'grad_rmz'; .* Did you mean 'grad_rms'"):
+    with pytest.raises(ValueError, match=r"'grad_rmz'; .* Did you mean 'grad_rms'"):
         model.request_diagnostics(["grad_rmz"])
     model.request_diagnostics("grad_rms")
     model.train_on_batch(X, Y)
