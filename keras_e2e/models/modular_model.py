@@ -34,6 +34,8 @@ class ModularModel(ModularBase, keras.Model):
         name: As in `keras.Model`.
         training_mode: `TrainingMode` or its name, the mode to start in. Defaults to
             `"end_to_end"`.
+        dtype: As for `keras.Layer`: the dtype policy that `compile` goes by. Defaults to
+            `None`: the global policy, as in Keras.
 
     Raises:
         ValueError: If there is no boundary in the graph, if one cannot be placed where it
@@ -54,9 +56,11 @@ class ModularModel(ModularBase, keras.Model):
     ['first', 'y']
     """
 
-    def __init__(self, *args, training_mode="end_to_end", **kwargs):
+    def __init__(self, *args, training_mode="end_to_end", dtype=None, **kwargs):
         mode = TrainingMode.get(training_mode)
         super().__init__(*args, **kwargs)
+        if dtype is not None:
+            self.dtype_policy = keras.dtype_policies.get(dtype)
         self._modular = ModularState(mode)
         graph = Graph(self)
         boundaries = graph.boundaries()
@@ -93,6 +97,10 @@ class ModularModel(ModularBase, keras.Model):
     def get_config(self):
         config = super().get_config()
         config["training_mode"] = self.training_mode.get_config()
+        # Stock Keras does not keep it: loaded under another global policy, a model in
+        # float16 would be compiled without its LossScaleOptimizer.
+        if self.dtype_policy.quantization_mode is None:
+            config["dtype"] = keras.saving.serialize_keras_object(self.dtype_policy)
         return config
 
     def get_compile_config(self):

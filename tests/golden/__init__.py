@@ -1,0 +1,1 @@
+"""Files of each kind of model, as a version saved them."""
