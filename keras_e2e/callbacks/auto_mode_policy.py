@@ -180,9 +180,9 @@ class AutoModePolicy:
         if left > 0:
             return history.keep(f"Warmup: no verdict counts for {left} more steps.")
         stopped = sorted(history.mode.stop)
-        stuck = {m: v for m, v in needing_help(history).items() if m not in stopped}
-        if stuck:
-            return _train_locally(history, stuck)
+        no_signal = {m: v for m, v in needing_help(history).items() if m not in stopped}
+        if no_signal:
+            return _train_locally(history, no_signal)
         if not stopped:
             return history.keep("No module is starved or stalled that can be helped.")
         return self._end_to_end_again(history, stopped)
@@ -226,15 +226,15 @@ def needing_help(history: History) -> dict[str, Verdict]:
     }
 
 
-def _train_locally(history: History, stuck: Mapping[str, Verdict]) -> Decision:
-    causes = {module: verdict.no_signal_reason for module, verdict in stuck.items()}
+def _train_locally(history: History, no_signal: Mapping[str, Verdict]) -> Decision:
+    causes = {module: verdict.no_signal_reason for module, verdict in no_signal.items()}
     # Where the task loss had fallen before, it need not fall again.
     starved = "starved" in causes.values()
-    stop = sorted({*history.mode.stop, *stuck})
+    stop = sorted({*history.mode.stop, *no_signal})
     return Decision(
         history.steps[-1],
         TrainingMode("mixed", stop=stop),
-        "; ".join(f"{module}: {stuck[module].message}" for module in sorted(stuck)),
+        "; ".join(f"{module}: {no_signal[module].message}" for module in sorted(no_signal)),
         causes,
         history.task_loss if starved else math.inf,
     )

@@ -157,7 +157,7 @@ def inline(figure: Figure, name: str, title: str) -> Markup:
         text = text.replace(color, f"var(--{variable})")
     width = figure.get_size_inches()[0] * 96
     head = (
-        f'<svg role="img" aria-labeledby="{name}-title" '
+        f'<svg role="img" aria-labelledby="{name}-title" '
         f'style="max-width: {width:.0f}px; min-width: {min(width, 620):.0f}px" '
     )
     text = text.replace("<svg ", head, 1)

@@ -142,7 +142,7 @@ def test_no_two_elements_have_the_same_id_and_every_reference_has_one(folder):
     wanted = re.findall(r'url\(#([^)"]+)\)|href="#([^"]+)"', text)
     wanted = {a or b for a, b in wanted}
     for _, attributes in found.tags:
-        wanted |= set((attributes.get("aria-labeledby") or "").split())
+        wanted |= set((attributes.get("aria-labelledby") or "").split())
     assert wanted <= set(ids)
 
 
