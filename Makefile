@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/.installed
 
-.PHONY: setup demo test lint bench clean
+.PHONY: setup demo test test-quick test-jax test-lower-bounds lint bench clean
 
 setup: $(STAMP)
 
@@ -17,11 +17,36 @@ demo: export TF_CPP_MIN_LOG_LEVEL = 3
 demo: setup
 	$(BIN)/keras-e2e demo --output_dir=demo_output
 
+test test-quick test-jax test-lower-bounds: export TF_CPP_MIN_LOG_LEVEL = 2
+
 # worksteal hands out tests in runs of neighbours and evens out the two workers at the
 # end, so the few slow files do not leave one of them idle.
-test: export TF_CPP_MIN_LOG_LEVEL = 2
+PYTEST := -m pytest -n 2 --dist worksteal
+
 test: setup
-	$(BIN)/python -m pytest -n 2 --dist worksteal --doctest-modules tests keras_e2e
+	$(BIN)/python $(PYTEST) --doctest-modules tests keras_e2e
+
+# One case of each test, another in each run, and none of the slow ones.
+test-quick: setup
+	$(BIN)/python $(PYTEST) --quick --doctest-modules tests keras_e2e
+
+# The promises of tests/conformance/ that apply on JAX; `make test` has isolation alone.
+ON_JAX := end_to_end_is_stock everywhere isolation registry strip
+
+test-jax: setup
+	KERAS_BACKEND=jax $(BIN)/python $(PYTEST) $(ON_JAX:%=tests/conformance/test_%.py)
+
+# The oldest Keras and TensorFlow that pyproject.toml allows, in an environment of their own:
+# without JAX, which needs newer packages than TensorFlow 2.18 bears, and without a browser.
+LOWER := .venv-lower
+
+test-lower-bounds:
+	$(PYTHON) -m venv $(LOWER)
+	$(LOWER)/bin/python -m pip install -q --disable-pip-version-check \
+		-c .ci/lower-bounds.txt -e '.[dashboard,demo,limits,report]' \
+		psutil pytest pytest-randomly pytest-xdist
+	$(LOWER)/bin/python $(PYTEST) -o filterwarnings= -k "not jax" tests \
+		--ignore tests/visualization/tensorboard/test_plugin_page.py
 
 lint: setup
 	$(BIN)/ruff check .
@@ -40,6 +65,6 @@ bench: setup
 
 # Leaves benchmarks/results/: measurements are dear.
 clean:
-	rm -rf .venv build dist *.egg-info demo_output
+	rm -rf .venv .venv-lower build dist *.egg-info demo_output
 	rm -rf .mypy_cache .pytest_cache .ruff_cache .import_linter_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -24,6 +24,28 @@ def pytest_configure(config):
         config.option.randomly_reset_seed = False
 
 
+def pytest_addoption(parser):
+    parser.addoption(
+        "--quick",
+        action="store_true",
+        help="one case of each test, and none of those marked `slow` or `long`",
+    )
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(config, items):
+    """The long tests come first, so that no worker waits for another at the end."""
+    items.sort(key=lambda item: item.get_closest_marker("long") is None)
+    if config.getoption("--quick"):
+        kept = {}
+        for item in items:
+            if not any(item.iter_markers("slow")) and not any(item.iter_markers("long")):
+                kept.setdefault(item.nodeid.split("[")[0], item)
+        left_out = {*items} - {*kept.values()}
+        config.hook.pytest_deselected(items=[item for item in items if item in left_out])
+        items[:] = kept.values()
+
+
 def pytest_collection_finish(session):
     """Spares the garbage collector what the imports left: it stays to the end."""
     for module in {getattr(item, "module", None) for item in session.items}:
@@ -32,6 +54,7 @@ def pytest_collection_finish(session):
                 GENERATORS[id(value)] = value.bit_generator, value.bit_generator.state
     gc.collect()
     gc.freeze()
+    gc.set_threshold(20_000, 50, 50)  # a tenth of the time went into looking for garbage
 
 
 def start_afresh():

@@ -81,6 +81,7 @@ def run_of(shared, path, make, data, **key):
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["stock Keras", "backprop", "predsim", "infopro"])
 def test_the_mlp_takes_a_step(scripts, method, tmp_path):
     shared, script, _ = scripts
@@ -114,6 +115,7 @@ def test_a_greedy_run_trains_each_module_in_turn(scripts):
         ), module.name
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method, k", [("end to end", 1), ("AugLocal", 2), ("MAN", 2)])
 def test_the_residual_network_takes_a_step(scripts, method, k, tmp_path, monkeypatch):
     shared, _, script = scripts
@@ -142,6 +144,7 @@ def test_the_figure_is_drawn_from_what_there_is(scripts, tmp_path):
     assert script.report(runs, [2, 4, 8])[0].row_count == 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["lines", "stocks", "random_parity"])
 def test_the_published_breakdowns_take_steps(name):
     sys.path.insert(0, str(FOLDER))

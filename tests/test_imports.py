@@ -43,6 +43,7 @@ def under(modules, package):
     return {name for name in modules if f"{name}.".startswith(f"{package}.")}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("backend", ["tensorflow", "jax"])
 def test_the_import_loads_no_experiment_and_no_tensorboard(backend):
     modules = loaded("import keras_e2e", backend)
@@ -54,6 +55,7 @@ def test_the_import_loads_no_experiment_and_no_tensorboard(backend):
         assert not under(modules, "tensorflow")
 
 
+@pytest.mark.slow
 def test_on_jax_nothing_that_is_exported_imports_tensorflow():
     code = "import keras_e2e as e2e; [getattr(e2e, name) for name in e2e.__all__]"
     modules = loaded(code, "jax")
@@ -73,6 +75,7 @@ def test_every_public_name_is_there_and_listed():
     )
 
 
+@pytest.mark.slow
 def test_the_import_alone_registers_what_a_file_holds(tmp_path):
     path = str(tmp_path / "modular.keras")
     run(

@@ -47,6 +47,7 @@ def convnet():
     )
 
 
+@pytest.mark.slow
 def test_the_use(in_an_empty_folder):
     base = convnet()
     rng = np.random.default_rng(0)
@@ -63,6 +64,7 @@ def test_the_use(in_an_empty_folder):
     assert list((in_an_empty_folder / "logs").iterdir())
 
 
+@pytest.mark.slow
 def test_an_objective_of_ones_own_in_fifteen_lines(in_an_empty_folder):
     text = block("LocalObjective")
     written = [line for line in text.splitlines() if line.strip()]
@@ -109,6 +111,7 @@ def test_control_module_by_module():
     assert str(model.training_mode) == "local (reach 2)"
 
 
+@pytest.mark.slow
 def test_evaluation_module_by_module():
     names = modular()
     names["model"].compile("adam", "sparse_categorical_crossentropy", metrics=["accuracy"])
@@ -121,6 +124,7 @@ def test_evaluation_module_by_module():
     assert found["early"].predict(names["x_test"], verbose=0).shape == (20, 3)
 
 
+@pytest.mark.slow
 def test_diagnostics(in_an_empty_folder, capsys):
     names = modular()
     names["model"].compile("adam", "sparse_categorical_crossentropy", metrics=["accuracy"])
@@ -145,6 +149,7 @@ def test_the_table_of_objectives_names_every_objective_and_alias():
             assert name in contracts or f"`{name}" in text, name
 
 
+@pytest.mark.slow
 def test_a_regime_on_a_task(monkeypatch):
     whole = e2e.tasks.parity
     monkeypatch.setattr(e2e.tasks, "parity", lambda k: whole(k, n=500))

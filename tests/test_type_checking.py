@@ -71,6 +71,7 @@ def checked(folder: pathlib.Path, text: str) -> dict[int, str]:
     return {int(line): message for line, message in reversed(found)}
 
 
+@pytest.mark.slow
 def test_what_is_right_passes_and_has_types(tmp_path):
     found = checked(tmp_path, RIGHT)
     expected = {
@@ -83,6 +84,7 @@ def test_what_is_right_passes_and_has_types(tmp_path):
         assert re.match(message.replace("|", r"\|"), found[number]), found[number]
 
 
+@pytest.mark.slow
 def test_a_mode_or_an_alias_that_does_not_exist_is_refused(tmp_path):
     lines = enumerate(WRONG.splitlines(), start=1)
     assert sorted(checked(tmp_path, WRONG)) == [n for n, line in lines if "# error" in line]

@@ -74,6 +74,7 @@ class ReachedMark(keras.callbacks.Callback):
         self.reached = self.model.stop_training = logs["accuracy"] >= self.accuracy
 
 
+@pytest.mark.slow
 def test_what_end_to_end_training_cannot_learn_it_learns():
     """Parity of four digits, which no seed of six learned end to end in 3,000 steps.
 
@@ -174,6 +175,7 @@ def test_without_any_of_the_labels_it_says_so_at_the_first_measurement():
         fit(model, [AutoMode(update_freq=1)])
 
 
+@pytest.mark.slow
 def test_tensorboard_marks_its_switches(tmp_path):
     board = ModuleTensorBoard(tmp_path, update_freq=1)
     fit(model_of_three(), [planned({12: STOP_B}), board], epochs=2)
@@ -204,6 +206,7 @@ class Crash(keras.callbacks.Callback):
             raise KeyboardInterrupt
 
 
+@pytest.mark.slow
 def test_after_a_crash_it_goes_on_where_it_was(tmp_path):
     def callbacks(name):
         """Both keep their state in one folder."""
@@ -234,6 +237,7 @@ def test_after_a_crash_it_goes_on_where_it_was(tmp_path):
     assert not list(tmp_path.iterdir()), "the runs are complete"
 
 
+@pytest.mark.slow
 def test_a_state_of_another_run_is_not_taken_up(tmp_path):
     folder = tmp_path / "made" / "folder"
     with pytest.raises(KeyboardInterrupt):

@@ -5,9 +5,12 @@ import pathlib
 import subprocess
 import sys
 
+import pytest
+
 ROOT = pathlib.Path(__file__).parents[2]
 
 
+@pytest.mark.slow
 def test_steps_are_counted_under_a_mirrored_strategy():
     done = subprocess.run(
         [sys.executable, "-m", "tests.callbacks.mirrored"],

@@ -193,6 +193,7 @@ def test_an_overflowing_product_is_written_as_infinity(tmp_path):
     assert written.values["e2e_summary/signal_gain_product"] == [np.inf]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mode", ["end_to_end", "local"])
 def test_weights_and_logs_are_those_without_it(tmp_path, mode):
     def train(*callbacks):
@@ -209,6 +210,7 @@ def test_weights_and_logs_are_those_without_it(tmp_path, mode):
         np.testing.assert_array_equal(one, other)
 
 
+@pytest.mark.slow
 def test_switches_are_marked_by_text_and_by_a_step_function(tmp_path):
     model = model_of_three()
     board = ModuleTensorBoard(tmp_path, 4, [diagnostics.ModuleLoss()])

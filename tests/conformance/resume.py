@@ -14,7 +14,7 @@ def main(folder):
         model = keras.models.load_model(f"{folder}/{case.name}.keras")
         assert str(model.training_mode) == "local", model.training_mode
         x, y = case.data(16)
-        predicted = models.flat(model.predict(x, verbose=0))
+        predicted = models.flat(model(x, training=False))
         cases.fit(model, x, y)
         np.savez(f"{folder}/{case.name}.npz", *predicted, *cases.values(model.weights))
 

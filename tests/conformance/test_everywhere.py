@@ -1,4 +1,7 @@
-"""Promise 4: every objective and quantity works however Keras runs a step."""
+"""Promise 4: every objective and quantity works however Keras runs a step.
+
+Under XLA: `under_xla.py`.
+"""
 
 import os
 import pathlib
@@ -11,6 +14,8 @@ import pytest
 
 from . import cases, models
 
+on_tensorflow = keras.backend.backend() == "tensorflow"
+needs_diagnostics = pytest.mark.skipif(not on_tensorflow, reason="diagnostics")
 ROOT = pathlib.Path(__file__).parents[2]
 WAYS = {
     "eager": {"run_eagerly": True},
@@ -26,35 +31,57 @@ def script(name, *arguments):
         cwd=ROOT,
         capture_output=True,
         text=True,
-        env={**os.environ, "KERAS_BACKEND": "tensorflow"},
+        env=os.environ,
     )
 
 
-def train(case, way, optimizer=None, n=22, quantities=None):
-    """Weights, loss and quantities; 22 examples in batches of 8 leave a partial one."""
+class Watch(keras.callbacks.Callback):
+    """Notes weights, the mean loss and what is measured after each execution."""
+
+    def __init__(self, quantities):
+        super().__init__()
+        self.diagnose = cases.Diagnose(quantities=quantities) if on_tensorflow else None
+        self.seen = []
+
+    def set_model(self, model):
+        super().set_model(model)
+        if self.diagnose:
+            self.diagnose.set_model(model)
+
+    def on_train_begin(self, logs=None):
+        if self.diagnose:
+            self.diagnose.on_train_begin()
+
+    def on_train_batch_begin(self, batch, logs=None):
+        if self.diagnose:
+            self.diagnose.on_train_batch_begin(batch)
+
+    def on_train_batch_end(self, batch, logs=None):
+        read = self.diagnose.recorder.read() if self.diagnose else {}
+        self.seen.append((cases.values(self.model.weights), float(logs["loss"]), read))
+
+
+def compiled(case, way, optimizer=None):
     optimizer = optimizer or keras.optimizers.SGD(0.05)
-    model = case.compiled(case.mode, optimizer, **WAYS[way])
-    x, y = case.data(n)
-    quantities = quantities or (lambda: cases.enough_for(case))
-    diagnose = cases.Diagnose(quantities=quantities)
-    history = cases.fit(model, x, y, callbacks=[diagnose])
-    return cases.values(model.weights), history.history["loss"], diagnose.recorder.read()
+    return case.compiled(case.mode, optimizer, **WAYS[way])
 
 
-@cases.each_computed
-def test_eager_graph_xla_and_several_steps_agree(case):
-    weights, loss, read = train(case, "graph")
-    # XLA draws other random numbers from the same seed. Step by step and eagerly, one of
-    # each class is enough: there is nothing about a head in how Keras runs a step.
-    ways = [] if case.draws else ["xla"]
-    ways += ["eager", "several-steps"] if case in cases.DISTINCT else []
-    assert ways
-    for way in ways:
-        others, other_loss, other_read = train(case, way)
-        for ours, theirs in zip(weights, others, strict=True):
-            np.testing.assert_allclose(theirs, ours, rtol=2e-3, atol=2e-5, err_msg=way)
-        np.testing.assert_allclose(other_loss, loss, rtol=1e-4, err_msg=way)
-        assert_read_alike(other_read, read, way)
+def train(model, case, n=22, first=None, quantities=None):
+    """What there is after each execution, on the first of n examples or on all of them.
+
+    Of 22 examples the last batch is partial.
+    """
+    watch = Watch(quantities or (lambda: cases.enough_for(case)))
+    x, y = keras.tree.map_structure(lambda t: t[:first], case.data(n))
+    cases.fit(model, x, y, callbacks=[watch])
+    return watch.seen
+
+
+def assert_alike(found, expected, way):
+    for ours, theirs in zip(expected[0], found[0], strict=True):
+        np.testing.assert_allclose(theirs, ours, rtol=2e-3, atol=2e-5, err_msg=way)
+    np.testing.assert_allclose(found[1], expected[1], rtol=1e-4, err_msg=way)
+    assert_read_alike(found[2], expected[2], way)
 
 
 def assert_read_alike(found, expected, way):
@@ -70,27 +97,33 @@ def assert_read_alike(found, expected, way):
             )
 
 
-def test_further_passes_are_made_however_a_step_runs():
-    case = cases.BY_NAME["prediction-conv1"]
-    _, _, read = train(case, "graph", quantities=cases.everything)
-    for quantity in set(cases.QUANTITIES) - {"signal_gain"}:
-        assert len(read[quantity]) >= 2, quantity
-    for way in ("eager", "xla", "several-steps"):
-        _, _, other = train(case, way, quantities=cases.everything)
-        assert_read_alike(other, read, way)
-
-
+@pytest.mark.slow
 @cases.each_computed
-def test_mixed_precision_is_close_to_float32(case):
-    # Small steps: a few large ones lead the two precisions to different places.
-    _, loss, read = train(case, "graph", keras.optimizers.SGD(0.01), n=24)
+def test_a_step_is_the_same_however_keras_runs_it(case):
+    model = compiled(case, "graph")
+    start = cases.Start(model)
+    seen = train(model, case)
+    # Eagerly and in several steps one case of each class is enough: there is nothing about
+    # a head in how Keras runs a step.
+    for way in ("eager", "several-steps") if case in cases.DISTINCT else ():
+        assert_alike(train(compiled(case, way), case)[-1], seen[-1], way)
+    if on_tensorflow:
+        # Small steps: a few large ones lead the two precisions to different places.
+        start.restore()
+        model.optimizer.learning_rate = 0.01
+        assert_half_precision_is_close(case, train(model, case, n=24)[-1])
+
+
+def assert_half_precision_is_close(case, expected):
+    _, loss, read = expected
     keras.config.set_dtype_policy("mixed_float16")
     # Keras's first loss scale, 2 ** 15, overflows on some of these models: as it is meant
     # to, but such a step has no gradients to compare.
     optimizer = keras.optimizers.LossScaleOptimizer(
         keras.optimizers.SGD(0.01), initial_scale=2.0**6
     )
-    weights, half_loss, half_read = train(case, "graph", optimizer, n=24)
+    half = compiled(case, "graph", optimizer)
+    weights, half_loss, half_read = train(half, case, n=24)[-1]
     assert all(np.isfinite(w).all() for w in weights)
     np.testing.assert_allclose(half_loss, loss, rtol=0.02, atol=0.02)
     for quantity in ("grad_rms", "signal_gain", "loss"):
@@ -102,6 +135,18 @@ def test_mixed_precision_is_close_to_float32(case):
                 atol=0.02,
                 err_msg=f"{quantity} {module}",
             )
+
+
+@pytest.mark.slow
+@needs_diagnostics
+def test_further_passes_are_made_however_a_step_runs():
+    case = cases.BY_NAME["prediction-conv1"]
+    *_, (_, _, read) = train(compiled(case, "graph"), case, quantities=cases.everything)
+    for quantity in set(cases.QUANTITIES) - {"signal_gain"}:
+        assert len(read[quantity]) >= 2, quantity
+    for way in ("eager", "several-steps"):
+        seen = train(compiled(case, way), case, quantities=cases.everything)
+        assert_read_alike(seen[-1][2], read, way)
 
 
 # Statistics of a batch leave such examples out; a BatchNorm in a head cannot.
@@ -116,12 +161,14 @@ ALONE = {"sim", "predsim-conv", "supcon", "barlow_twins", "vicreg", "view_contra
 def test_an_example_of_weight_zero_teaches_nothing(case):
     x, y = case.data(8)
     weight = np.array([1, 1, 0, 1, 0, 1, 1, 1], "float32")
+    model = case.compiled("local", keras.optimizers.SGD(0.1))
+    start = cases.Start(model)
     results = []
     for noise in (0.0, 3.0):
         changed = np.where(
             weight.reshape(-1, *[1] * (x.ndim - 1)) == 0, x + np.float32(noise), x
         )
-        model = case.compiled("local", keras.optimizers.SGD(0.1))
+        start.restore()
         cases.fit(model, changed, y, sample_weight=weight)
         results.append(cases.values(model.weights))
     for ours, theirs in zip(*results, strict=True):
@@ -132,58 +179,69 @@ def test_an_example_of_weight_zero_teaches_nothing(case):
 def resumed(tmp_path_factory):
     """Trains and saves every case, lets a fresh process go on, and goes on here too."""
     folder = tmp_path_factory.mktemp("resumed")
-    ours = {}
     trained = {}
     for case in cases.DISTINCT:
         model = case.compiled("local", keras.optimizers.Adam(0.01))
-        x, y = case.data(16)
-        cases.fit(model, x, y)
+        cases.fit(model, *case.data(16))
         model.save(folder / f"{case.name}.keras")
-        trained[case.name] = model
+        model.save_weights(folder / f"{case.name}.weights.h5")
+        trained[case.name] = model, cases.values(model.weights)
     run = script("resume", folder)
     assert run.returncode == 0, run.stdout[-2000:] + run.stderr[-4000:]
+    ours = {}
     for case in cases.DISTINCT:
-        model = trained[case.name]
+        model, weights = trained[case.name]
         x, y = case.data(16)
-        predicted = models.flat(model.predict(x, verbose=0))
+        predicted = models.flat(model(x, training=False))
         cases.fit(model, x, y)
-        ours[case.name] = [*predicted, *cases.values(model.weights)]
+        ours[case.name] = weights, [*predicted, *cases.values(model.weights)]
     return folder, ours
 
 
+@pytest.mark.slow
 @cases.each_distinct
 def test_a_saved_model_goes_on_in_a_fresh_process(case, resumed):
     folder, ours = resumed
+    _, expected = ours[case.name]
     with np.load(folder / f"{case.name}.npz") as file:
         theirs = list(file.values())
-    assert len(theirs) == len(ours[case.name])
+    assert len(theirs) == len(expected)
     if case.draws:  # Keras saves no state of a random generator
         assert all(np.isfinite(b).all() for b in theirs)
         return
-    for a, b in zip(ours[case.name], theirs, strict=True):
+    for a, b in zip(expected, theirs, strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.slow
 @cases.each_distinct
-def test_weights_and_saved_model_files_hold_the_same_model(case, tmp_path):
+def test_a_file_of_weights_holds_them_all(case, resumed):
+    folder, ours = resumed
+    weights, _ = ours[case.name]
+    other = case.compiled("local", seed=2)
+    with pytest.warns(UserWarning, match="Skipping variable loading for optimizer"):
+        other.load_weights(folder / f"{case.name}.weights.h5")  # it has not trained yet
+    assert models.same(weights, cases.values(other.weights))
+
+
+@pytest.mark.skipif(not on_tensorflow, reason="a SavedModel of TensorFlow")
+def test_an_exported_model_predicts_the_same(tmp_path):
+    """The exported function holds no head: one case will do."""
+    import tensorflow as tf
+
+    case = cases.BY_NAME["prediction"]
     model = case.compiled("local")
     x, y = case.data(16)
     cases.fit(model, x, y)
-    model.save_weights(tmp_path / "model.weights.h5")
-    other = case.compiled("local", seed=2)
-    with pytest.warns(UserWarning, match="Skipping variable loading for optimizer"):
-        other.load_weights(tmp_path / "model.weights.h5")  # it has not trained yet
-    assert models.same(cases.values(model.weights), cases.values(other.weights))
-    if case.name == "prediction":  # the exported function holds no head: one will do
-        import tensorflow as tf
-
-        model.export(tmp_path / "exported", verbose=False)
-        exported = tf.saved_model.load(tmp_path / "exported")
-        np.testing.assert_allclose(
-            exported.serve(x), model.predict(x, verbose=0), rtol=1e-5, atol=1e-6
-        )
+    model.export(tmp_path / "exported", verbose=False)
+    exported = tf.saved_model.load(tmp_path / "exported")
+    np.testing.assert_allclose(
+        exported.serve(x), model.predict(x, verbose=0), rtol=1e-5, atol=1e-6
+    )
 
 
+@pytest.mark.slow
+@pytest.mark.skipif(not on_tensorflow, reason="MirroredStrategy of TensorFlow")
 def test_two_devices_give_the_result_of_one():
     run = script("mirrored")
     assert run.returncode == 0, run.stdout[-4000:] + run.stderr[-2000:]

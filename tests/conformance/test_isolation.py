@@ -1,7 +1,7 @@
 """Promise 2: in local mode a module learns from its own loss, and from no other.
 
 The tests read gradients off the weights: a step of plain SGD at rate 1 subtracts them.
-So they run on every backend; `test_jax.py` runs this file on JAX.
+So they run on every backend; `test_processes.py` runs this file on JAX.
 """
 
 import functools
@@ -304,6 +304,7 @@ def _head_weights(module):
     return [] if module.objective is None else module.objective.weights
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", STANDING_STILL)
 def test_in_sequential_mode_the_other_modules_stand_still(name):
     """Weights, BatchNorm statistics and heads, before and after the active module."""

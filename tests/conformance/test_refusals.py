@@ -1107,6 +1107,7 @@ JAX = """
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(importlib.util.find_spec("jax") is None, reason="jax is not here")
 def test_diagnostics_are_refused_on_a_backend_that_has_none():
     root = pathlib.Path(e2e.__file__).parents[1]

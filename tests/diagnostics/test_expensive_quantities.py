@@ -266,6 +266,7 @@ def test_expensive_quantities_are_measured_when_it_is_asked_for():
     assert model.trace_counts == {("end_to_end", 7): 1, ("end_to_end", 14): 1}
 
 
+@pytest.mark.slow
 def test_a_batch_of_one_and_of_three():
     model, recorder = modular(diagnostics.full_quantities())
     step(model, X[:1], Y[:1])
@@ -278,6 +279,7 @@ def test_a_batch_of_one_and_of_three():
     np.testing.assert_allclose(recorder.read()["reliability"]["a"], expected, rtol=1e-3)
 
 
+@pytest.mark.slow
 def test_a_pass_without_its_labels_or_targets_is_left_out():
     objectives = {"a": IntermediateTarget(head="linear", units=3), "b": Prediction()}
     full = diagnostics.full_quantities()

@@ -138,6 +138,7 @@ def monte_carlo(mean, noise, steps=30, trials=400, decay=0.9, size=50):
     return signal - c * spread, spread - signal, value, error
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("mean", "noise"), [(1.0, 1.0), (0.3, 1.0), (0.1, 1.0), (0.0, 1.0), (2.0, 0.5)]
 )
@@ -168,6 +169,7 @@ def test_the_error_of_the_snr_needs_three_measurements():
     assert np.isfinite(errors[2:]).all()
 
 
+@pytest.mark.slow
 def test_zero_mean_noise_gives_about_zero_and_a_constant_gradient_a_lot():
     _, _, noise, _ = monte_carlo(0.0, 1.0, size=400)
     assert (noise >= 0).all()

@@ -70,6 +70,7 @@ def test_shuffled_weights_keep_their_values():
     assert list(found.values()) == [0.0, 0.0, 0.0]
 
 
+@pytest.mark.slow
 def test_frozen_utility_is_that_of_trainings_of_stock_keras():
     model = modular(["first"])
     start = others(model.get_weights())

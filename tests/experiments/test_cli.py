@@ -37,6 +37,7 @@ def demo(tmp_path_factory):
     return call("demo", *TINY, "--output_dir=out", cwd=folder), folder / "out"
 
 
+@pytest.mark.slow
 def test_the_demo_prints_a_table_and_a_verdict(demo):
     process, _ = demo
     assert process.returncode == 0, process.stderr[-2000:]
@@ -48,6 +49,7 @@ def test_the_demo_prints_a_table_and_a_verdict(demo):
     assert re.search(r"^k=1 local: test 0\.\d+ after \d+ s$", process.stdout, re.MULTILINE)
 
 
+@pytest.mark.slow
 def test_the_demo_writes_what_it_measured(demo):
     process, folder = demo
     found = json.loads((folder / "demo.json").read_text())
@@ -60,6 +62,7 @@ def test_the_demo_writes_what_it_measured(demo):
     assert (folder / "demo.png").read_bytes().startswith(b"\x89PNG")
 
 
+@pytest.mark.slow
 def test_the_demo_logs_each_run_for_tensorboard(demo):
     _, folder = demo
     logs = sorted(path.name for path in (folder / "logs").iterdir())
@@ -75,6 +78,7 @@ def test_the_demo_logs_each_run_for_tensorboard(demo):
         assert any(tag.startswith("e2e_gradient_snr/") for tag in tags)
 
 
+@pytest.mark.slow
 def test_the_demo_can_be_reported_on(demo):
     _, folder = demo
     process = call("report", "logs", cwd=folder)
@@ -83,6 +87,7 @@ def test_the_demo_can_be_reported_on(demo):
     assert "k1_local_then_end_to_end/modules" in (folder / "report.html").read_text()
 
 
+@pytest.mark.slow
 def test_the_demo_gives_the_same_numbers_twice(demo, tmp_path):
     _, folder = demo
     call("demo", *TINY, f"--output_dir={tmp_path}")
@@ -182,6 +187,7 @@ def test_a_missing_package_is_named_before_anything_is_trained(tmp_path, monkeyp
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

@@ -43,6 +43,7 @@ def same(left, right):
     return all(np.array_equal(a, b) for a, b in zip(left, right, strict=True))
 
 
+@pytest.mark.slow
 def test_a_model_that_learns_raises_no_alarm():
     found = e2e.diagnose(modular(), X, Y, steps=100, batch_size=32)
     assert list(found.verdicts) == ["a", "b", "out"]
@@ -51,6 +52,7 @@ def test_a_model_that_learns_raises_no_alarm():
     assert found.history["loss"]["out"][-1] < 0.7 * found.history["loss"]["out"][0]
 
 
+@pytest.mark.slow
 def test_the_model_is_as_it_was_and_trains_on_as_if_nothing_had_been():
     models = modular(), modular()
     models[1].set_weights(models[0].get_weights())
@@ -71,6 +73,7 @@ def test_the_model_is_as_it_was_and_trains_on_as_if_nothing_had_been():
     assert same(everything(model), everything(other))
 
 
+@pytest.mark.slow
 def test_diagnostics_of_one_s_own_go_on_after_it():
     model = modular()
     recorder = model.instrument([GradRMS()])
@@ -101,6 +104,7 @@ def test_what_fails_is_put_back_too():
     assert int(model.optimizer.iterations) == 0
 
 
+@pytest.mark.slow
 def test_faults_are_reported_in_a_table_and_in_words():
     model = modular()
     bias = np.full(16, -50.0)
@@ -131,6 +135,7 @@ class Chain(keras.Model):
         return self.out(self.hidden(self.spare(self.narrow(x))))
 
 
+@pytest.mark.slow
 def test_a_module_that_is_not_needed_is_distinguished_from_one_that_is():
     model = e2e.modularize(Chain(), ["narrow", "spare"])
     loss = "sparse_categorical_crossentropy"

@@ -109,6 +109,7 @@ def saved(tmp_path_factory):
     return folder, predicted
 
 
+@pytest.mark.slow
 def test_it_predicts_the_same_where_keras_e2e_is_not_installed(saved):
     folder, predicted = saved
     here = str(pathlib.Path(models.__file__).parent)
@@ -126,6 +127,7 @@ def test_it_predicts_the_same_where_keras_e2e_is_not_installed(saved):
                 np.testing.assert_allclose(found, expected, rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_it_ends_as_the_model_ends_and_in_its_structure(saved):
     _, predicted = saved
     np.testing.assert_allclose(predicted["dense-mlp"][0].sum(axis=1), 1.0, rtol=1e-5)
@@ -188,6 +190,7 @@ def test_a_mask_reaches_the_head():
     np.testing.assert_allclose(predicted, expected, rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_padding_counts_as_little_as_in_the_model():
     inputs = keras.Input((4,), dtype="int32")
     x = layers.Embedding(9, 16, mask_zero=True, name="words")(inputs)
@@ -214,6 +217,7 @@ def test_padding_counts_as_little_as_in_the_model():
     assert found["words"]["probe_accuracy"] == 1.0
 
 
+@pytest.mark.slow
 def test_names_that_a_loaded_model_has_taken_are_no_obstacle(tmp_path):
     keras.backend.clear_session()
     base = keras.Sequential([keras.Input((6,)), layers.Dense(5), layers.Dense(3)])

@@ -38,6 +38,7 @@ def crossentropy(probabilities, y):
     return -np.log(np.asarray(probabilities)[np.arange(len(y)), y])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mode", ["end_to_end", "local", "sequential:first"])
 def test_each_head_gets_its_loss_and_metrics_in_every_mode(mode):
     model = modular("rich", {"first": Prediction("mlp"), "second": Reconstruction()}, mode)
@@ -77,6 +78,7 @@ def test_weights_of_examples_weigh_losses_and_weighted_metrics():
     assert found["out"] == pytest.approx(stock, rel=1e-5)
 
 
+@pytest.mark.slow
 def test_nothing_of_the_model_changes():
     objectives = {"first": Prediction("conv1"), "second": BarlowTwins()}
     model = modular("conv", objectives, "local")
@@ -154,6 +156,7 @@ def test_a_loss_without_its_labels_is_left_out():
     assert found["first"] == found["out"] == {} and list(found["second"]) == ["loss"]
 
 
+@pytest.mark.slow
 def test_several_outputs_are_told_apart_by_name():
     model = modular(
         "two_outputs",
@@ -176,6 +179,7 @@ def test_several_outputs_are_told_apart_by_name():
     assert last == pytest.approx({name: stock[name] for name in last}, rel=1e-5)
 
 
+@pytest.mark.slow
 def test_a_probe_reads_off_what_is_there_and_the_same_each_time():
     inputs = keras.Input((4, 4, 1))
     kept = layers.Rescaling(100.0, name="kept")(inputs)

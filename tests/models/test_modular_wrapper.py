@@ -259,6 +259,7 @@ def test_it_trains_the_variables_of_the_base():
     assert_equal(model.predict(X, verbose=0), base.predict(X, verbose=0))
 
 
+@pytest.mark.slow
 def test_end_to_end_it_trains_as_the_base_does_to_the_bit():
     def trained(modular):
         keras.utils.set_random_seed(1)
@@ -486,6 +487,7 @@ def test_a_wrapper_is_saved_and_loaded(make, tmp_path):
     again.fit(X, Y, verbose=0)
 
 
+@pytest.mark.slow
 def test_a_wrapper_of_dicts_is_saved_and_loaded(tmp_path):
     x = {"one": X, "two": X[:, :4]}
     base = built(Named, x)

@@ -180,6 +180,7 @@ def case(request):
     return base, e2e.modularize(base, boundaries)
 
 
+@pytest.mark.slow
 def test_the_outputs_are_the_same_to_the_bit(case):
     base, model = case
     x = batch_for(base)
@@ -483,6 +484,7 @@ def test_a_modular_model_can_get_more_boundaries():
 # Saved and loaded
 
 
+@pytest.mark.slow
 def test_a_modular_model_is_saved_and_loaded_with_its_heads_and_mode(tmp_path):
     base = nested()
     mode = TrainingMode("mixed", stop=["d0"], weights={"d0": 0.5, "a": 0.25})

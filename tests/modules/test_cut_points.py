@@ -171,6 +171,7 @@ def test_balanced_cuts_are_the_best_of_all(seed):
         assert largest(cuts) == best
 
 
+@pytest.mark.slow
 def test_balanced_cuts_of_random_models_are_the_best_of_all():
     tried = 0
     for seed in range(60):

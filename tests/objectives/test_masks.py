@@ -100,6 +100,7 @@ def assert_close(ours, theirs):
         np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("subclassed", "mode"),
     [
@@ -123,6 +124,7 @@ def test_labels_of_padding_do_not_matter(name):
     assert all(np.array_equal(a, b) for a, b in zip(zeros, ones, strict=True))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", OBJECTIVES)
 def test_a_padded_sentence_of_weight_zero_teaches_nothing(name):
     ours, theirs = (

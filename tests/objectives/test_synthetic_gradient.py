@@ -175,6 +175,7 @@ def test_where_its_boundary_is_open_for_another_loss_it_does_not_count(reach):
     assert not any(g.any() for g in found["head of a"])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("jit", [False, True])
 def test_it_trains_compiled_saved_and_loaded(jit, tmp_path):
     model = modular(zero=True)

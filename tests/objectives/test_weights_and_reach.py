@@ -104,6 +104,7 @@ ALL = {"a": "a", "b": "ab", "c": "abc", "out": [*"abc", "out"]}
 # Weight
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:Gradients do not exist for variables:UserWarning")
 def test_a_weight_scales_loss_and_gradient():
     weights = {"a": 0.5, "b": 1.0, "c": 3.0}
@@ -225,6 +226,7 @@ def trained(mode, **kwargs):
     return [np.asarray(v) for v in model.weights]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("jit", [False, True])
 @pytest.mark.parametrize(
     ("reach", "other"), [(1, "local"), ("all", "deep_supervision"), (4, "deep_supervision")]
@@ -313,6 +315,7 @@ def test_a_subclassed_model_reaches_as_far():
         np.testing.assert_allclose(moved, found[name], rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("jit", [False, True])
 def test_mixed_precision_reaches_as_far(jit):
     keras.config.set_dtype_policy("mixed_float16")

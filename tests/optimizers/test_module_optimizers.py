@@ -71,6 +71,7 @@ def mixed():
 # What it computes
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("way", WAYS)
 def test_the_same_optimizer_everywhere_gives_the_weights_of_the_plain_one(way):
     def adam():
@@ -345,6 +346,7 @@ def run(*command, backend="tensorflow"):
     return done.stdout
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="this is the run")
 def test_on_jax():
     chosen = (
@@ -356,6 +358,7 @@ def test_on_jax():
     )
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="TensorFlow's own")
 def test_on_two_devices_and_loaded_in_a_fresh_process(tmp_path):
     model = trained(mixed(), n=32)

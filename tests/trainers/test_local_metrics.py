@@ -158,6 +158,7 @@ for mode in ("local", "end_to_end", "sequential:first"):
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="starts other runs")
 @pytest.mark.parametrize("backend", ["jax", "tensorflow"])
 def test_they_tell_the_same_on_jax_and_on_two_devices(backend):

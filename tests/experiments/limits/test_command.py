@@ -218,6 +218,7 @@ def test_a_missing_package_is_named(tmp_path, capsys, monkeypatch, package):
     assert repr(package) in message and "pip install 'keras-e2e[limits]'" in message
 
 
+@pytest.mark.slow
 def test_workers_started_by_hand_give_the_numbers_of_one_process(tmp_path):
     found = []
     with by_hand.cluster(tmp_path, workers=2) as (address, *_):

@@ -101,6 +101,7 @@ def check(bench, seeds):
         assert store.rows(settings) == expected
 
 
+@pytest.mark.slow
 def test_nothing_is_lost_or_counted_twice(bench):
     draw = random.Random(7)
     kills = {"runner": 0, "worker": 0}
@@ -138,6 +139,7 @@ def test_nothing_is_lost_or_counted_twice(bench):
     assert 0 < len(found) - GRID.seeds <= 8 * KILLS
 
 
+@pytest.mark.slow
 def test_workers_of_its_own_end_with_a_runner_that_is_killed(bench):
     running = runner(bench, "", 60)
     by_hand.until(lambda: len(begun(bench)) > 4)
@@ -151,6 +153,7 @@ def test_workers_of_its_own_end_with_a_runner_that_is_killed(bench):
     check(bench, 60)
 
 
+@pytest.mark.slow
 def test_a_run_that_kills_its_workers_is_named_and_the_others_go_on(bench, monkeypatch):
     monkeypatch.setenv("DEADLY", "1")
     running = runner(bench, "", 4)
@@ -165,6 +168,7 @@ def test_a_run_that_kills_its_workers_is_named_and_the_others_go_on(bench, monke
     check(bench, 4)
 
 
+@pytest.mark.slow
 def test_a_scheduler_that_goes_away_is_said(bench):
     with by_hand.cluster(bench, workers=1) as (address, scheduler, _):
         running = runner(bench, address, GRID.seeds)

@@ -18,6 +18,7 @@ def local():
     return run.run(SHORT)
 
 
+@pytest.mark.slow
 def test_a_run_measures_what_it_says(local):
     assert local["accuracy"] > 0.9 and local["success"] and local["validation"] > 0.9
     assert [step for step, _ in local["curve"]] == [100, 200, 300, 400]
@@ -39,6 +40,7 @@ def test_it_can_be_written_as_json(local):
     }
 
 
+@pytest.mark.slow
 def test_a_run_repeats_to_the_bit_also_after_others(local):
     run.run(dataclasses.replace(SHORT, seed=1, steps=200))
     again = run.run(SHORT)
@@ -47,6 +49,7 @@ def test_a_run_repeats_to_the_bit_also_after_others(local):
     assert again == local
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("regime", ["curriculum", "pretrained_reconstruction"])
 def test_regimes_without_labels_see_none(regime):
     found = run.run(Setting("parity", 2, regime, steps=400, examples=500))
@@ -56,6 +59,7 @@ def test_regimes_without_labels_see_none(regime):
     assert steps == [300, 400]  # those in which the whole task is trained
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "regime, first, last",
     [

@@ -122,6 +122,7 @@ def test_attention_is_scaled_dot_product_attention(task):
     np.testing.assert_allclose(attention, expected, rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_every_module_learns_from_labels_of_its_own(task, model):
     assert [m.name for m in model.modules] == ["symbols", "attention", "answer"]
     model.set_weights(task.build(0).get_weights())

@@ -69,6 +69,7 @@ def same_weights(models, others):
 # Training
 
 
+@pytest.mark.slow
 def test_one_switch_is_between_independent_and_joint_training():
     members = [member() for _ in range(2)]
     stock = copies(members)

@@ -292,6 +292,7 @@ print("moved")
 """
 
 
+@pytest.mark.slow
 def test_the_averages_move_on_every_replica():
     done = subprocess.run(
         [sys.executable, "-c", MIRRORED], capture_output=True, text=True, check=False

@@ -132,6 +132,7 @@ def test_a_request_is_for_one_execution():
     assert seen[1] == seen[2] == seen[3]
 
 
+@pytest.mark.slow
 def test_the_first_snr_is_nan_and_so_is_the_first_after_a_switch_of_modes():
     model = modular()
     recorder = model.instrument([GradientSNR()])
@@ -151,6 +152,7 @@ def test_the_first_snr_is_nan_and_so_is_the_first_after_a_switch_of_modes():
     assert np.isnan(read()).all()
 
 
+@pytest.mark.slow
 def test_a_module_has_its_numbers_again_when_its_mode_comes_back():
     """Which numbers a mode has does not depend on the modes that came in between."""
     model = modular()
@@ -220,6 +222,7 @@ def test_instrumenting_with_others_makes_steps_that_write_them():
     assert np.all(numbers(read)["grad_rms"])
 
 
+@pytest.mark.slow
 def test_diagnostics_leave_the_weights_as_they_are_without_them():
     weights = []
     for instrumented in (False, True):
@@ -305,6 +308,7 @@ def test_the_default_quantities_have_names_of_their_own():
         assert quantity.formula
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["a", "out"])
 def test_readings_go_on_when_layers_are_frozen_and_thawed(name):
     model = modular()
@@ -321,6 +325,7 @@ def test_readings_go_on_when_layers_are_frozen_and_thawed(name):
         assert all(np.isfinite(values[1:]).all() for values in snr.values())
 
 
+@pytest.mark.slow
 def test_a_module_part_of_which_is_frozen_is_read():
     inputs = keras.Input((5,))
     x = layers.Dense(4, name="first")(inputs)

@@ -19,6 +19,7 @@ pytest.importorskip("plotly", reason="plotly is not installed")
 if BROWSER is None:
     pytest.skip("chromium is not installed", allow_module_level=True)
 
+pytestmark = pytest.mark.slow
 MODULES = ["encoder", "mixer", "classifier"]
 BAD_RUN = "<img src=x onerror=alert(1)>"
 BAD_MODULE = "<img src=x onerror=alert`2`><b>bold<br>%{y}"
