@@ -41,7 +41,12 @@ class Classifier(keras.Model):
 base = Classifier()
 model = e2e.modularize(base, ["lower", "normalize"])
 model.compile("adam", "sparse_categorical_crossentropy", metrics=["accuracy"])
-for mode in ("end_to_end", "local", "sequential:normalize"):
+modes: tuple[e2e.TrainingMode | e2e.ModeName, ...] = (
+    "end_to_end",
+    "local",
+    e2e.TrainingMode("sequential", module="normalize"),
+)
+for mode in modes:
     model.training_mode = mode
     print(f"\n{mode}:")
     model.fit(images, labels, epochs=3, verbose=2, validation_data=test)

@@ -1,4 +1,4 @@
-"""keras_e2e: end-to-end, local and step-by-step training of modular Keras models.
+"""keras_e2e: end-to-end, local and greedy training of modular Keras models.
 
 `import keras_e2e` registers its layers, models, losses and optimizers with Keras, so that
 `keras.saving.load_model` finds them. `tasks` and `regimes`, which only experiments need,
@@ -35,7 +35,7 @@ if TYPE_CHECKING or not _is_command():
     from keras_e2e.models.modular_wrapper import ModularWrapper
     from keras_e2e.models.modularize import modularize, strip
     from keras_e2e.modules.boundary import ModuleBoundary
-    from keras_e2e.modules.training_mode import TrainingMode
+    from keras_e2e.modules.training_mode import ModeName, TrainingMode
     from keras_e2e.objectives.heads.model_based import AugLocal, MomentumAuxiliary
     from keras_e2e.optimizers.module_optimizers import ModuleOptimizers
 
@@ -44,6 +44,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "AugLocal",
+    "ModeName",
     "ModularModel",
     "ModularWrapper",
     "ModuleBoundary",

@@ -16,7 +16,7 @@ from keras_e2e.experiments.limits import command as limits
 from keras_e2e.utils.validation import did_you_mean
 
 HELP = {"-h", "-help", "--help", "--helpfull", "--helpshort"}
-VERSION = {"-version", "--version"}
+VERSION = {"-version", "--version", "version"}
 
 
 def _report_flags() -> flags.FlagValues:
@@ -70,8 +70,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     first, *others = [*(sys.argv[1:] if arguments is None else arguments)] or [""]
     try:
-        if first in HELP:
-            print(_help())
+        if first == "help" or first in HELP:
+            named = COMMANDS.get(others[0]) if others else None
+            print(named.help() if named else _help())
             return 0
         if first in VERSION:
             print(f"keras-e2e {importlib.metadata.version('keras-e2e')}")

@@ -75,7 +75,8 @@ def parse(command: str, values: flags.FlagValues, arguments: Sequence[str]) -> l
     try:
         return values([command, *arguments])[1:]
     except flags.UnrecognizedFlagError as error:
-        why = f"unknown flag --{error.flagname}.{did_you_mean(error.flagname, values)}"
+        near = did_you_mean(error.flagname, values, shown="--{}".format)
+        why = f"unknown flag --{error.flagname}.{near}"
     except flags.Error as error:
         why = f"{error}."
     raise CommandError(f"{command}: {why} See {command} --help.")

@@ -13,10 +13,15 @@ def define_flags() -> flags.FlagValues:
     """The flags of the demo, one for each field of `Settings`; none is parsed yet."""
     own, default = flags.FlagValues(), Settings()
     for name, least, meaning in (
-        ("epochs", 1, "Epochs of each run."),
+        ("epochs", 2, "Epochs of each run; one run changes its mode after half of them."),
         ("tuples", 128, "Training tuples."),
         ("batch_size", 1, "Tuples in a batch."),
-        ("update_freq", 1, "Steps from one measurement to the next."),
+        (
+            "update_freq",
+            1,
+            "Steps from one measurement to the next; steps run in fives, of which the "
+            "last is measured.",
+        ),
         ("seed", 0, "Seed of the split, the weights and the batches."),
     ):
         number = getattr(default, name)

@@ -3,7 +3,7 @@
 import difflib
 import math
 import types
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import numpy as np
@@ -142,10 +142,19 @@ def check_reach_fits(reach: Any, count: int, who: str) -> None:
         )
 
 
-def did_you_mean(name: Any, known: Iterable[str], most: int = 1) -> str:
-    """A sentence that names the nearest known names; empty where none is near."""
-    near = difflib.get_close_matches(str(name).lower(), list(known), n=most, cutoff=0.4)
-    return f" Did you mean {' or '.join(map(repr, near))}?" if near else ""
+def did_you_mean(
+    name: Any, known: Iterable[str], most: int = 1, shown: Callable[[str], str] = repr
+) -> str:
+    """A sentence that names the nearest known names; empty where none is near.
+
+    Args:
+        name: What was given.
+        known: The names to choose from.
+        most: Integer, how many to name at most. Defaults to 1.
+        shown: Function from a name to how it is written. Defaults to `repr`.
+    """
+    near = difflib.get_close_matches(str(name).lower(), list(known), n=most, cutoff=0.6)
+    return f" Did you mean {' or '.join(map(shown, near))}?" if near else ""
 
 
 def _is_integer(value: Any) -> bool:

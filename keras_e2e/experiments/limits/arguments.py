@@ -11,6 +11,7 @@ from keras_e2e.experiments.command import CommandError
 from keras_e2e.experiments.limits.names import DATASETS, REGIMES, TASKS, WITHOUT_LABELS
 from keras_e2e.experiments.limits.presets import FIRST_TUNING_SEED, PRESETS
 from keras_e2e.experiments.limits.setting import Setting
+from keras_e2e.utils.validation import did_you_mean
 
 # The flags that replace the values of the preset.
 LISTS = ("task", "k", "data", "regimes", "labels")
@@ -100,7 +101,8 @@ def wanted(given: flags.FlagValues) -> list[Setting]:
         try:
             setting.check()
         except ValueError as error:
-            raise CommandError(f"keras-e2e limits: {error}") from error
+            # It begins with the name of the number, which is that of its flag.
+            raise CommandError(f"keras-e2e limits: --{error}") from error
     return list(dict.fromkeys(settings))
 
 
@@ -118,6 +120,13 @@ def _list(name: str, found: Any) -> tuple:
         raise CommandError(
             f"keras-e2e limits: --{name}={','.join(found)}: expected {expected}."
         )
+    known = {"task": TASKS, "regimes": REGIMES, "data": DATASETS}.get(name)
+    for word in words if known else ():
+        if known and word not in known:
+            raise CommandError(
+                f"keras-e2e limits: --{name}={word}: expected one of {', '.join(known)}."
+                f"{did_you_mean(word, known)}"
+            )
     if name in ("k", "labels"):
         return tuple(None if word == "all" else int(word) for word in words)
     return tuple(words)
