@@ -15,7 +15,7 @@ import numpy as np
 
 import keras_e2e as e2e
 from keras_e2e import TrainingMode
-from keras_e2e.callbacks import TrainingModeScheduler
+from keras_e2e.callbacks import ModuleDiagnostics, TrainingModeScheduler
 from keras_e2e.objectives import PredSim
 
 base = keras.Sequential([keras.Input((8,)), keras.layers.Dense(4, name="a")])
@@ -28,6 +28,10 @@ e2e.modularize(base, {"a", "b"})
 e2e.modularize(base, {"a": "predsim", "b": PredSim(), "c": None})
 model.training_mode = "local"
 model.training_mode = TrainingMode("sequential", module="a")
+mode: e2e.ModeName = "local"
+ModuleDiagnostics(quantities="full")
+ModuleDiagnostics(quantities=[*e2e.diagnostics.default_quantities()])
+TrainingModeScheduler({0: mode}, unit="step")
 model.training_mode = TrainingMode.get("sequential:a")
 TrainingModeScheduler({0: "local", 10: TrainingMode("sequential", module="a")})
 reveal_type(model)  # Revealed type is ".*ModularModel | .*ModularWrapper"
@@ -39,7 +43,7 @@ WRONG = """
 import keras
 
 import keras_e2e as e2e
-from keras_e2e.callbacks import TrainingModeScheduler
+from keras_e2e.callbacks import ModuleDiagnostics, TrainingModeScheduler
 
 base = keras.Sequential([keras.Input((8,)), keras.layers.Dense(4, name="a")])
 model = e2e.modularize(base, ["a"])
@@ -52,6 +56,8 @@ e2e.TrainingMode("lokal")  # error
 e2e.ModuleBoundary("predsimm")  # error
 e2e.ensemble([base, base], training_mode="lokal")  # error
 TrainingModeScheduler({0: "lokal"})  # error
+TrainingModeScheduler({0: "local"}, unit="steps")  # error
+ModuleDiagnostics(quantities="ful")  # error
 """
 
 

@@ -8,7 +8,7 @@ import keras
 from absl import logging
 
 from keras_e2e.callbacks.auto_mode_policy import AutoModePolicy, Decision, History
-from keras_e2e.callbacks.module_diagnostics import ModuleDiagnostics
+from keras_e2e.callbacks.module_diagnostics import ModuleDiagnostics, QuantitySet
 from keras_e2e.diagnostics import Quantity
 from keras_e2e.modules.training_mode import TrainingMode
 from keras_e2e.trainers.local_losses import missing
@@ -37,7 +37,8 @@ class AutoMode(ModuleDiagnostics):
     plateaued, training stays local. Whether a local objective without labels leads to
     what the task needs, the callback cannot know: it uses what it is given.
 
-    Put it before `ModuleTensorBoard`, which then marks the switches.
+    Put it before `ModuleTensorBoard`, which then marks the switches. It does not go beside
+    `TrainingModeScheduler`: both set the mode, and each undoes what the other did.
 
     Args:
         update_freq: Integer, the number of steps from one measurement to the next.
@@ -50,7 +51,8 @@ class AutoMode(ModuleDiagnostics):
         min_delta: Float between 0 and 1, the share of its value by which a local loss
             must fall within `patience` to count as falling. Defaults to 0.05.
         quantities: As in `ModuleDiagnostics`; `gradient_snr` and `loss` must be among
-            them. Defaults to `"default"`.
+            them: `[*e2e.diagnostics.default_quantities(), Mine()]` adds one of your own.
+            Defaults to `"default"`.
         backup_dir: String or path of a folder where the state of this callback is kept
             from epoch to epoch, so that training resumes after a crash as it was. Use it
             with `keras.callbacks.BackupAndRestore`, which may have the same folder. The
@@ -88,7 +90,7 @@ class AutoMode(ModuleDiagnostics):
         warmup: int = 200,
         patience: int = 200,
         min_delta: float = 0.05,
-        quantities: str | Iterable[Quantity] = "default",
+        quantities: QuantitySet | Iterable[Quantity] = "default",
         backup_dir: str | os.PathLike[str] | None = None,
     ):
         super().__init__(update_freq, quantities)

@@ -234,7 +234,7 @@ def _train_locally(history: History, no_signal: Mapping[str, Verdict]) -> Decisi
     return Decision(
         history.steps[-1],
         TrainingMode("mixed", stop=stop),
-        "; ".join(f"{module}: {no_signal[module].message}" for module in sorted(no_signal)),
+        "; ".join(f"{name}: {no_signal[name].summary}" for name in sorted(no_signal)) + ".",
         causes,
         history.task_loss if starved else math.inf,
     )

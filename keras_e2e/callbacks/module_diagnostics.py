@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, Literal
 
 import keras
 
@@ -14,11 +14,12 @@ from keras_e2e.diagnostics import (
     full_quantities,
     judge,
 )
-from keras_e2e.diagnostics.quantity import check_quantities
+from keras_e2e.diagnostics.quantity_checks import check_quantities
 from keras_e2e.modules.training_mode import TrainingMode
 from keras_e2e.trainers.modular_trainer import ModularTrainer
 from keras_e2e.utils.validation import check_integer, did_you_mean
 
+QuantitySet = Literal["default", "full"]
 SETS = {"default": default_quantities, "full": full_quantities}
 
 
@@ -39,7 +40,9 @@ class ModuleDiagnostics(keras.callbacks.Callback):
         update_freq: Integer, the number of steps from one measurement to the next.
             The first step of all is measured. Defaults to 10.
         quantities: `"default"`, `"full"` (with those that are expensive), or a list of
-            `Quantity` objects. Defaults to `"default"`.
+            `Quantity` objects in place of the default ones. Verdicts need `gradient_snr`
+            and `loss`; `[*e2e.diagnostics.default_quantities(), Mine()]` adds a quantity of
+            your own. Defaults to `"default"`.
         expensive_update_freq: Integer, the number of steps from one measurement of the
             expensive quantities to the next, in place of their own schedules. Defaults
             to `None`: each keeps its schedule.
@@ -73,7 +76,7 @@ class ModuleDiagnostics(keras.callbacks.Callback):
     def __init__(
         self,
         update_freq: int = 10,
-        quantities: str | Iterable[Quantity] = "default",
+        quantities: QuantitySet | Iterable[Quantity] = "default",
         expensive_update_freq: int | None = None,
     ):
         super().__init__()
@@ -200,7 +203,7 @@ class ModuleDiagnostics(keras.callbacks.Callback):
             steps = min(steps, in_epoch - batch)  # the last one may be shorter
         return -(self._first_step + batch) % every < steps
 
-    def _checked(self, quantities: str | Iterable[Quantity]) -> list[Quantity]:
+    def _checked(self, quantities: QuantitySet | Iterable[Quantity]) -> list[Quantity]:
         """The quantities of a set, or those given; an error says what is wrong."""
         if isinstance(quantities, str):
             if quantities not in SETS:

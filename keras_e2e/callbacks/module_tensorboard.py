@@ -4,7 +4,7 @@ import os
 from collections.abc import Iterable
 from typing import Any
 
-from keras_e2e.callbacks.module_diagnostics import ModuleDiagnostics
+from keras_e2e.callbacks.module_diagnostics import ModuleDiagnostics, QuantitySet
 from keras_e2e.diagnostics import Quantity
 from keras_e2e.modules.training_mode import TrainingMode
 
@@ -34,7 +34,9 @@ class ModuleTensorBoard(ModuleDiagnostics):
         update_freq: Integer, the number of steps from one measurement to the next. The
             first step of all is measured. Defaults to 10.
         quantities: `"default"`, `"full"` (with those that are expensive), or a list of
-            `Quantity` objects. Defaults to `"default"`.
+            `Quantity` objects in place of the default ones. Verdicts need `gradient_snr`
+            and `loss`; `[*e2e.diagnostics.default_quantities(), Mine()]` adds a quantity of
+            your own. Defaults to `"default"`.
         expensive_update_freq: Integer, the number of steps from one measurement of the
             expensive quantities to the next, in place of their own schedules. Defaults
             to `None`: each keeps its schedule.
@@ -67,7 +69,7 @@ class ModuleTensorBoard(ModuleDiagnostics):
         self,
         log_dir: str | os.PathLike[str],
         update_freq: int = 10,
-        quantities: str | Iterable[Quantity] = "default",
+        quantities: QuantitySet | Iterable[Quantity] = "default",
         expensive_update_freq: int | None = None,
     ):
         super().__init__(update_freq, quantities, expensive_update_freq)

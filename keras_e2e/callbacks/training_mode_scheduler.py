@@ -2,7 +2,7 @@
 
 import numbers
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal, get_args
 
 import keras
 
@@ -10,7 +10,8 @@ from keras_e2e.callbacks.steps import count_steps
 from keras_e2e.modules.training_mode import ModeName, TrainingMode
 from keras_e2e.trainers.modular_trainer import ModularTrainer
 
-UNITS = ("epoch", "step")
+Unit = Literal["epoch", "step"]
+UNITS: tuple[str, ...] = get_args(Unit)
 
 
 class TrainingModeScheduler(keras.callbacks.Callback):
@@ -45,7 +46,7 @@ class TrainingModeScheduler(keras.callbacks.Callback):
     """
 
     def __init__(
-        self, schedule: Mapping[int, TrainingMode | ModeName], unit: str = "epoch"
+        self, schedule: Mapping[int, TrainingMode | ModeName], unit: Unit = "epoch"
     ):
         super().__init__()
         if unit not in UNITS:

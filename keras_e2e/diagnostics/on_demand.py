@@ -8,7 +8,7 @@ import numpy as np
 from keras import ops, tree
 
 from keras_e2e.diagnostics.quantity import Described
-from keras_e2e.utils.data import Batches
+from keras_e2e.utils.data import Batches, brings_batches
 from keras_e2e.utils.state import preserve_state
 
 
@@ -69,13 +69,14 @@ class OnDemand(Described):
             ValueError: If the data are not arrays of one length; for a quantity that
                 requires targets, if there are none, or the model is not compiled.
         """
-        self._check(model, y)
-        data = Batches(x, y, sample_weight, who=self.name)
-        if data.source is not None:
+        if brings_batches(x):
             raise ValueError(
                 f"{self.name}: x is a {type(x).__name__}; expected arrays, because the "
-                "examples are used several times and in parts. Give some of them as arrays."
+                "examples are used several times and in parts. Give some of them as "
+                "arrays, x and y."
             )
+        self._check(model, y)
+        data = Batches(x, y, sample_weight, who=self.name)
         x, y, sample_weight = tree.map_structure(_array, data.arrays)
         if not model.modules:
             model.examine(tree.map_structure(lambda a: ops.convert_to_tensor(a[:2]), x))

@@ -1,7 +1,7 @@
 """The contract of a quantity that is measured inside the training step."""
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -110,8 +110,8 @@ class Quantity(Described):
 
     A subclass sets the class attributes below and implements `compute`. It may keep
     tensors from one measurement to the next: `init_state` returns their shapes, `compute`
-    returns their next values. They are set back to zero when the training mode changes,
-    unless `keep_across_modes` is true.
+    returns their next values. They are zero at the first measurement, and set back to zero
+    when the training mode changes, unless `keep_across_modes` is true.
 
     Args:
         schedule: Integer or `None`: when this object is measured, in place of the
@@ -152,6 +152,18 @@ class Quantity(Described):
     ...         return ops.max(ops.stack(sizes)), state
     >>> LargestGradient().schedule, LargestGradient(schedule=100).schedule
     (None, 100)
+
+    Example: a running average, of a number of its own and of the gradients.
+
+    >>> class SmoothLoss(e2e.diagnostics.Quantity):
+    ...     name, formula = "smooth_loss", "mean of the losses so far"
+    ...     def init_state(self, shapes):
+    ...         return [(), ()]  # two scalars: the sum, and how many there were
+    ...     def compute(self, module, state):
+    ...         if module.loss is None:
+    ...             return None, state
+    ...         total, count = state[0] + module.loss, state[1] + 1.0
+    ...         return total / count, [total, count]
     """
 
     schedule: int | None = None
@@ -183,8 +195,15 @@ class Quantity(Described):
     def init_state(self, shapes: list[tuple]) -> list[tuple]:
         """Returns the shapes of the float32 tensors to keep between measurements.
 
+        Called once for each module. The tensors are kept module by module.
+
         Args:
-            shapes: List of the shapes of the module's trainable variables.
+            shapes: List of the shapes of the module's trainable variables, each a tuple
+                of integers.
+
+        Returns:
+            List of shapes, one for each tensor to keep, each a tuple of integers: `[()]`
+            keeps one scalar, `shapes` a tensor for each variable. Empty by default.
         """
         return []
 
@@ -203,35 +222,6 @@ class Quantity(Described):
         raise NotImplementedError(
             f"{type(self).__name__} must implement compute(module, state)."
         )
-
-
-def check_quantities(who: str, quantities: Any) -> list[Quantity]:
-    """The quantities as a list.
-
-    Args:
-        who: Who was given them, for the error.
-        quantities: An iterable of `Quantity` objects.
-
-    Raises:
-        TypeError: If it holds anything else.
-        ValueError: If there are none, or two numbers of one name.
-    """
-    if isinstance(quantities, str) or not isinstance(quantities, Iterable):
-        quantities = [quantities]
-    given = list(quantities)
-    for quantity in given:
-        if not isinstance(quantity, Quantity):
-            raise TypeError(
-                f"{who}: quantities holds {quantity!r}; expected Quantity objects, such "
-                "as keras_e2e.diagnostics.GradRMS()."
-            )
-    names = [column for quantity in given for column in quantity.columns]
-    if not names or len(set(names)) < len(names):
-        raise ValueError(
-            f"{who}: expected one or more quantities with different names; found {names}. "
-            "Give each once."
-        )
-    return given
 
 
 def _computed_by(quantity: Quantity) -> dict[str, Any]:

@@ -28,7 +28,8 @@ STATES = (
     State(
         "unclear",
         False,
-        "Too few measurements to judge by, or they contradict each other.",
+        "Fewer than ten measurements to judge by (a lower update_freq or a longer training "
+        "gives more), or they contradict each other.",
         "",
         (),
     ),
@@ -116,7 +117,9 @@ BY_NAME = {state.name: state for state in STATES}
 CODES = {state.name: code for code, state in enumerate(STATES)}
 
 
-def message(state: str, confidence: float, numbers: Mapping[str, float]) -> str:
+def message(
+    state: str, confidence: float, numbers: Mapping[str, float], why: str = ""
+) -> str:
     """A verdict as a text: state, confidence, the numbers that it rests on, what to do.
 
     Args:
@@ -124,12 +127,26 @@ def message(state: str, confidence: float, numbers: Mapping[str, float]) -> str:
         confidence: Float from 0 to 1.
         numbers: Dict of numbers by the name of the quantity, and `loss at start`. Those
             that are no evidence for this state are left out of the text.
+        why: String, a sentence in place of the meaning of the state. Defaults to none.
 
     Example:
 
     >>> from keras_e2e.diagnostics.states import message
     >>> message("converged", 0.9, {"gradient_snr": 0.0, "loss": 0.01}).split(". ")[0]
     'Converged (90 % confidence): gradient_snr 0, loss 0.01'
+    """
+    known = BY_NAME[state]
+    head = summary(state, confidence, numbers)
+    return " ".join(filter(None, [f"{head}.", why or known.meaning, known.advice]))
+
+
+def summary(state: str, confidence: float, numbers: Mapping[str, float]) -> str:
+    """State, confidence and numbers alone, without a period.
+
+    Args:
+        state: As in `message`.
+        confidence: As in `message`.
+        numbers: As in `message`.
     """
     known = BY_NAME[state]
     shown = [f"{name} {numbers[name]:.3g}" for name in known.evidence if name in numbers]
@@ -140,4 +157,4 @@ def message(state: str, confidence: float, numbers: Mapping[str, float]) -> str:
         head += f" ({100 * confidence:.0f} % confidence)"
     if shown:
         head += f": {', '.join(shown)}"
-    return " ".join(filter(None, [f"{head}.", known.meaning, known.advice]))
+    return head

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from keras_e2e.diagnostics import states
+from keras_e2e.diagnostics import reasons, states
 from keras_e2e.diagnostics.plateau import (
     MEASUREMENTS,
     UNMOVED,
@@ -58,6 +58,7 @@ class Verdict(NamedTuple):
         no_signal_reason: `"starved"` or `"stalled"` where the SNR and the loss say that no
             usable signal arrives, whatever the state, which may name a cause (dormant
             units, say); empty otherwise.
+        why: String, why an unclear module is not judged, in a sentence; empty otherwise.
 
     Example:
 
@@ -71,6 +72,7 @@ class Verdict(NamedTuple):
     confidence: float
     numbers: dict[str, float]
     no_signal_reason: str = ""
+    why: str = ""
 
     @property
     def alarm(self) -> bool:
@@ -80,7 +82,12 @@ class Verdict(NamedTuple):
     @property
     def message(self) -> str:
         """The verdict as a text, with the numbers and what to do."""
-        return states.message(self.state, self.confidence, self.numbers)
+        return states.message(self.state, self.confidence, self.numbers, self.why)
+
+    @property
+    def summary(self) -> str:
+        """State, confidence and numbers alone, without what they mean and what to do."""
+        return states.summary(self.state, self.confidence, self.numbers)
 
 
 def judge(
@@ -242,11 +249,16 @@ def _judge_one(evidence: _Evidence, largest: float, frozen: bool) -> Verdict:
     def verdict(state: str, confidence: float) -> Verdict:
         return Verdict(state, confidence, evidence.numbers, reason)
 
+    def unclear(why: str) -> Verdict:
+        return Verdict("unclear", 0.0, evidence.numbers, reason, why)
+
     blown = evidence.blown()
     if blown >= MAJORITY:
         return verdict("exploding", blown)
-    if frozen or len(evidence.measured["loss"]) < MEASUREMENTS:
-        return verdict("unclear", 0.0)
+    if frozen:
+        return unclear(reasons.FROZEN)
+    if len(evidence.measured["loss"]) < MEASUREMENTS:
+        return unclear(reasons.too_few(evidence.measured))
     # Causes before effects: dead units pass no signal on, and without one nothing moves.
     checks = [
         ("exploding", share("signal_gain", lambda v: v > GAIN_HIGH)),
@@ -266,10 +278,11 @@ def _judge_one(evidence: _Evidence, largest: float, frozen: bool) -> Verdict:
         return verdict("starved", min(noise, unmoved))
     if noise >= MAJORITY:
         return verdict(reason or "converged", min(noise, 1.0 - unmoved))
+    if "gradient_snr" not in evidence.numbers:
+        return unclear(reasons.LACKING)
     # A signal that comes and goes, and has moved nothing yet.
-    wavering = unmoved >= MAJORITY and noise > 1.0 - MAJORITY
-    if wavering or "gradient_snr" not in evidence.numbers:
-        return verdict("unclear", 0.0)
+    if unmoved >= MAJORITY and noise > 1.0 - MAJORITY:
+        return unclear(reasons.CONTRADICTING)
     return verdict("healthy", 1.0 - noise)
 
 

@@ -249,7 +249,7 @@ def _print_verdicts(console: Console, runs: list[Run]) -> None:
             ),
             "converged": f"converged: gradient SNR {snr:.3f}, {_fell(start, loss)}.",
             "healthy": f"healthy: gradient SNR {snr:.3f}, {_fell(start, loss)}.",
-            "unclear": "unclear: too few measurements.",
+            "unclear": f"unclear: {found.why}",
         }.get(found.state, found.message)
         lines.add_row(f"  k={run.k} (test {run.accuracy:.3f})", line)
     console.print(lines, highlight=False)

@@ -7,6 +7,7 @@ from typing import Any
 import keras
 
 from keras_e2e.callbacks.module_diagnostics import ModuleDiagnostics
+from keras_e2e.callbacks.steps import count_steps
 from keras_e2e.diagnostics import OnDemand
 from keras_e2e.diagnostics.verdicts import with_measured
 from keras_e2e.models.diagnosis import Diagnosis
@@ -95,7 +96,7 @@ def diagnose(
         if not watch.steps:
             raise ValueError("diagnose: the data is empty. Give examples to train on.")
         verdicts = with_measured(watch.verdicts(), measured)
-        return Diagnosis(verdicts, watch.history, watch.steps, measured)
+        return Diagnosis(verdicts, watch.history, watch.steps, measured, stop.taken)
 
 
 def _refuse_model(model: Any) -> None:
@@ -120,7 +121,9 @@ def _refuse_arguments(steps: Any, update_freq: Any, fit: Mapping[str, Any]) -> N
             f"diagnose(steps={steps}, update_freq={update_freq}): expected steps enough "
             f"for {MEASUREMENTS} measurements: {least} or more."
         )
-    known = [*inspect.signature(keras.Model.fit).parameters][1:]
+    own = [*inspect.signature(diagnose).parameters][1:-1]
+    fits = [*inspect.signature(keras.Model.fit).parameters][1:]
+    known = [*dict.fromkeys(name for name in own + fits if name not in _OWN)]
     for name in fit:
         if name in _OWN:
             raise TypeError(
@@ -189,9 +192,12 @@ class _StopAfter(keras.callbacks.Callback):
 
     def __init__(self, steps: int):
         super().__init__()
-        self.left = steps
+        self.steps, self.taken = steps, 0
+
+    def on_train_begin(self, logs=None):
+        self._before = count_steps(self.model)
 
     def on_train_batch_end(self, batch, logs=None):
-        self.left -= self.model.steps_per_execution
-        if self.left <= 0:
+        self.taken = count_steps(self.model) - self._before
+        if self.taken >= self.steps:
             self.model.stop_training = True

@@ -26,20 +26,23 @@ class Diagnosis(NamedTuple):
     """What `diagnose` found.
 
     Printed (and in a notebook) it is a table of the modules, a second one of what was
-    measured on demand, and a sentence for each module that something can be done about.
+    measured on demand, and a sentence for each module that is unclear or that something
+    can be done about.
 
     Attributes:
         verdicts: Dict from module to its `diagnostics.Verdict`, in order.
         history: Dict from quantity to a dict from module to the list of measurements.
-        steps: List of the step of each measurement.
+        steps: List of the step of each measurement: `optimizer.iterations` after it.
         measured: Dict from quantity to a dict from module to what was measured on demand,
             before those steps.
+        trained_steps: Integer, the number of training steps that the diagnosis took.
     """
 
     verdicts: dict[str, Verdict]
     history: dict[str, dict[str, list[float]]]
     steps: list[int]
     measured: dict[str, dict[str, float]]
+    trained_steps: int
 
     def __str__(self) -> str:
         text = io.StringIO()
@@ -58,7 +61,7 @@ class Diagnosis(NamedTuple):
 
     def __repr__(self) -> str:
         judged = ", ".join(f"{name}: {v.state}" for name, v in self.verdicts.items())
-        return f"<Diagnosis after {self.steps[-1]} steps: {judged}>"
+        return f"<Diagnosis after {self.trained_steps} steps: {judged}>"
 
     def _repr_html_(self) -> str:
         """What a notebook shows."""
@@ -77,11 +80,15 @@ class Diagnosis(NamedTuple):
         return "".join(parts)
 
     def _messages(self) -> list[str]:
-        """A sentence for each module that something can be done about."""
-        return [
+        """Notes below the tables: on blank cells, and on modules that call for one."""
+        blank = any(
+            math.isnan(n) for found in self.measured.values() for n in found.values()
+        )
+        notes = ["Blank: the quantity does not apply to this module, or has no value here."]
+        return (notes if blank else []) + [
             f"{module}: {verdict.message}"
             for module, verdict in self.verdicts.items()
-            if states.BY_NAME[verdict.state].advice
+            if verdict.why or states.BY_NAME[verdict.state].advice
         ]
 
     def _sheets(self) -> list[_Sheet]:
@@ -96,7 +103,7 @@ class Diagnosis(NamedTuple):
             shown = ["" if n is None else f"{n:.3g}" for n in numbers]
             rows.append((str(number), module, verdict.state, confidence, *shown))
         header = ("#", "module", "verdict", "confidence", *SHOWN)
-        return _Sheet(f"Modules after {self.steps[-1]} steps", header, rows)
+        return _Sheet(f"Modules after {self.trained_steps} steps", header, rows)
 
     def _on_demand(self) -> _Sheet:
         rows = []

@@ -73,6 +73,8 @@ def objectives_by_name(
     if boundaries is None:
         _refuse_without_boundary(model)
         return {}
+    if isinstance(boundaries, Mapping | Sequence | Set) and not boundaries:
+        _refuse_empty(model, boundaries)
     if isinstance(boundaries, Mapping):
         return dict(boundaries)
     if _is_count(boundaries):
@@ -158,6 +160,16 @@ def _refuse_bad_place(layer: keras.layers.Layer, marked: set[str]) -> None:
         raise ValueError(
             f"Layer {layer.name!r} is followed by a boundary already. Leave it out of "
             "`boundaries`."
+        )
+
+
+def _refuse_empty(model: keras.Model, boundaries: Any) -> None:
+    """Raises ValueError for a graph without boundaries where no layer is named."""
+    # A subclassed model may make its boundaries when it is first called.
+    if compat.is_functional(model) and not holds_boundary(model):
+        raise ValueError(
+            f"boundaries={boundaries!r}: name at least one layer, or leave it out to have "
+            "up to three chosen."
         )
 
 

@@ -17,6 +17,12 @@ def print_modules(model: Any, print_fn: Any = None) -> None:
         print_fn: Function that is called with the table as one string. Defaults to
             `None`, which prints to the terminal.
     """
+    if not model.modules:
+        (print_fn or print)(
+            f"Modules of {model.name!r}: known after the first batch, or after "
+            "model.examine(x)."
+        )
+        return
     table = Table(title=f"Modules of {model.name!r}", title_justify="left")
     table.add_column("#")
     table.add_column("module", no_wrap=True)

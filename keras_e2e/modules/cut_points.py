@@ -144,14 +144,25 @@ def _refuse_count(graph: Graph, points: list[CutPoint], count: int | None) -> No
         raise ValueError(f"boundaries={count}: expected at least 1 boundary.")
     if len(points) >= (count or 1):
         return
-    found = f"only {len(points)} cut points" if points else "no cut points"
     asked = "" if count is None else f"boundaries={count}: "
-    fewer = f"Ask for at most {len(points)}, or name" if points else "Name"
+    operations = {id(c.operation): c.operation for c in graph.calls}.values()
+    weighted = [x.name for x in operations if getattr(x, "weights", ())]
+    if len(weighted) < 2:
+        raise ValueError(
+            f"{asked}the model {graph.model.name!r} is one module: its layers with weights "
+            f"are {weighted}, and each module has at least one. Nothing is to be cut."
+        )
+    found, names, fewer = "no cut points", "", "Name"
+    if points:
+        found, fewer = (
+            f"only {len(points)} cut points",
+            f"Ask for at most {len(points)}, or name",
+        )
+        names = f": {[p.layer.name for p in points]}"
     raise ValueError(
         f"{asked}the model {graph.model.name!r} has {found} (layers that every path from "
-        "input to output crosses, with weights on both sides): "
-        f"{[p.layer.name for p in points]}. {fewer} layers yourself: "
-        "modularize(model, [...])."
+        f"input to output crosses, with weights on both sides){names}. {fewer} layers "
+        "yourself: modularize(model, [...])."
     )
 
 

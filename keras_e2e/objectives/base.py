@@ -163,7 +163,13 @@ class LocalObjective(keras.layers.Layer):
             activation: As in `loss`.
             batch: As in `loss`.
         """
-        values = ops.cast(self.loss(activation, batch), keras.config.floatx())
+        values = self.loss(activation, batch)
+        if values is None:
+            raise ValueError(
+                f"{type(self).__name__}.loss returned None; expected per-example values of "
+                "shape (batch, ...). Return them."
+            )
+        values = ops.cast(values, keras.config.floatx())
         # The weight of an example applies to all values of its loss.
         weight, mask = batch.sample_weight, compat.mask_of(activation)
         kept = 1 if weight is None else len(weight.shape)

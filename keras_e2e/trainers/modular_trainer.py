@@ -5,7 +5,8 @@ from typing import TYPE_CHECKING, Any
 
 from keras import tree
 
-from keras_e2e.diagnostics.quantity import Quantity, check_quantities
+from keras_e2e.diagnostics.quantity import Quantity
+from keras_e2e.diagnostics.quantity_checks import check_quantities
 from keras_e2e.modules.forward_record import ForwardRecord
 from keras_e2e.modules.module import ModuleSpec
 from keras_e2e.modules.resolve_mode import refuse_averages, resolve_mode
@@ -113,7 +114,7 @@ class ModularTrainer(ModularStep, Model):
         Raises:
             RuntimeError: If the modules are not known yet, or if the Keras backend has no
                 instrumented step.
-            TypeError: If something else than `Quantity` objects is given.
+            TypeError: If something else than `Quantity` objects is given, or one is incomplete.
             ValueError: If there are none, or two of one name, in this call or this `fit`.
         """
         return instrument(self, check_quantities(f"{self.name}: instrument", quantities))

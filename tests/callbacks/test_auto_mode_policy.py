@@ -62,6 +62,8 @@ def test_a_starved_module_is_trained_locally_and_the_reason_has_the_numbers():
     assert (found.step, found.mode) == (301, mixed("b"))
     assert found.causes == {"b": "starved"}
     assert found.reason.startswith("b: Starved") and "gradient_snr" in found.reason
+    assert found.reason.count(".") == found.reason.count("0.") + 1  # no advice
+    assert found.reason.endswith(").") and "Give the module" not in found.reason
 
 
 def test_later_ones_join_those_that_are_trained_locally_already():

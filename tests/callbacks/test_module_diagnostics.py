@@ -121,6 +121,7 @@ def test_integers_of_numpy_are_numbers_of_steps():
         ({"quantities": GradRMS}, TypeError, "quantities=.*expected one of"),
         ({"quantities": [GradRMS]}, TypeError, r"quantities holds .*GradRMS\(\)"),
         ({"quantities": ["grad_rms"]}, TypeError, "quantities holds 'grad_rms'"),
+        ({"quantities": ["default", GradRMS()]}, TypeError, r"\*.*default_quantities\(\)"),
         ({"quantities": "ful"}, ValueError, "quantities='ful'.*Did you mean 'full'"),
         ({"quantities": []}, ValueError, "one or more quantities"),
         ({"quantities": [GradRMS(), GradRMS()]}, ValueError, "different names"),

@@ -321,7 +321,7 @@ def test_numbers_that_come_along_must_be_as_many_as_named():
         extra_outputs = ("more",)
 
     model, _ = modular([Wrong()])
-    with pytest.raises(ValueError, match="compute gave 1 numbers for"):
+    with pytest.raises(ValueError, match="compute returned 1 numbers for"):
         step(model)
 
 

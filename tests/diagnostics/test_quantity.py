@@ -1,8 +1,10 @@
 """The contract of a quantity: its schedule, and which quantities are equal."""
 
+import keras
 import numpy as np
 import pytest
 
+import keras_e2e as e2e
 from keras_e2e import diagnostics
 from keras_e2e.diagnostics import CKA, GradRMS, NoiseScale, Rotation
 
@@ -63,3 +65,56 @@ def test_a_quantity_of_one_s_own_needs_no_constructor():
 
     assert Plain().schedule == Constructed().schedule == 50
     assert Plain(schedule=None).schedule is None
+
+
+class Own(diagnostics.Quantity):
+    name, formula = "own", "1"
+
+    def compute(self, module, state):
+        return 1.0, state
+
+
+def network():
+    base = keras.Sequential([keras.Input((2,)), *map(keras.layers.Dense, (3, 1))])
+    model = e2e.modularize(base, 1)
+    model.compile("sgd", "mse")
+    return model
+
+
+@pytest.mark.parametrize("lacking", ["name", "formula"])
+def test_a_quantity_without_name_or_formula_is_refused_at_once(lacking):
+    wrong = type("Wrong", (Own,), {lacking: None})()
+    with pytest.raises(TypeError, match=f"Wrong.{lacking} is None; expected a string"):
+        e2e.callbacks.ModuleDiagnostics(quantities=[wrong])
+    with pytest.raises(TypeError, match=f"Wrong.{lacking} is None"):
+        network().instrument([wrong])
+
+
+@pytest.mark.parametrize("shapes", [(), None, [3], [("a",)], [keras.ops.zeros(())]])
+def test_an_initial_state_that_is_no_list_of_shapes_is_refused(shapes):
+    class Wrong(Own):
+        def init_state(self, given):
+            return shapes
+
+    with pytest.raises(TypeError, match=r"Wrong\.init_state returned .*list of shapes"):
+        network().instrument([Wrong()])
+
+
+@pytest.mark.parametrize(
+    ("returned", "error", "message"),
+    [
+        (1.0, TypeError, "returned 1.0; expected two values"),
+        (None, TypeError, "returned None; expected two values"),
+        ((1.0, 2.0), TypeError, "expected two values"),
+        ((1.0, [2.0]), ValueError, "returned 1 tensors to keep; expected 0"),
+        (((1.0, 2.0), []), ValueError, "returned 2 numbers for"),
+    ],
+)
+def test_what_compute_returns_is_checked(returned, error, message):
+    class Wrong(Own):
+        def compute(self, module, state):
+            return returned
+
+    watch = e2e.callbacks.ModuleDiagnostics(quantities=[Wrong()])
+    with pytest.raises(error, match=f"Wrong.compute {message}|Wrong.compute .*{message}"):
+        network().fit(np.ones((4, 2)), np.ones(4), verbose=0, callbacks=[watch])

@@ -127,6 +127,23 @@ def test_few_measurements_are_unclear():
     assert judge({}) == {}
 
 
+def test_an_unclear_module_says_why():
+    def why(history, **options):
+        found = judge({q: {"m": list(v)} for q, v in history.items()}, **options)["m"]
+        assert (found.state, found.confidence) == ("unclear", 0.0)
+        assert found.message == f"Unclear. {found.why}"
+        return found.why
+
+    short = {name: list(values)[:9] for name, values in HEALTHY.items()}
+    assert "takes 10 measurements" in why(short) and "there are 9. Lower" in why(short)
+    assert "there is 1." in why(HEALTHY, since=len(list(HEALTHY["loss"])) - 1)
+    assert "does not train this module" in why(HEALTHY, frozen=("m",))
+    assert "contradict" in why({"loss": [1.0] * 20, "gradient_snr": [0.0, 0.1] * 10})
+    assert "gradient_snr and loss" in why({"loss": [1.0] * 20})
+    assert "gradient_snr and loss" in why({"gradient_snr": [1.0] * 20})
+    assert state_of().why == ""
+
+
 def test_without_a_loss_of_its_own_a_module_serves_the_task():
     found = state_of(loss=[NAN] * 20, gradient_snr=[0.0] * 20, other={"loss": [1.0] * 20})
     assert found.state == "starved"

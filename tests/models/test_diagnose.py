@@ -1,5 +1,7 @@
 """`diagnose` judges the modules of a model and leaves it as it was."""
 
+import math
+
 import keras
 import numpy as np
 import pytest
@@ -165,6 +167,10 @@ def test_a_module_that_is_not_needed_is_distinguished_from_one_that_is():
         ({"every": 3}, TypeError, "unknown argument 'every'"),
         ({"quantities": None}, TypeError, "unknown argument 'quantities'"),
         ({"batchsize": 3}, TypeError, "Did you mean 'batch_size'"),
+        ({"every": 5}, TypeError, r"'every'\. Expected .*'update_freq'"),
+        ({"step": 100}, TypeError, "Did you mean 'steps'"),
+        ({"update_frq": 5}, TypeError, "Did you mean 'update_freq'"),
+        ({"epoch": 5}, TypeError, r"'epoch'\. Expected"),  # 'epochs' is refused, too
         ({"mode": "backwards"}, ValueError, "backwards"),
         ({"on_demand": [GradRMS()]}, TypeError, "expected OnDemand objects"),
         ({"on_demand": [CKA([]), CKA([])]}, ValueError, "different names"),
@@ -177,6 +183,20 @@ def test_what_cannot_be_judged_is_refused_before_anything_moves(arguments, error
     with pytest.raises(error, match=message):
         e2e.diagnose(model, X, Y, **arguments)
     assert same(before, model.get_weights())
+
+
+def test_the_steps_are_those_of_the_diagnosis():
+    model = modular()
+    model.fit(X, Y, verbose=0)
+    found = e2e.diagnose(model, X, Y, steps=52)
+    assert found.trained_steps == 52 and found.steps[-1] != 52
+    assert "Modules after 52 steps" in str(found) and "Blank" not in str(found)
+
+
+def test_quantities_on_demand_take_arrays():
+    data = tf.data.Dataset.from_tensor_slices((X, Y)).batch(32)
+    with pytest.raises(ValueError, match=r"frozen_utility: .*expected arrays"):
+        e2e.diagnose(modular(), data, on_demand=[FrozenUtility()])
 
 
 def test_missing_data_is_refused_before_anything_moves():
@@ -201,7 +221,8 @@ def test_a_notebook_shows_the_tables_and_messages():
         {name: verdict, "out": unclear},
         {},
         [96],
-        {"reset_utility": {name: 0.1, "out": 0.2}},
+        {"reset_utility": {name: 0.1, "out": math.nan}},
+        100,
     )
     page = found._repr_html_()
     assert "<b>" not in page
@@ -209,8 +230,10 @@ def test_a_notebook_shows_the_tables_and_messages():
     assert page.count("<table>") == page.count("</table>") == 2
     for cell in ("confidence", "dormant", "90%", "0.5", "reset_utility", "0.1"):
         assert f">{cell}<" in page
+    assert "<td></td>" in page and "Blank: " in page and "Blank: " in str(found)
+    assert "Modules after 100 steps" in page
     assert name in str(found)  # no markup of rich's
-    assert repr(found) == f"<Diagnosis after 96 steps: {name}: dormant, out: unclear>"
+    assert repr(found) == f"<Diagnosis after 100 steps: {name}: dormant, out: unclear>"
 
 
 def test_a_stock_model_and_one_that_is_not_compiled_are_refused():

@@ -546,3 +546,14 @@ def test_mobilenet_is_cut_into_four_modules():
     assert len(owned) == len(base.weights) == len({id(v) for v in owned})
     stripped = e2e.strip(model)
     assert_same(stripped(x), base(x))
+
+
+@pytest.mark.parametrize("nothing", [[], {}, ()])
+def test_no_boundary_at_all_is_refused(nothing):
+    base = keras.Sequential([keras.Input((2,)), layers.Dense(3, name="a"), layers.Dense(1)])
+    with pytest.raises(
+        ValueError, match=r"boundaries=.*: .* at least one layer, or leave it out"
+    ):
+        e2e.modularize(base, nothing)
+    marked = e2e.modularize(base, ["a"])
+    assert list(e2e.modularize(marked, []).boundaries) == ["a"]

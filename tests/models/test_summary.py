@@ -42,6 +42,21 @@ def test_each_module_has_a_row():
     assert row_of(text, "out") == ["3", "out", "out", "task loss", "8", "-"]
 
 
+def test_modules_that_are_not_known_yet_are_announced():
+    class Subclassed(keras.Model):
+        def __init__(self):
+            super().__init__(name="sub")
+            self.first, self.last = layers.Dense(3, name="first"), layers.Dense(2)
+
+        def call(self, x):
+            return self.last(self.first(x))
+
+    model = e2e.modularize(Subclassed(), ["first"])
+    assert "'sub': known after the first batch, or after model.examine(x)" in printed(model)
+    model.examine(keras.ops.ones((2, 4)))
+    assert row_of(printed(model), "first")[4] == "15"
+
+
 def test_many_layers_are_not_all_named():
     row = row_of(printed(model_of(depth=6)), "d5")
     assert row[2].startswith("d0")

@@ -282,8 +282,16 @@ def test_no_cut_before_the_first_weights_or_after_the_last():
     )
     assert not cut_points(Graph(keras.Model(model.inputs, model.outputs)))
     for asked in (1, None):
-        with pytest.raises(ValueError, match=r"has no cut points .* Name layers yourself"):
+        with pytest.raises(ValueError, match=r"is one module: .* are \['only'\]"):
             e2e.modularize(model, asked)
+
+
+def test_a_model_without_cut_points_lists_none():
+    inputs = keras.Input((4,))
+    around = layers.Add()([layers.Dense(4)(inputs), inputs])
+    outputs = layers.Concatenate()([layers.Dense(4)(around), inputs])
+    with pytest.raises(ValueError, match=r"no cut points \([^)]*\)\. Name layers yourself"):
+        e2e.modularize(keras.Model(inputs, outputs))
 
 
 def test_an_early_output_cannot_be_cut_off():

@@ -200,3 +200,16 @@ def test_labels_given_to_a_mode_that_does_not_use_them_change_nothing():
         model = model_with(Halving())
         losses.append(model.fit(x, given, shuffle=False, verbose=0).history)
     assert losses[0] == losses[1]
+
+
+def test_a_loss_that_returns_nothing_is_named():
+    class Forgetful(LocalObjective):
+        def loss(self, activation, batch):
+            ops.mean(activation, axis=-1)
+
+    base = keras.Sequential([keras.Input((2,)), layers.Dense(3, name="a"), layers.Dense(1)])
+    model = e2e.modularize(base, {"a": Forgetful()}, training_mode="local")
+    model.compile("sgd", "mse")
+    expected = r"Boundary 'a': Forgetful\.loss returned None; expected .* \(batch, \.\.\.\)"
+    with pytest.raises(ValueError, match=expected):
+        model.fit(np.ones((4, 2)), np.ones(4), verbose=0)

@@ -1,12 +1,12 @@
 """Where instrumented steps write their numbers, on TensorFlow."""
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from typing import Any
 
 import numpy as np
 import tensorflow as tf
 
 from keras_e2e.diagnostics.quantity import ModuleView, Quantity
+from keras_e2e.diagnostics.quantity_checks import measured_by, state_shapes
 from keras_e2e.utils.validation import did_you_mean
 
 Shapes = Mapping[str, list[tuple]]
@@ -39,7 +39,7 @@ class Recorder:
         # The numbers, and 1 where there is one, else 0.
         self.values = _local_variable((2, len(shapes), len(self.columns)))
         self.kept = [
-            [[_local_variable(s) for s in q.init_state(own)] for q in quantities]
+            [[_local_variable(s) for s in state_shapes(q, own)] for q in quantities]
             for own in shapes.values()
         ]
         self._asked: set[str] = set()
@@ -156,29 +156,16 @@ class Recorder:
                 if quantity.name not in measured:
                     numbers += [None] * len(quantity.columns)
                     continue
-                found, following = quantity.compute(view, [tf.identity(v) for v in kept])
+                state = [tf.identity(v) for v in kept]
+                found, following = measured_by(quantity, view, state)
                 for variable, new in zip(kept, following, strict=True):
                     variable.assign(new)
-                numbers += _as_many(quantity, found)
+                numbers += found
             rows.append(
                 tf.stack([tf.cast(np.nan if n is None else n, tf.float32) for n in numbers])
             )
             applies.append([0.0 if n is None else 1.0 for n in numbers])
         self.values.assign(tf.stack([tf.stack(rows), tf.constant(applies, tf.float32)]))
-
-
-def _as_many(quantity: Quantity, found: Any) -> list:
-    """A number for each of a quantity's columns."""
-    if found is None:
-        return [None] * len(quantity.columns)
-    numbers = list(found) if isinstance(found, tuple) else [found]
-    if len(numbers) != len(quantity.columns):
-        raise ValueError(
-            f"{type(quantity).__name__}.compute gave {len(numbers)} numbers for "
-            f"{quantity.columns}. Return one for the name and one for each of "
-            "`extra_outputs`."
-        )
-    return numbers
 
 
 def _shown(quantity: Quantity) -> str:

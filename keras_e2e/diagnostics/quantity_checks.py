@@ -1,0 +1,100 @@
+"""Checks of what a user's quantity says and returns, with errors that name its class."""
+
+from collections.abc import Iterable
+from numbers import Integral
+from typing import Any
+
+from keras_e2e.diagnostics.quantity import ModuleView, Quantity
+
+
+def check_quantities(who: str, quantities: Any) -> list[Quantity]:
+    """The quantities as a list.
+
+    Args:
+        who: Who was given them, for the error.
+        quantities: An iterable of `Quantity` objects.
+
+    Raises:
+        TypeError: If it holds anything else, or a quantity without name or formula.
+        ValueError: If there are none, or two numbers of one name.
+    """
+    if isinstance(quantities, str) or not isinstance(quantities, Iterable):
+        quantities = [quantities]
+    given = list(quantities)
+    for quantity in given:
+        if not isinstance(quantity, Quantity):
+            raise TypeError(
+                f"{who}: quantities holds {quantity!r}; expected Quantity objects, such "
+                "as keras_e2e.diagnostics.GradRMS(). For the default ones and others: "
+                "[*keras_e2e.diagnostics.default_quantities(), ...]."
+            )
+        _check_described(quantity)
+    names = [column for quantity in given for column in quantity.columns]
+    if not names or len(set(names)) < len(names):
+        raise ValueError(
+            f"{who}: expected one or more quantities with different names; found {names}. "
+            "Give each once."
+        )
+    return given
+
+
+def state_shapes(quantity: Quantity, shapes: list[tuple]) -> list[tuple]:
+    """The shapes that a quantity's `init_state` returns.
+
+    Raises:
+        TypeError: If they are not a list of tuples of integers.
+    """
+    found = quantity.init_state(shapes)
+    good = isinstance(found, list) and all(
+        isinstance(shape, tuple | list) and all(isinstance(n, Integral) for n in shape)
+        for shape in found
+    )
+    if not good:
+        raise TypeError(
+            f"{type(quantity).__name__}.init_state returned {found!r}; expected a list of "
+            "shapes, tuples of integers, one for each tensor to keep: [()] for a scalar."
+        )
+    return [tuple(shape) for shape in found]
+
+
+def measured_by(quantity: Quantity, view: ModuleView, state: list) -> tuple[list, list]:
+    """What a quantity's `compute` returns: a number for each column, and the next state.
+
+    Raises:
+        TypeError: If `compute` returns something else than a value and a list.
+        ValueError: If it returns another number of values or tensors than expected.
+    """
+    who = f"{type(quantity).__name__}.compute"
+    found = quantity.compute(view, state)
+    pair = isinstance(found, tuple) and len(found) == 2
+    if not pair or not isinstance(found[1], list | tuple):
+        raise TypeError(
+            f"{who} returned {found!r}; expected two values, the number (or None) and the "
+            "list of the next kept tensors: return value, state."
+        )
+    value, following = found
+    if len(following) != len(state):
+        raise ValueError(
+            f"{who} returned {len(following)} tensors to keep; expected {len(state)}, as "
+            "many as init_state returned shapes."
+        )
+    if value is None:
+        return [None] * len(quantity.columns), list(following)
+    numbers = list(value) if isinstance(value, tuple) else [value]
+    if len(numbers) != len(quantity.columns):
+        raise ValueError(
+            f"{who} returned {len(numbers)} numbers for {quantity.columns}; expected one "
+            "for the name and one for each of `extra_outputs`."
+        )
+    return numbers, list(following)
+
+
+def _check_described(quantity: Quantity) -> None:
+    """Raises TypeError for a quantity whose class lacks its name or formula."""
+    for attribute in ("name", "formula"):
+        found = getattr(quantity, attribute, None)
+        if not isinstance(found, str) or not found:
+            raise TypeError(
+                f"{type(quantity).__name__}.{attribute} is {found!r}; expected a string. "
+                f"Set it as a class attribute: {attribute} = '...'."
+            )
