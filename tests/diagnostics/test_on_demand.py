@@ -128,7 +128,7 @@ def test_the_modules_of_a_subclassed_model_are_found_first():
         (ResetUtility(), (X,), ValueError, "targets"),
         (FrozenUtility(), (X,), ValueError, "targets"),
         (ResetUtility(), (X, Y[:-1]), ValueError, "lengths"),
-        (ResetUtility(), (iter([X]), Y), ValueError, "Leave y"),
+        (ResetUtility(), (iter([X]), Y), ValueError, "expected arrays"),
         (JacobianSingularValues(), (iter([X]),), ValueError, "arrays"),
         (FrozenUtility(held_out=0.01), (X, Y), ValueError, "held_out=0"),
         (ResetUtility([X]), (X, Y), ValueError, "1 weights; 'dense' has"),
