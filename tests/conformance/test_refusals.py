@@ -130,10 +130,10 @@ def subclassed(run=plain, built=True, x=X, **parts):
         (["a", "zz"], ["'net'", "'zz'", "'a'", "'b'", "'out'"]),
         ({"zz": "pred"}, ["'net'", "'zz'", "'a'", "'b'", "'out'"]),
         (["a", "a"], ["'a'", "2 times"]),
-        (["a", 3], ["3", "layer names"]),
+        (["a", 3], ["3", "names of layers"]),
         ("a", ["'a'", "list of layer names", "dict", "number"]),
-        ([], ["'net'", "ModuleBoundary", "modularize"]),
-        ({}, ["'net'", "ModuleBoundary", "modularize"]),
+        ([], ["boundaries=[]", "at least one layer", "leave it out"]),
+        ({}, ["boundaries={}", "at least one layer", "leave it out"]),
     ],
     ids=str,
 )
@@ -489,7 +489,7 @@ def test_a_variable_shared_by_layers_of_two_modules_is_refused():
     embed = layers.Dense(6, use_bias=False, name="embed")
     hidden = layers.Dense(6, name="a")(embed(inputs))
     model = keras.Model(inputs, Transposed(embed.kernel, name="tied")(hidden))
-    said = ["'embed/kernel'", "'embed'", "'tied'", "'a'", "untie"]
+    said = ["'embed/kernel'", "'embed'", "'tied'", "'a'", "a variable of its own"]
     with refused_for(model, ValueError, *said):
         e2e.modularize(model, ["a"])
 
