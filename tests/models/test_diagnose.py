@@ -119,7 +119,13 @@ def test_faults_are_reported_in_a_table_and_in_words():
         "b": "frozen",
     }
     text = str(found)
-    for said in ("dormant", "frozen", "a: Dormant", "leaky ReLU", "Modules after 100 steps"):
+    for said in (
+        "dormant",
+        "frozen",
+        "a: Dormant",
+        "leaky ReLU",
+        "Modules after 100 steps",
+    ):
         assert said in text
 
 
