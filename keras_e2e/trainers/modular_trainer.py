@@ -114,7 +114,7 @@ class ModularTrainer(ModularStep, Model):
         Raises:
             RuntimeError: If the modules are not known yet, or if the Keras backend has no
                 instrumented step.
-            TypeError: If something else than `Quantity` objects is given, or one is incomplete.
+            TypeError: If something else is given than complete `Quantity` objects.
             ValueError: If there are none, or two of one name, in this call or this `fit`.
         """
         return instrument(self, check_quantities(f"{self.name}: instrument", quantities))

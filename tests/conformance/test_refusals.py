@@ -130,7 +130,7 @@ def subclassed(run=plain, built=True, x=X, **parts):
         (["a", "zz"], ["'net'", "'zz'", "'a'", "'b'", "'out'"]),
         ({"zz": "pred"}, ["'net'", "'zz'", "'a'", "'b'", "'out'"]),
         (["a", "a"], ["'a'", "2 times"]),
-        (["a", 3], ["3", "names of layers"]),
+        (["a", 3], ["3", "layer names"]),
         ("a", ["'a'", "list of layer names", "dict", "number"]),
         ([], ["boundaries=[]", "at least one layer", "leave it out"]),
         ({}, ["boundaries={}", "at least one layer", "leave it out"]),
