@@ -39,7 +39,8 @@ class ModuleView:
         signal: Tensor, the gradient of the loss with respect to the module's output: what
             the module is trained by. `None` where there is no gradient.
         input_signal: Tensor, the gradient with respect to the module's input: what it
-            would send back. `None` for the first module.
+            would send back; end to end, with that of penalties of this input. `None` for
+            the first module.
         total: Function that sums a tensor over the replicas; the identity on one device.
         num_examples: Scalar, how many examples the step saw, on all replicas.
         halves: For a quantity with the extra pass `"halves"`: the end-to-end gradients of

@@ -183,6 +183,42 @@ def test_end_to_end_is_stock_after_other_modes_were_tried_out():
     assert models.same(results[0][1], results[1][1])
 
 
+def penalized():
+    """Two penalties of an activation, at a boundary, meet what three branches send back."""
+    keras.utils.set_random_seed(0)
+    inputs = keras.Input((6,))
+    x = keras.layers.Dense(6, "tanh", activity_regularizer="l2", name="a")(inputs)
+    x = keras.layers.ActivityRegularization(l2=0.1, name="first")(x)
+    branches = [keras.layers.Dense(6, "tanh", name=f"b_{i}")(x) for i in range(3)]
+    x = keras.layers.Add(name="second")([x, *branches])
+    x = keras.layers.Dense(models.CLASSES, "softmax", name="out")(x)
+    return keras.Model(inputs, x, name="penalized")
+
+
+@pytest.mark.skipif(not on_tensorflow, reason="diagnostics on TensorFlow")
+@pytest.mark.parametrize("eager", [False, True], ids=["graph", "eager"])
+def test_looking_changes_no_sum_of_gradients_end_to_end(eager):
+    """Neither metrics of heads nor diagnostics change their order, so the last bit."""
+    x, y = models.inputs("dense", 24), models.targets("dense", 24)
+    results = []
+    for looked_by in ("nobody", "metrics", "diagnostics"):
+        model = penalized()
+        if looked_by != "nobody":
+            asked = ["accuracy"] if looked_by == "metrics" else None
+            heads = {c: e2e.objectives.Prediction(metrics=asked) for c in models.CUTS}
+            model = e2e.modularize(model, heads)
+        callbacks = [cases.Diagnose()] if looked_by == "diagnostics" else []
+        model.compile(
+            keras.optimizers.SGD(0.05), **models.losses("dense"), run_eagerly=eager
+        )
+        logs = cases.fit(model, x, y, callbacks=callbacks).history
+        plain = model if looked_by == "nobody" else e2e.strip(model)
+        results.append((logs["loss"], cases.weights(plain)))
+    for loss, weights in results[1:]:
+        assert loss == results[0][0]
+        assert models.same(weights, results[0][1])
+
+
 def kinds_of_ops(model, x, y):
     """How many operations of each kind a compiled step of the model has."""
     import tensorflow as tf

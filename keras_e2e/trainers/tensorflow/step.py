@@ -35,7 +35,9 @@ class ModularStep(Model):
         metric_variables = len(self.metrics_variables)
         x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
         tape = tf.GradientTape(persistent=bool(state.flow().separate))
-        tap = _tap(tape if state.steps.measuring else None)
+        # End to end no head sends anything back, and all sums are those of stock Keras.
+        apart = state.mode.name != "end_to_end"
+        tap = _tap(tape if state.steps.measuring else None, apart)
         with step_context(state, targets=(y, sample_weight), tap=tap) as context:
             with tape:
                 y_pred = self(x, training=True)
@@ -87,9 +89,10 @@ class ModularStep(Model):
             instrumentation.record(variables, found)
 
 
-def _tap(tape: tf.GradientTape | None) -> Any:
+def _tap(tape: tf.GradientTape | None, apart: bool) -> Any:
     def tap(tensor):
-        tensor = _summed_apart(tensor)
+        if apart:
+            tensor = _summed_apart(tensor)
         if tape is not None:
             tape.watch(tensor)
         return tensor
