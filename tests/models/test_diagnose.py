@@ -149,7 +149,8 @@ def test_a_module_that_is_not_needed_is_distinguished_from_one_that_is():
     loss = "sparse_categorical_crossentropy"
     model.compile(keras.optimizers.Adam(0.03), loss, jit_compile=False)
     assert not model.modules  # found by the first examples
-    found = e2e.diagnose(model, X, Y, steps=50, on_demand=[FrozenUtility(60)])
+    # With 300 steps at most .013 and at least .70 for eight seeds; with 60 two seeds fail.
+    found = e2e.diagnose(model, X, Y, steps=50, on_demand=[FrozenUtility(300)])
     utility = found.measured["frozen_utility"]
     assert utility["spare"] < 0.02 < 0.2 < utility["narrow"]
     states = {module: verdict.state for module, verdict in found.verdicts.items()}
