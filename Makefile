@@ -19,7 +19,7 @@ demo: setup
 
 test test-quick test-jax test-lower-bounds: export TF_CPP_MIN_LOG_LEVEL = 2
 
-# worksteal hands out tests in runs of neighbours and evens out the two workers at the
+# worksteal hands out tests in runs of neighbors and evens out the two workers at the
 # end, so the few slow files do not leave one of them idle.
 PYTEST := -m pytest -n 2 --dist worksteal
 
@@ -31,18 +31,15 @@ test-quick: setup
 	$(BIN)/python $(PYTEST) --quick --doctest-modules tests keras_e2e
 
 # The promises of tests/conformance/ that apply on JAX; `make test` has isolation alone.
-ON_JAX := end_to_end_is_stock everywhere isolation registry strip
+ON_JAX := end_to_end_is_stock everywhere isolation refusals registry strip
 
 test-jax: setup
 	KERAS_BACKEND=jax $(BIN)/python $(PYTEST) $(ON_JAX:%=tests/conformance/test_%.py)
 
 # The oldest Keras and TensorFlow that pyproject.toml allows, in an environment of their own:
 # without JAX, which needs newer packages than TensorFlow 2.18 bears, and without a browser.
-# oneDNN is off: its product of an array of rank 4 and one of rank 2 writes beyond its memory on
-# some processors, and Keras before 3.15 calls it for a Dense layer.
 LOWER := .venv-lower
 
-test-lower-bounds: export TF_ENABLE_ONEDNN_OPTS = 0
 test-lower-bounds:
 	$(PYTHON) -m venv $(LOWER)
 	$(LOWER)/bin/python -m pip install -q --disable-pip-version-check \

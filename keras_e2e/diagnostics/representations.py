@@ -136,13 +136,8 @@ class ProbeAccuracy(Quantity):
         guess = ops.argmax(ops.matmul(h, weights), axis=1)
         right = ops.cast(ops.equal(guess, ops.argmax(classes, axis=1)), "float32")
         accuracy = module.total(ops.sum(right)) / module.num_examples
-        new = module.total(ops.matmul(ops.transpose(h), h))
-        new_cross = module.total(ops.matmul(ops.transpose(h), classes))
-        pads = self.units + 1 - width
-        gram = self.decay * gram + ops.pad(new, ((0, pads), (0, pads)))
-        cross = self.decay * cross + ops.pad(
-            new_cross, ((0, pads), (0, MAX_CLASSES - count))
-        )
+        gram = self.decay * gram + _filled_up(_products(module, h, h), gram.shape)
+        cross = self.decay * cross + _filled_up(_products(module, h, classes), cross.shape)
         value = ops.where(seen > 0, accuracy, float("nan"))
         return value, [ops.ones_like(seen), gram, cross]
 
@@ -187,7 +182,7 @@ class EffectiveRank(Quantity):
         if features is None:
             return None, state
         # Sums over the replicas need the smaller product with the units on both sides.
-        gram = module.total(ops.matmul(ops.transpose(features), features))
+        gram = _products(module, features, features)
         squares = ops.maximum(ops.linalg.eigh(gram)[0], 0.0)
         # Below the precision of the product there is rounding error only.
         squares = ops.where(squares > 1e-6 * ops.max(squares), squares, 0.0)
@@ -215,3 +210,15 @@ def pooled(activation: Any, units: int, mask: Any = None) -> Any:
         activation = ops.mean(activation, axis=axes)
     stride = -(-activation.shape[-1] // units)
     return activation[:, ::stride]
+
+
+def _products(module: ModuleView, left: Any, right: Any) -> Any:
+    """The products of two `(batch, units)`, summed over all examples of the step."""
+    return module.total(ops.matmul(ops.transpose(left), right))
+
+
+def _filled_up(matrix: Any, shape: tuple) -> Any:
+    """The matrix with zeros behind its rows and columns, up to a shape."""
+    return ops.pad(
+        matrix, [(0, whole - part) for whole, part in zip(shape, matrix.shape, strict=True)]
+    )

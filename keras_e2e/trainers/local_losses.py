@@ -94,6 +94,21 @@ def refuse_missing(module: Module, y: Any, labels: Any) -> None:
         )
 
 
+def is_left_unbuilt(state: Any, given: targets.StepTargets) -> bool:
+    """Whether the compiled loss and metrics are not built now, for want of targets.
+
+    On JAX, and under a strategy, Keras builds them before the first step by computing them
+    as `evaluate` would. Without targets that fails; but a mode may do without a prediction,
+    and where it does not, the step is refused with an error that names what is missing.
+    """
+    if given.y is not None or not compat.is_symbolic():
+        return False
+    refused = given.labels or any(
+        missing(module, None, given.labels.get(module.name)) for module, _ in state.active()
+    )
+    return bool(refused) or state.stops_before_outputs()
+
+
 def local_loss(
     module: Module,
     objective: LocalObjective,

@@ -17,7 +17,7 @@ from keras_e2e.trainers.backend import ModularStep, instrument
 from keras_e2e.trainers.build_heads import build_heads
 from keras_e2e.trainers.build_optimizer import build_optimizer
 from keras_e2e.trainers.forward_pass import forward, record_pass
-from keras_e2e.trainers.local_metrics import measured_modules, metrics_of
+from keras_e2e.trainers.local_metrics import step_metrics
 from keras_e2e.trainers.state import ModularState
 from keras_e2e.trainers.step_loss import evaluation_loss, step_loss, sum_of_penalties
 from keras_e2e.trainers.targets import StepTargets, split_targets
@@ -279,17 +279,13 @@ class ModularTrainer(ModularStep, Model):
             return super().test_step(*args)
 
     def compute_metrics(self, x, y, y_pred, sample_weight=None):
-        state, given = self._modular, self._split(y, sample_weight)
-        testing = context_of(state).testing
-        measured = measured_modules(state, training=not testing, testing=testing)
-        current = {metric.name: metric.result() for metric in metrics_of(measured)}
-        if y_pred is None and state.stops_before_outputs():
-            # No prediction was made: report the loss only, not stale metrics.
-            return {"loss": compat.loss_tracker(self).result(), **current}
-        logs = super().compute_metrics(x, given.y, y_pred, given.sample_weight)
-        asked = metrics_of(state.with_objective())
-        stale = {metric.name for metric in asked} - set(current)
-        return {name: value for name, value in logs.items() if name not in stale}
+        compiled = super().compute_metrics
+
+        def compiled_metrics(given: StepTargets) -> dict:
+            return compiled(x, given.y, y_pred, given.sample_weight)
+
+        given = self._split(y, sample_weight)
+        return step_metrics(self, compiled_metrics, y_pred, given)
 
     def get_metrics_result(self):
         """As in Keras, also before a metric has seen its first prediction."""

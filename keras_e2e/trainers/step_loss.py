@@ -12,6 +12,7 @@ from keras_e2e.trainers.forward_pass import extra_records, is_recorded
 from keras_e2e.trainers.local_losses import (
     StepLosses,
     build_outputs,
+    is_left_unbuilt,
     local_loss,
     refuse_missing,
 )
@@ -58,6 +59,8 @@ def evaluation_loss(
     """
     state = model._modular
     _refuse_incomplete(state, given, [])
+    if is_left_unbuilt(state, given):
+        return None
     testing = context_of(state).testing
     with step_context(state, testing=True):  # also where a user calls `compute_loss`
         task = task_loss(given)

@@ -122,6 +122,51 @@ def losses_without(model: keras.Model, left_out: Iterable[keras.layers.Layer]) -
     return losses + [penalty for v, penalty in penalties if id(v) not in skipped]
 
 
+def is_symbolic() -> bool:
+    """Whether Keras runs code for the shapes only (`in_symbolic_scope`).
+
+    `keras.SymbolicScope` is public; whether one is open cannot be asked.
+    """
+    return backend.in_symbolic_scope()
+
+
+def with_state_put_back(model: keras.Model, run: Callable) -> Callable:
+    """A compiled step of JAX's trainer that leaves the variables as they were if it fails.
+
+    The trainer empties the variables before the first step and has nothing to put back if
+    that one raises (`_jax_state`), in stock Keras too. Nor does it forget the penalties of
+    a pass whose loss was not computed (`_losses_override`).
+
+    Args:
+        model: The model whose step it is.
+        run: Function of the state and the iterator over the batches, as the trainer makes
+            it.
+    """
+
+    def step(state, iterator):
+        try:
+            return run(state, iterator)
+        except BaseException:
+            model._losses_override.clear()
+            # What a step was given to reuse its memory is gone once that step runs.
+            if not any(value.is_deleted() for part in state for value in part):
+                model._jax_state = dict(zip(_JAX_STATES[len(state)], state, strict=True))
+                model._jax_state_synced = False
+                model.jax_state_sync()
+            raise
+
+    return step
+
+
+_VARIABLES = ("trainable_variables", "non_trainable_variables")
+# What JAX's trainer gives the steps of `predict`, `evaluate` and `fit`.
+_JAX_STATES = {
+    2: _VARIABLES,
+    3: (*_VARIABLES, "metrics_variables"),
+    4: (*_VARIABLES, "optimizer_variables", "metrics_variables"),
+}
+
+
 def resolve_loss(loss: Any) -> Callable:
     """What `compile(loss=...)` makes of one loss: strings, functions, objects.
 

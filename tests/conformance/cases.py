@@ -180,7 +180,7 @@ def _own_head():
 
 
 def _momentum():
-    # Without ReLUs behind normalised values: finite differences.
+    # Without ReLUs behind normalized values: finite differences.
     return Prediction(MomentumAuxiliary(head="gap_linear"))
 
 

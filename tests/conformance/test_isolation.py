@@ -165,7 +165,7 @@ def assert_is_gradient(loss, variables, found, step=5e-4):
 @cases.each_loss
 def test_a_module_s_gradient_is_that_of_its_loss(case, module):
     if case.name == "prediction-conv_mlp":
-        pytest.skip("its head has ReLUs behind normalised maps: kinks all around")
+        pytest.skip("its head has ReLUs behind normalized maps: kinks all around")
     model = model_of(case)
     x, y = case.data(8)
     owner = next(m for m in model.modules if m.name == module)
@@ -235,7 +235,7 @@ def test_mixed_mode_isolates_where_it_says_and_nowhere_else(stop, extra):
     assert any(moved(mixed[other][1:])) == bool(extra)
 
 
-def _normalised():
+def _normalized():
     """BatchNorm and Dropout in each module, as a graph."""
     return models.build("rich"), {"first": "pred", "second": Reconstruction()}
 
@@ -244,7 +244,7 @@ def _subclassed():
     return models.build("subclassed"), {"first": "pred", "second": Prediction("mlp")}
 
 
-def _labelled():
+def _labeled():
     return models.build("dense", hidden="softmax"), {
         "first": IntermediateTarget(),
         "second": "pred",
@@ -260,11 +260,11 @@ def _adamw():
 
 
 STANDING_STILL = {
-    "batch-norm": (_normalised, _adamw),
+    "batch-norm": (_normalized, _adamw),
     "subclassed": (_subclassed, _adamw),
-    "labels": (_labelled, _adamw),
-    "clipped": (_labelled, _sgd(global_clipnorm=1.0)),
-    "accumulated": (_labelled, _sgd(gradient_accumulation_steps=2)),
+    "labels": (_labeled, _adamw),
+    "clipped": (_labeled, _sgd(global_clipnorm=1.0)),
+    "accumulated": (_labeled, _sgd(gradient_accumulation_steps=2)),
 }
 
 
@@ -277,7 +277,7 @@ def sequential_stages(make, optimizer):
     model = e2e.modularize(base, boundaries)
     model.compile(optimizer(), **models.losses("dense"), metrics=["accuracy"])
     x, y = models.inputs("dense", 16), models.targets("dense", 16)
-    y = {"out": y, "first": y} if make is _labelled else y
+    y = {"out": y, "first": y} if make is _labeled else y
     model.training_mode = "deep_supervision"
     cases.fit(model, x, y)
     for active in [m.name for m in model.modules]:
@@ -313,7 +313,7 @@ def test_in_sequential_mode_the_other_modules_stand_still(name):
         assert has_moved == expected, f"in sequential:{active}"
 
 
-@pytest.mark.parametrize("make", [_normalised, _subclassed])
+@pytest.mark.parametrize("make", [_normalized, _subclassed])
 def test_in_sequential_mode_averaged_weights_are_refused(make):
     """Keras writes the averages over every variable, at the end of `fit`."""
     model = e2e.modularize(*make())
@@ -357,7 +357,7 @@ def test_in_sequential_mode_later_modules_are_not_computed(kind):
             assert all(used) if other <= place else not any(used), module.name
 
 
-@pytest.mark.parametrize("make", [_normalised, _subclassed])
+@pytest.mark.parametrize("make", [_normalized, _subclassed])
 def test_in_sequential_mode_frozen_modules_run_in_inference_mode(make):
     """Their Dropout is off: what the active module learns has nothing random in it."""
     x, y = models.inputs("dense", 16), models.targets("dense", 16)
@@ -402,7 +402,7 @@ def _target_model(kind, head):
     return model
 
 
-LABELLED = e2e.TrainingMode("mixed", stop=["first"])
+LABELED = e2e.TrainingMode("mixed", stop=["first"])
 each_kind = pytest.mark.parametrize("kind", ["classes", "numbers"])
 each_head = pytest.mark.parametrize("head", [False, True], ids=["bare", "head"])
 
@@ -414,8 +414,8 @@ def test_a_batch_without_labels_has_no_loss_and_no_gradient(kind, head):
     x, y = models.inputs("dense", 8), models.targets("dense", 8)
     y = {"out": y, "first": _without(_labels(kind, 8), np.ones(8, bool))}
     off = e2e.TrainingMode("mixed", stop=["first"], weights={"first": 0.0})
-    assert loss_value(model, x, y, LABELLED) == loss_value(model, x, y, off)
-    found = gradients(model, x, y, LABELLED)
+    assert loss_value(model, x, y, LABELED) == loss_value(model, x, y, off)
+    found = gradients(model, x, y, LABELED)
     assert not any(moved(found["first"]))
     assert all(moved(found["out"]))
 
@@ -426,15 +426,15 @@ def test_a_missing_label_counts_as_one_of_weight_zero(kind, head):
     model = _target_model(kind, head)
     x, y = models.inputs("dense", 8), models.targets("dense", 8)
     complete, absent = _labels(kind, 8), np.arange(8) % 3 == 0
-    missing = gradients(model, x, {"out": y, "first": _without(complete, absent)}, LABELLED)
+    missing = gradients(model, x, {"out": y, "first": _without(complete, absent)}, LABELED)
     weighted = gradients(
         model,
         x,
         {"out": y, "first": complete},
-        LABELLED,
+        LABELED,
         sample_weight={"first": 1.0 - absent.astype("float32")},
     )
-    full = gradients(model, x, {"out": y, "first": complete}, LABELLED)
+    full = gradients(model, x, {"out": y, "first": complete}, LABELED)
     found = [joined(g["first"]) for g in (missing, weighted, full)]
     for a, b, c in zip(*found, strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-7)

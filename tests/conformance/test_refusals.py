@@ -1,4 +1,4 @@
-"""Promise 6: what cannot be honoured is refused.
+"""Promise 6: what cannot be honored is refused.
 
 Each refusal is an error of the right type that names the layers or the argument and
 the way out. After it nothing has changed, and the model can still be used.
@@ -28,6 +28,10 @@ RNG = np.random.default_rng(0)
 X = RNG.normal(size=(8, 8)).astype("float32")
 Y = RNG.integers(0, 3, size=8)
 SYMBOLS = RNG.integers(0, 4, size=8)
+
+with_diagnostics = pytest.mark.skipif(
+    keras.config.backend() == "jax", reason="there are no diagnostics on JAX yet"
+)
 
 
 # What all refusals have in common
@@ -655,7 +659,7 @@ def test_a_boundary_that_a_call_never_crosses_is_refused():
 # Labels
 
 
-def labelled(mode="local", *, run_eagerly=False, **objectives):
+def labeled(mode="local", *, run_eagerly=False, **objectives):
     """A modular model in a mode, compiled."""
     model = e2e.modularize(stock(), objectives, training_mode=mode)
     loss = "sparse_categorical_crossentropy"
@@ -686,16 +690,16 @@ def refused_to_fit(model, *said, good, error=ValueError):
     ids=str,
 )
 def test_an_objective_without_the_targets_it_needs_is_refused(mode):
-    model = labelled(mode, a="pred")
+    model = labeled(mode, a="pred")
     said = ["'a'", "targets", "Give y", "Reconstruction"]
     with refused_to_fit(model, *said, good=(X, Y)):
         model.fit(X, verbose=0)
 
 
-def test_an_objective_is_refused_an_unlabelled_dataset():
+def test_an_objective_is_refused_an_unlabeled_dataset():
     import tensorflow as tf
 
-    model = labelled(a="pred")
+    model = labeled(a="pred")
     with refused_to_fit(model, "'a'", "targets", "Give y", good=(X, Y)):
         model.fit(tf.data.Dataset.from_tensor_slices((X,)).batch(4), verbose=0)
 
@@ -713,14 +717,14 @@ def test_an_objective_is_refused_an_unlabelled_dataset():
     ids=["none", "bare", "targets only", "of another boundary", "deep", "sequential"],
 )
 def test_an_objective_without_the_labels_it_needs_is_refused(y, mode):
-    model = labelled(mode, a=Reconstruction(), b=IntermediateTarget())
+    model = labeled(mode, a=Reconstruction(), b=IntermediateTarget())
     said = ["'b'", "labels", "y={..., 'b': labels}", "mode"]
     with refused_to_fit(model, *said, good=(X, {"out": Y, "b": SYMBOLS})):
         model.fit(X, y, verbose=0)
 
 
 def test_labels_without_the_models_targets_are_refused():
-    model = labelled(b=IntermediateTarget())
+    model = labeled(b=IntermediateTarget())
     good = (X, {"out": Y, "b": SYMBOLS})
     with refused_to_fit(model, "'out'", good=good):
         model.fit(X, {"b": SYMBOLS}, verbose=0)
@@ -728,7 +732,7 @@ def test_labels_without_the_models_targets_are_refused():
 
 @pytest.mark.parametrize("mode", ["end_to_end", "local", "sequential:b"])
 def test_labels_of_the_wrong_name_are_refused(mode):
-    model = labelled(mode, b=IntermediateTarget())
+    model = labeled(mode, b=IntermediateTarget())
     said = ["'symbols'", "'out'", "'b'", "under the boundary's name"]
     with refused_to_fit(model, *said, good=(X, {"out": Y, "b": SYMBOLS})):
         model.fit(X, {"out": Y, "symbols": SYMBOLS}, verbose=0)
@@ -756,10 +760,141 @@ def test_labels_of_the_wrong_name_are_refused(mode):
     ids=["one-hot", "rank", "width", "bare", "head"],
 )
 def test_labels_of_the_wrong_shape_are_refused(objective, wrong, right, said):
-    model = labelled(b=objective)
+    model = labeled(b=objective)
     said = ["'b'", "shape", "Reshape the labels", *said]
     with refused_to_fit(model, *said, good=(X, {"out": Y, "b": right})):
         model.fit(X, {"out": Y, "b": wrong}, verbose=0)
+
+
+@contextlib.contextmanager
+def one_device():
+    """A strategy, under which Keras builds the loss and the metrics beforehand."""
+    import tensorflow as tf
+
+    with tf.distribute.OneDeviceStrategy("cpu:0").scope():
+        yield
+
+
+on_tensorflow = pytest.mark.skipif(
+    keras.config.backend() != "tensorflow", reason="strategies are TensorFlow's"
+)
+SCOPES = [
+    pytest.param(contextlib.nullcontext, id="alone"),
+    pytest.param(one_device, id="strategy", marks=on_tensorflow),
+]
+
+
+@pytest.mark.parametrize("scope", SCOPES)
+@pytest.mark.parametrize("metrics", [None, ["accuracy"]], ids=str)
+def test_targets_that_are_missing_are_refused_with_metrics_and_under_a_strategy(
+    scope, metrics
+):
+    with scope():
+        model = labeled(a="pred", b=IntermediateTarget())
+        model.compile("adam", model.loss, metrics=metrics)
+    good = (X, {"out": Y, "b": SYMBOLS})
+    with refused_to_fit(model, "'a'", "targets", "Give y", good=good):
+        model.fit(X, verbose=0)
+    for refusing in (model.fit, model.train_on_batch):
+        model.compile("adam", model.loss, metrics=metrics)  # so that nothing is built
+        with refused_to_fit(model, "y holds labels for ['b']", "'out'", good=good):
+            refusing(X, {"b": SYMBOLS})
+
+
+@pytest.mark.parametrize("scope", SCOPES)
+@pytest.mark.parametrize("metrics", [None, ["accuracy"]], ids=str)
+def test_targets_that_a_mode_does_not_need_may_be_missing(scope, metrics):
+    with scope():
+        model = labeled("sequential:b", a=Reconstruction(), b=IntermediateTarget())
+        model.compile("adam", model.loss, metrics=metrics)
+    history = model.fit(X, {"b": SYMBOLS}, verbose=0)
+    assert list(history.history) == ["loss"]
+    model.training_mode = "sequential:a"
+    assert np.isfinite(model.fit(X, verbose=0).history["loss"]).all()
+    model.training_mode = "local"
+    logs = model.fit(X, {"out": Y, "b": SYMBOLS}, verbose=0).history
+    assert set(logs) == {"loss", *(metrics or [])}
+
+
+def regularized():
+    """A compiled model with all that a step may change, and penalties."""
+    base = keras.Sequential(
+        [
+            keras.Input((8,)),
+            layers.Dense(6, kernel_regularizer="l2", activity_regularizer="l2", name="a"),
+            layers.BatchNormalization(name="norm"),
+            layers.Dropout(0.5, seed=3),
+            layers.Dense(3, activation="softmax", name="out"),
+        ],
+        name="net",
+    )
+    objectives = {"norm": IntermediateTarget()}
+    model = e2e.modularize(base, objectives, training_mode="local")
+    optimizer = keras.optimizers.AdamW(use_ema=True)
+    model.compile(optimizer, "sparse_categorical_crossentropy", metrics=["accuracy"])
+    return model
+
+
+def everything(model):
+    """All that a step may change, but for the metrics, which `fit` resets."""
+    own = [*model.trainable_variables, *model.non_trainable_variables]
+    return [v.numpy() for v in [*own, *model.optimizer.variables]]
+
+
+def trained(model, **kwargs):
+    """The history of a `fit` that does the same each time."""
+    y = {"out": Y, "norm": SYMBOLS}
+    return model.fit(X, y, verbose=0, shuffle=False, **kwargs).history
+
+
+def assert_alike(model, other):
+    """Both predict and evaluate the same, to the bit."""
+    here, there = (one.predict(X, verbose=0) for one in (model, other))
+    assert here.tobytes() == there.tobytes()
+    here, there = (one.evaluate(X, Y, verbose=0) for one in (model, other))
+    assert here == there
+
+
+WRONG = {"out": Y, "symbols": SYMBOLS}
+
+
+@pytest.mark.parametrize(
+    ("fail", "said"),
+    [
+        (lambda model: model.fit(X, Y, verbose=0), "labels"),
+        (lambda model: model.train_on_batch(X, Y), "labels"),
+        (lambda model: model.fit(X, WRONG, verbose=0), "'symbols'"),
+        (lambda model: model.evaluate(X, WRONG, verbose=0), "'symbols'"),
+        (lambda model: model.test_on_batch(X, WRONG), "'symbols'"),
+        (lambda model: model.predict(X[:, :5], verbose=0), "shape"),
+    ],
+    ids=["fit", "train_on_batch", "names", "evaluate", "test_on_batch", "predict"],
+)
+@pytest.mark.parametrize("seen", [False, True], ids=["at first", "later"])
+def test_a_step_that_fails_leaves_the_model_for_the_next(fail, said, seen):
+    model, other = regularized(), regularized()
+    other.set_weights(model.get_weights())
+    for one in (model, other):
+        if seen:
+            trained(one)
+            one.evaluate(X, Y, verbose=0)
+    before = everything(model)
+    with refused(ValueError, said):
+        fail(model)
+    assert all(map(np.array_equal, before, everything(model)))
+    assert np.isfinite([float(penalty) for penalty in model.losses]).all()
+    assert trained(model) == trained(other)
+    assert_alike(model, other)
+
+
+def test_validation_that_fails_leaves_what_was_trained():
+    model, other = regularized(), regularized()
+    other.set_weights(model.get_weights())
+    trained(other)
+    with refused(ValueError, "'symbols'"):
+        trained(model, validation_data=(X, WRONG))
+    assert_alike(model, other)
+    assert trained(model) == trained(other)
 
 
 def test_labels_at_a_boundary_crossed_twice_are_refused():
@@ -801,7 +936,7 @@ def test_labels_at_a_boundary_crossed_twice_are_refused():
     ids=str,
 )
 def test_a_mode_that_does_not_fit_is_refused(mode, said):
-    model = labelled("deep_supervision", run_eagerly=True, a="pred", b="pred")
+    model = labeled("deep_supervision", run_eagerly=True, a="pred", b="pred")
     error = TypeError if "'weight'" in said else ValueError
     with refused_to_fit(model, *said, good=(X, Y), error=error):
         model.training_mode = mode
@@ -832,7 +967,7 @@ def test_an_unknown_module_is_refused_once_a_subclassed_model_is_examined():
     ids=str,
 )
 def test_a_module_without_a_loss_is_refused(mode):
-    model = labelled("end_to_end", run_eagerly=True, a=None, b="pred")
+    model = labeled("end_to_end", run_eagerly=True, a=None, b="pred")
     said = ["'a'", "no objective", "Give the boundary an objective"]
     with refused_to_fit(model, *said, good=(X, Y)):
         model.training_mode = mode
@@ -887,7 +1022,7 @@ def test_a_schedule_in_an_unknown_unit_is_refused(unit):
 @pytest.mark.parametrize("unit", ["epoch", "step"])
 def test_a_schedule_that_does_not_fit_is_refused_before_any_step(schedule, said, unit):
     objectives = {"a": "pred", "b": None if "no objective" in said else "pred"}
-    model = labelled("deep_supervision", run_eagerly=True, **objectives)
+    model = labeled("deep_supervision", run_eagerly=True, **objectives)
     with refused_to_fit(model, *said, good=(X, Y)):
         model.fit(
             X, Y, epochs=3, verbose=0, callbacks=[TrainingModeScheduler(schedule, unit)]
@@ -1043,7 +1178,7 @@ def test_a_generator_is_refused_until_the_wrapper_has_seen_data():
 
 @pytest.mark.parametrize("mode", ["local", "deep_supervision", "sequential:out"])
 def test_a_training_loss_without_a_forward_pass_is_refused(mode):
-    model = labelled(mode, run_eagerly=True, a="pred", b="pred")
+    model = labeled(mode, run_eagerly=True, a="pred", b="pred")
 
     def loss_of(y_pred):
         return model.compute_loss(x=X, y=Y, y_pred=y_pred, training=True)
@@ -1053,7 +1188,7 @@ def test_a_training_loss_without_a_forward_pass_is_refused(mode):
         loss_of(model(X))
     with refused(RuntimeError, *said):  # nor is the pass of the last step of fit used
         loss_of(model(X))
-    labelled(mode, a="pred")(X, training=True)
+    labeled(mode, a="pred")(X, training=True)
     with refused(RuntimeError, *said):  # nor the pass of another model
         loss_of(model(X))
     assert np.isfinite(float(loss_of(model(X, training=True))))
@@ -1064,12 +1199,17 @@ def test_local_losses_of_a_wrapper_that_has_seen_no_data_are_refused():
     model.compile("adam", "sparse_categorical_crossentropy")
     with refused(RuntimeError, "'sub'", "'local'", "model.examine("):
         model.compute_loss(x=X, y=Y, y_pred=model(X, training=True), training=True)
+
+
+@with_diagnostics
+def test_diagnostics_of_a_wrapper_that_has_seen_no_data_are_refused():
+    model = e2e.modularize(subclassed(built=False), ["a"])
     with refused(RuntimeError, "'sub'", "model.examine("):
         model.instrument(e2e.diagnostics.default_quantities())
 
 
 def test_diagnostics_are_refused_before_they_are_instrumented():
-    model = labelled(a="pred")
+    model = labeled(a="pred")
     said = ["net", "instrument(quantities)"]
     with refused_to_fit(model, *said, good=(X, Y), error=RuntimeError):
         model.request_diagnostics()
@@ -1140,9 +1280,10 @@ def test_the_torch_backend_is_refused(monkeypatch):
 # Numbers that are none
 
 
+@with_diagnostics
 @pytest.mark.parametrize("mode", ["end_to_end", "local"])
 def test_nan_and_infinity_are_recorded_and_stop_nothing(mode):
-    model = labelled(mode, a=Prediction("mlp"), b=Prediction("mlp"))
+    model = labeled(mode, a=Prediction("mlp"), b=Prediction("mlp"))
     model.compile(keras.optimizers.SGD(1e30), "sparse_categorical_crossentropy")
     recorder = model.instrument(e2e.diagnostics.default_quantities())
     readings = []

@@ -187,11 +187,11 @@ def test_a_probe_is_ridge_regression_on_the_measurements_before():
     model, recorder = modular(
         [ProbeAccuracy(ridge=0.1, decay=0.5)], optimizer=keras.optimizers.SGD(0.0)
     )
-    centres = RNG.normal(size=(3, 5)) * 2
+    centers = RNG.normal(size=(3, 5)) * 2
     gram, cross = np.zeros((8, 8)), np.zeros((8, 3))
     for measurement in range(3):
         y = RNG.integers(0, 3, size=32)
-        x = (centres[y] + RNG.normal(size=(32, 5))).astype("float32")
+        x = (centers[y] + RNG.normal(size=(32, 5))).astype("float32")
         h = np.c_[np.asarray(model.get_layer("a")(x)), np.ones(32)].astype("float64")
         step(model, x, y)
         found = recorder.read()["probe_accuracy"]

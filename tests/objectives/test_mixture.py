@@ -198,18 +198,18 @@ def test_infopro_by_its_formula(activation, source, std, label_loss):
     objective = InfoPro(label_loss, mean=0.5, std=std)
     built(objective, (None, *activation), (None, *source), place=1, modules=4)
     shuffle(objective)
-    decoder, labelled = objective.parts
+    decoder, labeled = objective.parts
     h = some(B, *activation)
     image = RNG.uniform(size=(B, *source)).astype("float32")
     raw = np.asarray(decoder.network(h, training=True), "float64")
     # -log sigmoid(raw) = log(1 + exp(-raw)), and the rest likewise.
     cross_entropy = image * np.logaddexp(0, -raw) + (1 - image) * np.logaddexp(0, raw)
-    expected = 3.5 * cross_entropy.mean() + value(labelled, h)
+    expected = 3.5 * cross_entropy.mean() + value(labeled, h)
     found = value(objective, h, (image - 0.5) / np.float32(std))
     np.testing.assert_allclose(found, expected, rtol=1e-4)
     kind = {"contrast": SupervisedContrastive, "cross_entropy": Prediction}[label_loss]
-    assert type(labelled) is kind
-    assert labelled.head == ("conv1" if len(activation) > 1 else "mlp")
+    assert type(labeled) is kind
+    assert labeled.head == ("conv1" if len(activation) > 1 else "mlp")
 
 
 def test_infopro_at_each_boundary_of_a_model():

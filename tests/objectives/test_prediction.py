@@ -189,7 +189,7 @@ def test_an_image_is_predicted_from_a_smaller_map():
     model.fit(np.ones((4, 8, 8, 1)), np.zeros((4, 8, 8, 2)), verbose=0)
 
 
-def test_regularisation_is_no_part_of_a_local_loss():
+def test_regularization_is_no_part_of_a_local_loss():
     inputs = keras.Input((5,))
     code = layers.Dense(4, kernel_regularizer="l2", name="code")(inputs)
     base = keras.Model(inputs, layers.Dense(2, name="p")(code))

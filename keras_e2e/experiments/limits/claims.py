@@ -37,7 +37,7 @@ class Finding(NamedTuple):
         subject: String, the regime that was judged, or that end to end was compared with.
         k: Integer, the size of the task.
         numbers: String, what was measured.
-        verdict: `SUPPORTS`, `DOES_NOT` or `NO_CLAIM`.
+        verdict: String, `SUPPORTS`, `DOES_NOT` or `NO_CLAIM`.
     """
 
     where: str
@@ -51,10 +51,10 @@ class Claim(NamedTuple):
     """A claim and what the sweep says on it.
 
     Attributes:
-        name: "C1" to "C4".
+        name: String, `"C1"` to `"C4"`.
         claimed: String, the claim, in our words.
         rule: String, what is measured, and what counts as support.
-        findings: List of all comparisons.
+        findings: List of `Finding` tuples, one for each comparison.
     """
 
     name: str

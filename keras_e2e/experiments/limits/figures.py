@@ -35,10 +35,10 @@ class Drawn(NamedTuple):
     """A figure with its words.
 
     Attributes:
-        name: String of letters and "_", for the name of its file.
+        name: String of letters and underscores, for the name of its file.
         title: String, what it shows.
         caption: String, how to read it.
-        figure: The Matplotlib figure.
+        figure: Matplotlib `Figure`.
     """
 
     name: str

@@ -21,7 +21,7 @@ class Chart(NamedTuple):
     Attributes:
         title: String, what it shows.
         caption: String, how to read it.
-        svg: The SVG element, as markup.
+        svg: `Markup`, the SVG element.
     """
 
     title: str

@@ -22,7 +22,7 @@ class Cell(NamedTuple):
     Attributes:
         regime: String, the name of the way of training.
         k: Integer, the size of the task.
-        runs: Tuple of pairs of a setting and its result, by seed.
+        runs: Tuple of pairs `(setting, result)`, in the order of their seeds.
 
     Example:
 
@@ -104,9 +104,10 @@ class Section(NamedTuple):
     of labels, at the sizes that the others have there.
 
     Attributes:
-        conditions: The `Conditions` that they share.
-        labels: Integer, the number of training images whose label is known; None for all.
-        cells: Dict of the runs by regime and size.
+        conditions: `Conditions` that they share.
+        labels: Integer or `None`: the number of training images whose label is known;
+            `None` for all.
+        cells: Dict from `(regime, k)` to the `Cell` with its runs.
     """
 
     conditions: Conditions

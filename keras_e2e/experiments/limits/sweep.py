@@ -26,8 +26,8 @@ class Failure(NamedTuple):
     """A run without a result.
 
     Attributes:
-        setting: The `Setting` that was to be run.
-        why: String, what it raised.
+        setting: `Setting` that was to be run.
+        why: String, the error that it raised.
     """
 
     setting: Setting

@@ -23,9 +23,9 @@ class Tuned(NamedTuple):
     """What was chosen for settings that differ in nothing but their seed.
 
     Attributes:
-        setting: One of them, with the rate that was chosen.
-        validation: Float, the mean validation metric at that rate; None if every run
-            failed, and the rate is the one that was given.
+        setting: `Setting`, one of them, with the rate that was chosen.
+        validation: Float or `None`: the mean validation metric at that rate; `None` if
+            every run failed, and the rate is the one that was given.
     """
 
     setting: Setting

@@ -1,4 +1,7 @@
-"""The training step on JAX: Keras's own; frozen variables are restored after it."""
+"""The training step on JAX: Keras's own; frozen variables are restored after it.
+
+A step that fails, because it is refused for example, leaves the variables as they were.
+"""
 
 from typing import TYPE_CHECKING
 
@@ -6,6 +9,7 @@ import keras
 
 from keras_e2e.modules.step_context import step_context
 from keras_e2e.trainers.state import ModularState
+from keras_e2e.utils import compat
 
 if TYPE_CHECKING:
     from keras import Model
@@ -20,7 +24,6 @@ class ModularStep(Model):
 
     def train_step(self, state, data):
         modular = self._modular
-        modular.steps.count_trace(modular.mode)
         separate = modular.flow().separate
         if separate:
             raise NotImplementedError(
@@ -39,6 +42,7 @@ class ModularStep(Model):
                 self.trainable_variables, state[0], new_state[0], strict=True
             )
         ]
+        modular.steps.count_trace(modular.mode)
         return logs, (trainable, *new_state[1:])
 
     def make_train_function(self, force=False):
@@ -55,3 +59,15 @@ class ModularStep(Model):
             super().make_train_function(force=force)
         finally:
             del self.train_step
+        self.train_function = compat.with_state_put_back(self, self.train_function)
+
+    def make_test_function(self, force=False):
+        if self.test_function is None or force:
+            super().make_test_function(force=True)
+            self.test_function = compat.with_state_put_back(self, self.test_function)
+
+    def make_predict_function(self, force=False):
+        if self.predict_function is None or force:
+            super().make_predict_function(force=True)
+            self.predict_function = compat.with_state_put_back(self, self.predict_function)
+        return self.predict_function

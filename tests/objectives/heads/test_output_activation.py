@@ -100,7 +100,7 @@ ENDINGS = {
         "mse",
         lambda r: np.where(r < 0, 0.5 * r, r),
     ),
-    "normalised": (
+    "normalized": (
         lambda h: layers.Softmax()(layers.BatchNormalization()(dense()(h))),
         CLASSES,
         softmax,
