@@ -142,7 +142,8 @@ class IntermediateTarget(LocalObjective):
         Raises:
             ValueError: If they do not fit; names both shapes.
         """
-        shape, wanted = tuple(labels.shape), tuple(prediction.shape)
+        # The size of the batch is no part of it, and is not known on every backend.
+        shape, wanted = ((None, *tensor.shape[1:]) for tensor in (labels, prediction))
         sparse = "sparse" in loss_name(self.loss_spec)
         expected = wanted[:-1] if sparse else wanted
         if sparse and len(shape) == len(wanted) and shape[-1] == 1:
