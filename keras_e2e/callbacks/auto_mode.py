@@ -130,6 +130,7 @@ class AutoMode(ModuleDiagnostics):
             self._restore()
 
     def on_epoch_end(self, epoch, logs=None):
+        super().on_epoch_end(epoch, logs)
         if self.backup_dir is not None:
             self._save(self.backup_dir)
 

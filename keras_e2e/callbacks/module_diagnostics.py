@@ -2,11 +2,11 @@
 
 import os
 from collections.abc import Iterable
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import keras
 
-from keras_e2e.callbacks.steps import count_steps
+from keras_e2e.callbacks.steps import StepCounter, count_steps
 from keras_e2e.diagnostics import (
     Quantity,
     Verdict,
@@ -23,6 +23,22 @@ QuantitySet = Literal["default", "full"]
 SETS = {"default": default_quantities, "full": full_quantities}
 
 
+class _Pending(NamedTuple):
+    """What an execution measured, still on the device.
+
+    Attributes:
+        snapshot: Its numbers, not read yet.
+        due: Names of the quantities that it was to measure.
+        mode: The `TrainingMode` of the execution.
+        after: The batch of the epoch that comes after it.
+    """
+
+    snapshot: Any
+    due: list[str]
+    mode: Any
+    after: int
+
+
 class ModuleDiagnostics(keras.callbacks.Callback):
     """Measures the diagnostics of each module while `fit` runs.
 
@@ -31,6 +47,15 @@ class ModuleDiagnostics(keras.callbacks.Callback):
     have a schedule of their own (`Quantity.schedule`), at whose steps the others are
     measured, too. With `steps_per_execution=N` whole executions are instrumented, those
     in which a multiple of `update_freq` falls, and the last of their N steps is measured.
+
+    A step is an iteration of the optimizer. With gradient accumulation it is measured at
+    the batch at which the weights change; the gradient is that of this batch. A batch that
+    the optimizer skips, as `LossScaleOptimizer` does where gradients overflow, is no
+    measurement: the next step is measured in its place. If gradients are not finite though
+    the loss is not scaled up, they are measured as they are.
+
+    The numbers are read from the device when the batch after the one that was measured has
+    begun, so that training does not wait for them; at the latest when the epoch ends.
 
     Weights, logs and `val_` logs are the same as without this callback. Put it after
     `TrainingModeScheduler` and other callbacks that set the training mode when an epoch
@@ -51,7 +76,8 @@ class ModuleDiagnostics(keras.callbacks.Callback):
         history: Dict from quantity to a dict from module to the list of its measurements,
             one for each entry of `steps`, NaN where there is none. Starts anew with each
             `fit`.
-        steps: List of the step of each measurement: `optimizer.iterations` after it.
+        steps: List of the step of each measurement: `optimizer.iterations` after it. They
+            rise: where an optimizer counts no steps any more, each measurement counts one.
         modes: List of the `TrainingMode` of each measurement.
 
     Raises:
@@ -91,9 +117,11 @@ class ModuleDiagnostics(keras.callbacks.Callback):
         self.history: dict[str, dict[str, list[float]]] = {}
         self.steps: list[int] = []
         self.modes: list[TrainingMode] = []
-        self._first_step = 0
+        self._counter = StepCounter()
         self._due: list[str] = []
+        self._missed: set[str] = set()
         self._measured_in: Any = None
+        self._pending: list[_Pending] = []
 
     @property
     def columns(self) -> list[str]:
@@ -108,14 +136,14 @@ class ModuleDiagnostics(keras.callbacks.Callback):
             )
         self.model.instrument(self.quantities)
         self.module_names = [module.name for module in self.model.modules]
-        self._due = []
+        self._due, self._missed, self._pending = [], set(), []
         self.history = {
             column: {module: [] for module in self.module_names} for column in self.columns
         }
         self.steps, self.modes = [], []
 
     def on_epoch_begin(self, epoch, logs=None):
-        self._first_step = self._iterations()
+        self._counter.begin_epoch(self.model)
 
     def on_train_batch_begin(self, batch, logs=None):
         self._due = self._due_at(batch)
@@ -124,23 +152,46 @@ class ModuleDiagnostics(keras.callbacks.Callback):
             self.model.request_diagnostics(self._due)
 
     def on_train_batch_end(self, batch, logs=None):
-        if not self._due:
+        self.read_pending()  # of the batch before: this one is under way
+        if self._due:
+            snapshot = self.model._modular.recorder.snapshot()
+            self._pending.append(
+                _Pending(snapshot, self._due, self._measured_in, batch + 1)
+            )
+
+    def on_epoch_end(self, epoch, logs=None):
+        """Reads what was measured; a subclass that overrides it calls it first."""
+        self.read_pending()
+
+    def read_pending(self) -> None:
+        """Takes in what was measured and is still on the device; waits for it."""
+        while self._pending:
+            self._take(self._pending.pop(0))
+
+    def _take(self, pending: _Pending) -> None:
+        snapshot = pending.snapshot
+        self._counter.correct(pending.after, snapshot.batches_now)
+        if not snapshot.measured:
+            self._missed.update(pending.due)
             return
-        found = self.model.read_diagnostics()
+        found = snapshot.read()
         measurements = {
-            column: found[column] if quantity.name in self._due else {}
+            column: found[column] if quantity.name in pending.due else {}
             for quantity in self.quantities
             for column in quantity.columns
         }
-        self.steps.append(self._iterations())
-        self.modes.append(self._measured_in)
+        step = self._counter.step_after(snapshot.batches)
+        self.steps.append(max(step, self.steps[-1] + 1) if self.steps else step)
+        self.modes.append(pending.mode)
         for column, by_module in self.history.items():
             for module, values in by_module.items():
                 values.append(measurements[column].get(module, float("nan")))
         self.on_measurement(self.steps[-1], measurements)
 
     def on_measurement(self, step: int, measurements: dict[str, dict[str, float]]) -> None:
-        """Called after each measurement; a subclass overrides it.
+        """Called with each measurement; a subclass overrides it.
+
+        That is at the end of the batch after the one that was measured, or of the epoch.
 
         Args:
             step: Integer, `optimizer.iterations` after the step that was measured.
@@ -187,21 +238,22 @@ class ModuleDiagnostics(keras.callbacks.Callback):
             if quantity.schedule is not None
             and self._falls(batch, self.expensive_update_freq or quantity.schedule)
         ]
-        if not scheduled and not self._falls(batch, self.update_freq):
-            return []
         always = [q.name for q in self.quantities if q.schedule is None]
-        return always + scheduled
+        due = (
+            scheduled + always if scheduled or self._falls(batch, self.update_freq) else []
+        )
+        if self._missed and self._falls(batch, 1):
+            due = [q.name for q in self.quantities if q.name in {*due, *self._missed}]
+            self._missed.clear()
+        return due
 
     def _falls(self, batch: int, every: int) -> bool:
-        """Whether a multiple of `every` falls in the execution that starts here.
-
-        Counts batches from the step at which the epoch began: nothing to wait for.
-        """
+        """Whether a multiple of `every` falls in the execution that starts here."""
         steps = self.model.steps_per_execution
         in_epoch = (self.params or {}).get("steps")
         if in_epoch:
             steps = min(steps, in_epoch - batch)  # the last one may be shorter
-        return -(self._first_step + batch) % every < steps
+        return self._counter.ends_in(batch, steps, every)
 
     def _checked(self, quantities: QuantitySet | Iterable[Quantity]) -> list[Quantity]:
         """The quantities of a set, or those given; an error says what is wrong."""

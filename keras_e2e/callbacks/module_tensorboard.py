@@ -91,6 +91,7 @@ class ModuleTensorBoard(ModuleDiagnostics):
     def on_train_batch_begin(self, batch, logs=None):
         mode = self.model.training_mode
         if mode != self._mode:
+            self.read_pending()  # measured in the mode before
             state = self.model._modular
             trained_by = [state.trained_by(module) for module in state.modules]
             self._run.mode(self._iterations(), mode, trained_by)
@@ -104,6 +105,7 @@ class ModuleTensorBoard(ModuleDiagnostics):
             self._judge(step)
 
     def on_epoch_end(self, epoch, logs=None):
+        super().on_epoch_end(epoch, logs)
         if len(self.steps) > self._judged:
             self._judge(self._iterations())
         self._run.flush()

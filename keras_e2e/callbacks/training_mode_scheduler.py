@@ -6,7 +6,7 @@ from typing import Any, Literal, get_args
 
 import keras
 
-from keras_e2e.callbacks.steps import count_steps
+from keras_e2e.callbacks.steps import StepCounter, count_batches
 from keras_e2e.modules.training_mode import ModeName, TrainingMode
 from keras_e2e.trainers.modular_trainer import ModularTrainer
 
@@ -19,8 +19,9 @@ class TrainingModeScheduler(keras.callbacks.Callback):
 
     An entry is in force from its epoch (or step) on, also when training is resumed in
     the middle of the schedule (`initial_epoch`). Before the first entry the model's mode
-    stays what it is. Steps count the optimizer's iterations; with
-    `steps_per_execution=N` a switch happens when the next execution starts.
+    stays what it is. Steps count the optimizer's iterations, also where it accumulates the
+    gradients of several batches or skips some; with `steps_per_execution=N` a switch
+    happens when the next execution starts.
 
     Put it before callbacks that look at the mode.
 
@@ -65,7 +66,8 @@ class TrainingModeScheduler(keras.callbacks.Callback):
         _check_keys([*schedule], unit)
         self.unit = unit
         self.schedule = {int(k): TrainingMode.get(mode) for k, mode in schedule.items()}
-        self._first_step = 0
+        self._counter = StepCounter()
+        self._latest: TrainingMode | None = None
 
     def mode_at(self, when: int) -> TrainingMode | None:
         """The mode in force at an epoch (or step); None before the first entry.
@@ -89,14 +91,23 @@ class TrainingModeScheduler(keras.callbacks.Callback):
         if self.unit == "epoch":
             self._switch(epoch)
         else:
-            self._first_step = count_steps(self.model)
+            self._counter.begin_epoch(self.model)
 
     def on_train_batch_begin(self, batch, logs=None):
         if self.unit == "step":
-            self._switch(self._first_step + batch)
+            self._switch(self._step_at(batch))
+
+    def _step_at(self, batch: int) -> int:
+        """The step that a batch of this epoch belongs to."""
+        step = self._counter.step_at(batch)
+        if self.mode_at(step) != self._latest:
+            # The optimizer may have skipped batches: look before the mode is switched.
+            self._counter.correct(batch, count_batches(self.model))
+            step = self._counter.step_at(batch)
+        return step
 
     def _switch(self, when: int) -> None:
-        mode = self.mode_at(when)
+        mode = self._latest = self.mode_at(when)
         if mode is not None:
             self.model.training_mode = mode
 

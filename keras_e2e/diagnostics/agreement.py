@@ -89,7 +89,8 @@ class NoiseScale(Quantity):
     The simple noise scale `trace(Var g) / norm(E g)^2`, per example, from the gradients
     on a batch and on its halves (McCandlish et al. 2018, arXiv 1812.06162, appendix A.1).
     Numerator and denominator are averaged over the measurements separately. Infinite
-    where the estimate of the signal is not positive.
+    where the estimate of the signal is not positive; NaN where the gradient of a half is
+    not finite, which the averages leave out.
 
     Args:
         decay: Float between 0 and 1: decay of the averages from one measurement to the
@@ -138,7 +139,13 @@ class NoiseScale(Quantity):
         signal = self.decay * state[0] + (2.0 * large - small)
         noise = self.decay * state[1] + (small - large) * many
         value = ops.where(signal > 0, noise / ops.maximum(signal, 1e-37), float("inf"))
-        return value, [signal, noise]
+        # In mixed precision a half may overflow where the batch did not.
+        finite = ops.logical_and(ops.isfinite(large), ops.isfinite(small))
+        kept = [
+            ops.where(finite, new, old)
+            for new, old in zip((signal, noise), state, strict=True)
+        ]
+        return ops.where(finite, value, float("nan")), kept
 
 
 def cosine(left: list, right: list) -> Any:

@@ -81,7 +81,8 @@ class GradientSNR(Quantity):
     `(norm(m)^2 - c s) / (s - norm(m)^2)` estimates the ratio without the floor that pure
     noise would leave, whatever the optimizer. Both differences are clipped at 0: pure
     noise gives 0, and identical batches, which have no noise, give infinity. The first
-    measurement after a switch of modes is NaN: one batch has no variance.
+    measurement after a switch of modes is NaN: one batch has no variance. A gradient that
+    is not finite gives NaN and is left out of the averages.
 
     `gradient_snr_error` comes along: its standard error. The numerator is a weighted mean
     of the products of each gradient with the average of those before it, which are
@@ -148,6 +149,7 @@ class GradientSNR(Quantity):
             return None, state
         decay = self.decay
         weight, weight_square, squares, scatter, *sums = state
+        finite = ops.isfinite(square)
         # A pair of steps counts by the product of its weights: what the latest brings in.
         pairs = decay * weight
         product = dot(gradients, sums) / ops.maximum(weight, 1.0)
@@ -176,4 +178,8 @@ class GradientSNR(Quantity):
         error = ops.sqrt(around / total * count / (count - 1.0))
         error = error * (1.0 - c) / noise
         error = ops.where(weight > 1.0 + decay, error, float("nan"))
-        return (value, error), [weight, weight_square, squares, scatter, *sums]
+        value, error = (ops.where(finite, v, float("nan")) for v in (value, error))
+        following = [weight, weight_square, squares, scatter, *sums]
+        return (value, error), [
+            ops.where(finite, new, old) for new, old in zip(following, state, strict=True)
+        ]

@@ -77,6 +77,7 @@ class ModuleOptimizers(keras.optimizers.Optimizer):
             name=name,
         )
         self._held = held
+        self.batches_per_step = held.default.gradient_accumulation_steps or 1
 
     # The modules
 
@@ -143,9 +144,8 @@ class ModuleOptimizers(keras.optimizers.Optimizer):
     @property
     def iterations(self) -> Any:
         """How many steps were applied, or updates, if the default accumulates gradients."""
-        steps = self._held.default.gradient_accumulation_steps
-        batches = super().iterations
-        return ops.floor_divide(batches, steps) if steps else batches
+        steps, batches = self.batches_per_step, super().iterations
+        return ops.floor_divide(batches, steps) if steps > 1 else batches
 
     @property
     def learning_rate(self) -> Any:

@@ -158,7 +158,7 @@ class ModularTrainer(ModularStep, Model):
         return self.train_function
 
     def _run_step(self, *args):
-        return self._modular.steps.run(self._modular.mode, self._compile_step, *args)
+        return self._modular.run_step(self._compile_step, *args)
 
     def _compile_step(self) -> Callable:
         self._build_optimizer()

@@ -1,5 +1,6 @@
 """What a modular model keeps besides what Keras tracks."""
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from keras_e2e.modules.gradient_flow import GradientFlow, gradient_flow
@@ -46,6 +47,12 @@ class ModularState:
         self.modules, self.outputs = modules, outputs
         self.boundary_ids = {id(m.boundary) for m in modules if m.boundary is not None}
         self._flows.clear()
+
+    def run_step(self, compile_step: Callable[[], Callable], *args) -> Any:
+        """Runs the compiled step that is due; see `CompiledSteps.run`."""
+        if self.steps.requested:
+            self.recorder.begin_execution()
+        return self.steps.run(self.mode, compile_step, *args)
 
     def put_recorder_back(self, recorder: Any) -> None:
         """Takes an earlier recorder back, and forgets steps that write elsewhere."""

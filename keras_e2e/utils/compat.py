@@ -236,6 +236,16 @@ def copy_weight_decay_exclusions(source: Any, target: Any) -> None:
             setattr(target, name, getattr(source, name))
 
 
+def batches_taken(optimizer: Any) -> Any:
+    """The variable in which an optimizer counts the batches it has taken (`_iterations`).
+
+    With gradient accumulation `optimizer.iterations` is a quotient of it, which does not
+    say how far the next iteration is. A `LossScaleOptimizer` counts in the optimizer
+    inside of it.
+    """
+    return getattr(optimizer, "inner_optimizer", optimizer)._iterations
+
+
 def release_traces() -> None:
     """Releases traced functions that nothing refers to any more.
 

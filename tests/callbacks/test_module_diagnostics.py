@@ -179,3 +179,82 @@ def test_two_different_quantities_of_one_name_are_refused():
     assert int(model.optimizer.iterations) == 0
     fit(callbacks[1], model=model)  # in a fit of its own each is welcome
     assert len(callbacks[1].steps) == 12
+
+
+class Order(keras.callbacks.Callback):
+    """Notes which batch of which epoch has ended."""
+
+    def __init__(self, events):
+        super().__init__()
+        self.events = events
+
+    def on_train_batch_end(self, batch, logs=None):
+        self.events.append(f"batch {batch}")
+
+    def on_epoch_end(self, epoch, logs=None):
+        self.events.append("epoch")
+
+
+def test_numbers_are_read_a_batch_later_and_before_the_epoch_ends():
+    events = []
+
+    class Take(ModuleDiagnostics):
+        def on_measurement(self, step, measurements):
+            assert step == self.steps[-1]
+            events.append((step, str(self.modes[-1]), measurements["loss"]["out"]))
+
+    watch = Take(3, [ModuleLoss()])
+    modes = e2e.callbacks.TrainingModeScheduler({0: "local", 4: "end_to_end"}, "step")
+    fit(modes, watch, Order(events), steps=4, epochs=2)
+    losses = watch.history["loss"]["out"]
+    assert events == [
+        "batch 0",
+        (1, "local", losses[0]),
+        *["batch 1", "batch 2", "batch 3"],
+        (4, "local", losses[1]),
+        *["epoch", "batch 0", "batch 1", "batch 2"],
+        (7, "end_to_end", losses[2]),
+        *["batch 3", "epoch"],
+    ]
+    assert len(set(losses)) == 3
+
+
+def test_later_steps_do_not_change_a_snapshot():
+    """The numbers of a step are those that it wrote, whoever reads them when."""
+    model, found = model_of_three(), []
+
+    class Late(keras.callbacks.Callback):
+        def on_train_batch_end(self, batch, logs=None):
+            found.append(model._modular.recorder.snapshot())
+
+    watch = ModuleDiagnostics(1, [ModuleLoss(), GradRMS()])
+    fit(watch, Late(), model=model)
+    read = [snapshot.read() for snapshot in found]
+    for column, by_module in watch.history.items():
+        for module, values in by_module.items():
+            assert values == [each[column].get(module, np.nan) for each in read][
+                : len(values)
+            ] or all(np.isnan(values))
+    assert len({each["loss"]["out"] for each in read}) == len(read)
+
+
+def test_a_callback_that_reads_the_history_when_an_epoch_ends_finds_it_whole():
+    lengths = []
+
+    class Reader(keras.callbacks.Callback):
+        def on_epoch_end(self, epoch, logs=None):
+            lengths.append((len(watch.steps), len(watch.history["loss"]["out"])))
+
+    watch = ModuleDiagnostics(1, [ModuleLoss()])
+    fit(watch, Reader(), steps=3, epochs=2)
+    assert lengths == [(3, 3), (6, 6)]
+
+
+def test_training_that_stops_in_an_epoch_leaves_no_measurement_behind():
+    class Stop(keras.callbacks.Callback):
+        def on_train_batch_end(self, batch, logs=None):
+            self.model.stop_training = batch == 4
+
+    watch = ModuleDiagnostics(2, [ModuleLoss()])
+    fit(watch, Stop())
+    assert watch.steps == [1, 3, 5]

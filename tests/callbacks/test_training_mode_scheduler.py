@@ -218,3 +218,45 @@ def test_a_wrapper_that_has_seen_no_data_takes_a_schedule():
 def test_arguments_that_are_invalid_are_named(arguments, error, message):
     with pytest.raises(error, match=message):
         TrainingModeScheduler(*arguments)
+
+
+class Modes(keras.callbacks.Callback):
+    """Notes the mode of each batch, a string for each epoch."""
+
+    def __init__(self):
+        super().__init__()
+        self.epochs = []
+
+    def on_epoch_begin(self, epoch, logs=None):
+        self.epochs.append("")
+
+    def on_train_batch_begin(self, batch, logs=None):
+        self.epochs[-1] += str(self.model.training_mode)[0]
+
+
+def test_with_gradient_accumulation_steps_are_iterations():
+    model = modular(run_eagerly=False)
+    model.compile(keras.optimizers.SGD(0.1, gradient_accumulation_steps=4), "mse")
+    x, y, modes = np.tile(X, (5, 1)), np.tile(Y, (5, 1)), Modes()
+    schedule = TrainingModeScheduler({0: "local", 8: "end_to_end"}, "step")
+    model.fit(x, y, 4, epochs=5, verbose=0, callbacks=[schedule, modes])
+    assert modes.epochs == ["l" * 10] * 3 + ["ll" + "e" * 8] + ["e" * 10]
+
+
+def test_batches_that_the_optimizer_skips_are_no_steps():
+    keras.config.set_dtype_policy("mixed_float16")
+    model = modular(run_eagerly=False)
+    scaled = keras.optimizers.LossScaleOptimizer(keras.optimizers.SGD(0.1), 2.0**30)
+    model.compile(scaled, "mse")
+    x, y = np.tile(X, (5, 1)), np.tile(Y + 1, (5, 1))
+    modes, seen = Modes(), []
+
+    class Iterations(keras.callbacks.Callback):
+        def on_train_batch_begin(self, batch, logs=None):
+            done = int(self.model.optimizer.iterations)
+            seen.append((done, str(self.model.training_mode)[0]))
+
+    schedule = TrainingModeScheduler({0: "local", 9: "end_to_end"}, "step")
+    model.fit(x, y, 2, epochs=2, verbose=0, callbacks=[schedule, modes, Iterations()])
+    assert seen[19][0] < 19, "some were skipped"
+    assert all(mode == ("l" if done < 9 else "e") for done, mode in seen)

@@ -1,6 +1,5 @@
 """Extra passes over the batch of a step, for diagnostics: they have no side effects."""
 
-import contextlib
 from typing import Any
 
 import keras
@@ -10,12 +9,14 @@ from keras import tree
 from keras_e2e.modules.step_context import step_context
 from keras_e2e.modules.training_mode import TrainingMode
 from keras_e2e.trainers.local_losses import build_outputs, missing
-from keras_e2e.trainers.tensorflow.gradients import StepGradients
+from keras_e2e.trainers.tensorflow.gradients import StepGradients, unscaled
 
 
 class ExtraPasses:
     """Gradients on the batch of the step under way, or on parts of it.
 
+    They are those of the loss that the step minimizes, penalties included, in float32 and
+    without the loss scale of mixed precision; not finite where they overflow at that scale.
     Nothing that a pass assigns is kept: no moving statistic, no seed, no metric. A pass
     whose targets or labels are not in the batch is not made.
 
@@ -43,7 +44,9 @@ class ExtraPasses:
         mode = TrainingMode("end_to_end")
         first = tree.map_structure(lambda t: _rows(t, None, count), self.batch)
         second = tree.map_structure(lambda t: _rows(t, count, 2 * count), self.batch)
-        return self._gradients(mode, first), self._gradients(mode, second)
+        # The mean over a half counts each example twice. Counted once, as in the step, it
+        # overflows in mixed precision no sooner than the step.
+        return self._gradients(mode, first, 0.5), self._gradients(mode, second, 0.5)
 
     def local(self) -> dict | None:
         """Gradients of all local objectives; None where a boundary has none."""
@@ -81,28 +84,31 @@ class ExtraPasses:
     def _only_labels(self) -> bool:
         return self.given.y is None and bool(self.given.labels)
 
-    def _gradients(self, mode: TrainingMode, batch: Any) -> dict:
+    def _gradients(self, mode: TrainingMode, batch: Any, share: float = 1.0) -> dict:
+        """By `id` of the variable; `share` is a factor of the scale of the loss."""
         x, y, sample_weight = batch
         state = self.model._modular
         variables = state.steps.variables(self.model)
-        targets = (y, sample_weight)
-        with contextlib.ExitStack() as stack:
-            change = step_context(state, mode=mode, targets=targets, tap=None)
-            context = stack.enter_context(change)
-            persistent = bool(state.flow().separate)
-            tape = stack.enter_context(tf.GradientTape(persistent=persistent))
-            # With values, or Keras finds none for its penalties of weights.
-            values = [(v, v.value) for v in variables]
-            stack.enter_context(keras.StatelessScope(values))
-            y_pred = self.model(x, training=True)
-            loss = self.model.compute_loss(
-                x=x, y=y, y_pred=y_pred, sample_weight=sample_weight, training=True
-            )
-            if loss is None:
-                return {}
-            gradients = StepGradients(self.model, context, tape, loss)
+        change = step_context(state, mode=mode, targets=(y, sample_weight), tap=None)
+
+        def scale(loss: Any) -> Any:
+            return self.model.optimizer.scale_loss(loss) * share
+
+        with change as context:
+            with tf.GradientTape(persistent=bool(state.flow().separate)) as tape:
+                # With values, or Keras finds none for its penalties of weights.
+                values = [(v, v.value) for v in variables]
+                with keras.StatelessScope(values, collect_losses=True):
+                    y_pred = self.model(x, training=True)
+                    loss = self.model.compute_loss(
+                        x=x, y=y, y_pred=y_pred, sample_weight=sample_weight, training=True
+                    )
+                    if loss is None:
+                        return {}
+                    gradients = StepGradients(self.model, context, tape, loss, scale)
             found = gradients.of(variables)
-        return {id(v): g for v, g in zip(variables, found, strict=True)}
+        factor = scale(tf.ones(()))
+        return {id(v): unscaled(g, factor) for v, g in zip(variables, found, strict=True)}
 
 
 def first_tensor(x: Any) -> Any:

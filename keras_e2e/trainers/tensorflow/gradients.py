@@ -1,6 +1,6 @@
 """From the losses to the gradients: one backward pass, or one for each reach."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import tensorflow as tf
@@ -38,14 +38,23 @@ class StepGradients:
         context: The `StepContext` of the step, with its losses.
         tape: The `tf.GradientTape` of the step.
         loss: Scalar, the sum of all losses.
+        scale: Function that scales a loss. Defaults to `None`: as the optimizer requires.
     """
 
-    def __init__(self, model: Any, context: StepContext, tape: tf.GradientTape, loss: Any):
+    def __init__(
+        self,
+        model: Any,
+        context: StepContext,
+        tape: tf.GradientTape,
+        loss: Any,
+        scale: Callable[[Any], Any] | None = None,
+    ):
         self.tape = tape
+        scale = scale or model.optimizer.scale_loss
         if model._modular.flow().separate:
-            self.parts = _parts(model, dict(context.losses.terms))
+            self.parts = _parts(model, dict(context.losses.terms), scale)
         else:
-            self.parts = [_Part(model.optimizer.scale_loss(loss))]
+            self.parts = [_Part(scale(loss))]
 
     def of(
         self,
@@ -82,9 +91,16 @@ class StepGradients:
         del self.tape
 
 
-def _parts(model: Any, terms: dict[str, Any]) -> list[_Part]:
+def unscaled(gradient: Any, scale: Any) -> Any:
+    """A gradient in float32, without the loss scale of mixed precision; None for None."""
+    if gradient is None:
+        return None
+    return tf.cast(tf.convert_to_tensor(gradient), tf.float32) / scale
+
+
+def _parts(model: Any, terms: dict[str, Any], scale: Callable[[Any], Any]) -> list[_Part]:
     """The loss taken apart where some losses must not flow as far as others."""
-    state, scale = model._modular, model.optimizer.scale_loss
+    state = model._modular
     flow = state.flow()
     modules = {module.name: module for module in state.modules}
     parts = []

@@ -10,7 +10,8 @@ from keras_e2e.diagnostics.quantity import ModuleView, Quantity
 from keras_e2e.modules.module import Module
 from keras_e2e.modules.step_context import StepContext
 from keras_e2e.trainers.tensorflow.extra_passes import ExtraPasses, first_tensor
-from keras_e2e.trainers.tensorflow.gradients import StepGradients
+from keras_e2e.trainers.tensorflow.gradients import StepGradients, unscaled
+from keras_e2e.trainers.tensorflow.optimizer_step import OptimizerStep
 from keras_e2e.trainers.tensorflow.recorder import Recorder
 from keras_e2e.utils import compat
 from keras_e2e.utils.graphs import strategy_scope
@@ -88,6 +89,7 @@ class StepInstrumentation:
         # A cross-entropy on probabilities is computed from the values under them.
         raw = [compat.logits_of(tensor) for tensor in taps]
         found = gradients.of(variables, [*taps, *raw], self._places() * 2)
+        self.step = OptimizerStep(self.model.optimizer, bool(variables))
         self.before = [tf.identity(v) for v in variables]
         self.halves = self.passes.halves() if "halves" in self.needs else None
         self.local = self.passes.local() if "local" in self.needs else None
@@ -123,10 +125,11 @@ class StepInstrumentation:
             variables: List of the variables that the step has changed.
             gradients: List of their gradients.
         """
-        self.scale = self.model.optimizer.scale_loss(tf.ones(()))
+        outcome = self.step.outcome(gradients)
         before = {id(v): old for v, old in zip(variables, self.before, strict=True)}
-        found = {id(v): g for v, g in zip(variables, gradients, strict=True)}
-        trained_by = self._summed(found)
+        trained_by = self._summed(
+            {id(v): self._unscaled(g) for v, g in zip(variables, gradients, strict=True)}
+        )
         later = self.passes.later() if "later" in self.needs else None
         further = _Further(
             halves=[self._summed(half) for half in self.halves or ()],
@@ -142,6 +145,7 @@ class StepInstrumentation:
                 for module in self.state.modules
             ],
             self.measured,
+            outcome,
         )
 
     def _view(
@@ -188,16 +192,13 @@ class StepInstrumentation:
         )
 
     def _unscaled(self, tensor: Any) -> Any:
-        """A gradient in float32, without the loss scale of mixed precision."""
-        if tensor is None:
-            return None
-        return tf.cast(tf.convert_to_tensor(tensor), tf.float32) / self.scale
+        return unscaled(tensor, self.step.scale)
 
     def _summed(self, found: Mapping[int, Any]) -> dict[int, Any]:
         """Gradients by variable, over all replicas."""
         return {
             # Keras leaves the static shape of some gradients open.
-            id(v): _over_replicas(tf.ensure_shape(self._unscaled(found[id(v)]), v.shape))
+            id(v): _over_replicas(tf.ensure_shape(found[id(v)], v.shape))
             for v in self.state.steps.variables(self.model)
             if found.get(id(v)) is not None
         }

@@ -7,6 +7,8 @@ import tensorflow as tf
 
 from keras_e2e.diagnostics.quantity import ModuleView, Quantity
 from keras_e2e.diagnostics.quantity_checks import measured_by, state_shapes
+from keras_e2e.trainers.tensorflow.optimizer_step import Outcome
+from keras_e2e.trainers.tensorflow.snapshot import HEAD, Snapshot, as_floats
 from keras_e2e.utils.validation import did_you_mean
 
 Shapes = Mapping[str, list[tuple]]
@@ -15,9 +17,10 @@ Shapes = Mapping[str, list[tuple]]
 class Recorder:
     """Holds the numbers that instrumented steps write and callbacks read.
 
-    They are one variable, `[modules, numbers]`; others hold what the quantities keep
-    between steps. Keras does not track them: they are in no weights, logs or files. Each
-    replica holds its own copy with the same values, so writing needs no synchronization.
+    They are one variable (`snapshot.Snapshot` says what is where); others hold what the
+    quantities keep between steps. Keras does not track them: they are in no weights, logs
+    or files. Each replica holds its own copy with the same values, so writing needs no
+    synchronization.
 
     Args:
         shapes: Dict from module, in order, to the shapes of the variables that the steps
@@ -36,8 +39,8 @@ class Recorder:
         self.module_names = list(shapes)
         self.quantities = list(quantities)
         self.columns = [name for quantity in quantities for name in quantity.columns]
-        # The numbers, and 1 where there is one, else 0.
-        self.values = _local_variable((2, len(shapes), len(self.columns)))
+        self.values = _local_variable((HEAD + 2 * len(shapes) * len(self.columns),))
+        self._snapshot: Snapshot | None = None
         self.kept = [
             [[_local_variable(s) for s in state_shapes(q, own)] for q in quantities]
             for own in shapes.values()
@@ -110,21 +113,28 @@ class Recorder:
         passes = {name for quantity in due for name in quantity.extra_passes}
         return passes | {"classes" for quantity in due if quantity.requires_targets}
 
+    def begin_execution(self) -> None:
+        """Forgets the numbers, because an instrumented execution begins.
+
+        They are those of its latest step that is a measurement, and there may be none.
+        """
+        self._snapshot = None
+        self.values.assign(tf.zeros_like(self.values))
+
+    def snapshot(self) -> Snapshot:
+        """The numbers of the latest instrumented execution, without waiting for them."""
+        if self._snapshot is None:
+            values = self.values.read_value()
+            self._snapshot = Snapshot(values, self.module_names, self.columns)
+        return self._snapshot
+
     def read(self) -> dict[str, dict[str, float]]:
-        """The numbers of the latest instrumented step, by name and module.
+        """The numbers of the latest instrumented execution, by name and module.
 
         It takes one transfer from the device. There is no entry where a quantity does not
         apply to a module or was not measured; NaN and infinity are kept.
         """
-        values, applies = self.values.numpy().tolist()
-        return {
-            name: {
-                module: values[row][column]
-                for row, module in enumerate(self.module_names)
-                if applies[row][column]
-            }
-            for column, name in enumerate(self.columns)
-        }
+        return self.snapshot().read()
 
     def reset(self, everything: bool = True) -> None:
         """Forgets what was kept.
@@ -142,12 +152,17 @@ class Recorder:
                 for variable in kept if quantity in chosen else ():
                     variable.assign(tf.zeros_like(variable))
 
-    def write(self, views: Sequence[ModuleView], measured: Collection[str]) -> None:
+    def write(
+        self, views: Sequence[ModuleView], measured: Collection[str], outcome: Outcome
+    ) -> None:
         """Measures quantities of every module; called in a traced step.
+
+        A step that is no measurement leaves everything as it is.
 
         Args:
             views: List with the `ModuleView` of each module.
             measured: Names of the quantities to measure.
+            outcome: The `Outcome` of the step.
         """
         rows, applies = [], []
         for row, view in enumerate(views):
@@ -158,14 +173,18 @@ class Recorder:
                     continue
                 state = [tf.identity(v) for v in kept]
                 found, following = measured_by(quantity, view, state)
-                for variable, new in zip(kept, following, strict=True):
+                for variable, old, new in zip(kept, state, following, strict=True):
+                    if outcome.taken is not None:
+                        new = tf.where(outcome.taken, new, old)
                     variable.assign(new)
                 numbers += found
-            rows.append(
-                tf.stack([tf.cast(np.nan if n is None else n, tf.float32) for n in numbers])
-            )
-            applies.append([0.0 if n is None else 1.0 for n in numbers])
-        self.values.assign(tf.stack([tf.stack(rows), tf.constant(applies, tf.float32)]))
+            rows += [tf.cast(np.nan if n is None else n, tf.float32) for n in numbers]
+            applies += [0.0 if n is None else 1.0 for n in numbers]
+        now = as_floats(outcome.batches)
+        new = tf.concat([[1.0], now, tf.stack(rows), tf.constant(applies, tf.float32)], 0)
+        if outcome.measured is not None:
+            new = tf.where(outcome.measured, new, tf.identity(self.values)[len(now) :])
+        self.values.assign(tf.concat([now, new], 0))
 
 
 def _shown(quantity: Quantity) -> str:

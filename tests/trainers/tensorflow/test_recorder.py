@@ -53,12 +53,18 @@ def test_reading_is_one_transfer():
     class Counted:
         transfers = 0
 
+        def read_value(self):
+            return self
+
         def numpy(self):
             Counted.transfers += 1
             return recorded.numpy()
 
-    recorded, recorder.values = recorder.values, Counted()
-    again = recorder.read()
+    recorded, recorder.values, recorder._snapshot = recorder.values, Counted(), None
+    snapshot = recorder.snapshot()
+    assert Counted.transfers == 0, "made without waiting"
+    again = snapshot.read()
+    recorder.read()
     assert Counted.transfers == 1
     for name, modules in expected.items():
         np.testing.assert_array_equal(list(again[name].values()), list(modules.values()))
