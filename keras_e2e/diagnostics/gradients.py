@@ -8,7 +8,6 @@ from keras import ops
 from keras_e2e.diagnostics.quantity import (
     ModuleView,
     Quantity,
-    dot,
     spaced_entries,
     stride,
     sum_of_squares,
@@ -135,35 +134,57 @@ class GradientSNR(Quantity):
         self.decay, self.entries = decay, int(entries)
 
     def init_state(self, shapes: list[tuple]) -> list[tuple]:
-        # Sums over the steps: of the weights, of their squares, of norm(g)^2, of the
-        # products with their squared weights (and powers of them), of g.
+        # Sums over the steps: six of numbers (see `_add`), and that of the gradients of all
+        # variables, in one tensor, for which a few operations do.
         sizes = [-(-math.prod(s) // stride(s, self.entries)) for s in shapes]
-        return [(), (), (), (3,), *[(size,) for size in sizes]]
+        return [(6,), (sum(sizes),)]
 
     def compute(self, module: ModuleView, state: list) -> tuple[Any, list]:
-        gradients = [
-            g if g is None else spaced_entries(g, self.entries) for g in module.gradients
-        ]
-        square = sum_of_squares(gradients)
-        if square is None:
+        gradients = [g for g in module.gradients if g is not None]
+        if not gradients:
             return None, state
-        decay = self.decay
-        weight, weight_square, squares, scatter, *sums = state
+        moments, sums = state
+        flat = ops.concatenate([spaced_entries(g, self.entries) for g in gradients])
+        if flat.shape[0] < sums.shape[0]:  # some variables have no gradient
+            flat = ops.pad(flat, (0, sums.shape[0] - flat.shape[0]))
+        square = ops.sum(ops.square(flat))
+        added = self._add(moments, square, ops.sum(flat * sums))
+        following = [added, self.decay * sums + flat]
         finite = ops.isfinite(square)
-        # A pair of steps counts by the product of its weights: what the latest brings in.
-        pairs = decay * weight
-        product = dot(gradients, sums) / ops.maximum(weight, 1.0)
-        powers = ops.stack([ops.ones_like(product), product, ops.square(product)])
-        scatter = decay**4 * scatter + ops.square(pairs) * powers
+        value, error = (
+            ops.where(finite, number, float("nan")) for number in self._numbers(*following)
+        )
+        kept = [ops.where(finite, n, old) for n, old in zip(following, state, strict=True)]
+        return (value, error), kept
+
+    def _add(self, moments: Any, square: Any, product: Any) -> Any:
+        """The sums over the steps, with a step more.
+
+        They are those of the weights, of their squares and of `norm(g)^2`, and those of the
+        products of each gradient with the average of those before it, by their squared
+        weights: of 1, of the product and of its square.
+
+        Args:
+            moments: The sums before the step.
+            square: The squared norm of the step's gradient.
+            product: Its inner product with the sum of the gradients before it.
+        """
+        decay = self.decay
         # Weights of 1, decay, decay^2, ...: one pass over the gradient less than for
         # weights that add up to 1.
-        weight = decay * weight + 1.0
-        weight_square = decay * decay * weight_square + 1.0
-        squares = decay * squares + square
-        sums = [
-            s if g is None else decay * s + g for s, g in zip(sums, gradients, strict=True)
-        ]
-        signal = sum_of_squares(sums) / ops.square(weight)
+        decays = [decay, decay**2, decay, *[decay**4] * 3]
+        weight = moments[0]
+        product = product / ops.maximum(weight, 1.0)
+        # A pair of steps counts by the product of its weights: what the latest brings in.
+        pairs = ops.square(decay * weight)
+        one = ops.ones_like(square)
+        new = [one, one, square, pairs, pairs * product, pairs * ops.square(product)]
+        return moments * ops.convert_to_tensor(decays, "float32") + ops.stack(new)
+
+    def _numbers(self, moments: Any, sums: Any) -> tuple[Any, Any]:
+        """The ratio and its standard error."""
+        weight, weight_square, squares, *scatter = ops.unstack(moments, 6)
+        signal = ops.sum(ops.square(sums)) / ops.square(weight)
         spread = squares / weight
         c = weight_square / ops.square(weight)
         # Of equal gradients the difference is a rounding error, of either sign.
@@ -177,9 +198,4 @@ class GradientSNR(Quantity):
         around = ops.maximum(scatter[2] - ops.square(scatter[1]) / scatter[0], 0.0)
         error = ops.sqrt(around / total * count / (count - 1.0))
         error = error * (1.0 - c) / noise
-        error = ops.where(weight > 1.0 + decay, error, float("nan"))
-        value, error = (ops.where(finite, v, float("nan")) for v in (value, error))
-        following = [weight, weight_square, squares, scatter, *sums]
-        return (value, error), [
-            ops.where(finite, new, old) for new, old in zip(following, state, strict=True)
-        ]
+        return value, ops.where(weight > 1.0 + self.decay, error, float("nan"))

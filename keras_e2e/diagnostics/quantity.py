@@ -258,7 +258,8 @@ def dot(left: list, right: list) -> Any:
 
 def spaced_entries(tensor: Any, entries: int) -> Any:
     """Evenly spaced entries of a tensor, about as many as asked, as a flat tensor."""
-    return ops.reshape(tensor, (-1,))[:: stride(tensor.shape, entries)]
+    flat, step = ops.reshape(tensor, (-1,)), stride(tensor.shape, entries)
+    return flat if step == 1 else flat[::step]
 
 
 def stride(shape: tuple, entries: int) -> int:

@@ -41,6 +41,9 @@ class Recorder:
         self.columns = [name for quantity in quantities for name in quantity.columns]
         self.values = _local_variable((HEAD + 2 * len(shapes) * len(self.columns),))
         self._snapshot: Snapshot | None = None
+        # Whether the next execution is the first of a fit, whose optimizer may be another;
+        # and whether executions were seen in which no step need be a measurement.
+        self._first, self._may_measure_nothing = True, False
         self.kept = [
             [[_local_variable(s) for s in state_shapes(q, own)] for q in quantities]
             for own in shapes.values()
@@ -50,6 +53,7 @@ class Recorder:
     def begin_fit(self) -> None:
         """Forgets which quantities were requested, because a `fit` begins."""
         self._asked.clear()
+        self._first = True
 
     def with_added(self, wanted: Sequence[Quantity]) -> list[Quantity]:
         """The quantities there are with those that are wanted too.
@@ -119,7 +123,9 @@ class Recorder:
         They are those of its latest step that is a measurement, and there may be none.
         """
         self._snapshot = None
-        self.values.assign(tf.zeros_like(self.values))
+        if self._first or self._may_measure_nothing:
+            self.values.assign(tf.zeros_like(self.values))
+        self._first = False
 
     def snapshot(self) -> Snapshot:
         """The numbers of the latest instrumented execution, without waiting for them."""
@@ -183,6 +189,7 @@ class Recorder:
         now = as_floats(outcome.batches)
         new = tf.concat([[1.0], now, tf.stack(rows), tf.constant(applies, tf.float32)], 0)
         if outcome.measured is not None:
+            self._may_measure_nothing = True
             new = tf.where(outcome.measured, new, tf.identity(self.values)[len(now) :])
         self.values.assign(tf.concat([now, new], 0))
 
