@@ -4,14 +4,13 @@ import json
 import os
 from collections.abc import Iterable
 
-import keras
 from absl import logging
 
 from keras_e2e.callbacks.auto_mode_policy import AutoModePolicy, Decision, History
 from keras_e2e.callbacks.module_diagnostics import ModuleDiagnostics, QuantitySet
+from keras_e2e.callbacks.places import lacking
 from keras_e2e.diagnostics import Quantity
 from keras_e2e.modules.training_mode import TrainingMode
-from keras_e2e.trainers.local_losses import missing
 
 # The file in `backup_dir`.
 BACKUP = "auto_mode.json"
@@ -21,17 +20,18 @@ class AutoMode(ModuleDiagnostics):
     """Trains end to end, and trains locally those modules that get no usable signal.
 
     Training starts end to end. Every `update_freq` steps the modules are measured and
-    judged (`diagnostics.judge`). A module is *starved* if its gradient is noise and the
-    loss is where it began. If a starved module has an objective, its boundary then stops
-    the gradient, and the objective trains it, together with the modules before it back to
-    the next such boundary. Once its local loss has plateaued and the task loss has begun
-    to fall, everything is trained end to end again. After each return the next one takes
+    judged (`diagnostics.judge`). A module is *starved* if the task loss is that of a
+    constant prediction and nothing lets it fall. If it has an objective, its boundary then
+    stops the gradient, and the objective trains it, together with the modules before it
+    back to the next such boundary. Once its local loss has plateaued and the task loss has
+    begun to fall, everything is trained end to end again. After each return the next one
+    takes
     twice as long, so that the mode cannot switch back and forth.
 
-    A module is *stalled* if its gradient is noise and the loss has fallen, but plateaued
-    far above zero. It is switched only if its objective has labels of its own, which show
-    that there is something to learn, and only once: there may be nothing more to learn. It
-    goes back when the local losses have plateaued, whatever the task loss does.
+    A module is *stalled* if the loss has fallen, but plateaued with much of it left. It is
+    switched only if its objective has labels of its own, which show that there is something
+    to learn, and only once: there may be nothing more to learn. It goes back when the local
+    losses have plateaued, whatever the task loss does.
 
     Where the task loss does not fall although the local losses of starved modules have
     plateaued, training stays local. Whether a local objective without labels leads to
@@ -50,7 +50,7 @@ class AutoMode(ModuleDiagnostics):
             fallen by more than `min_delta` counts as plateaued. Defaults to 200.
         min_delta: Float between 0 and 1, the share of its value by which a local loss
             must fall within `patience` to count as falling. Defaults to 0.05.
-        quantities: As in `ModuleDiagnostics`; `gradient_snr` and `loss` must be among
+        quantities: As in `ModuleDiagnostics`; `loss` and `skill` must be among
             them: `[*e2e.diagnostics.default_quantities(), Mine()]` adds one of your own.
             Defaults to `"default"`.
         backup_dir: String or path of a folder where the state of this callback is kept
@@ -95,11 +95,11 @@ class AutoMode(ModuleDiagnostics):
     ):
         super().__init__(update_freq, quantities)
         names = [quantity.name for quantity in self.quantities]
-        lacking = sorted({"gradient_snr", "loss"} - set(names))
-        if lacking:
+        absent = sorted({"loss", "skill"} - set(names))
+        if absent:
             raise ValueError(
-                f"AutoMode needs the quantities {lacking}; quantities has {names}. Add "
-                "keras_e2e.diagnostics.GradientSNR() and ModuleLoss()."
+                f"AutoMode needs the quantities {absent}; quantities has {names}. Add "
+                "keras_e2e.diagnostics.ModuleLoss() and Skill()."
             )
         self.policy = AutoModePolicy(self.update_freq, warmup, patience, min_delta)
         self.backup_dir = None if backup_dir is None else self._path(backup_dir=backup_dir)
@@ -168,11 +168,8 @@ class AutoMode(ModuleDiagnostics):
 
     def _find_trainable_locally(self) -> set[str]:
         """The modules that could be trained by their objective, with the labels given."""
-        x_y_weight = keras.utils.unpack_x_y_sample_weight(self.model._modular.steps.specs)
-        y, _, given, _ = self.model._split(x_y_weight[1], None)
-        have = [module for module in self.model.modules if module.objective]
-        lack = {m.name for m in have if missing(m, y, given.get(m.name))}
-        found = {module.name for module in have} - lack
+        lack = lacking(self.model)
+        found = {m.name for m in self.model.modules if m.objective} - {*lack}
         if not found:
             raise ValueError(
                 f"AutoMode: the objectives of {sorted(lack)} need labels or targets that y "

@@ -139,12 +139,12 @@ class AutoModePolicy:
     >>> from keras_e2e.callbacks.auto_mode_policy import AutoModePolicy, History
     >>> from keras_e2e.diagnostics import judge
     >>> losses = {"encoder": [float("nan")] * 30, "out": [0.69] * 30}
-    >>> noise = {"encoder": [0.0] * 30, "out": [0.0] * 30}
+    >>> skills = {"encoder": [float("nan")] * 30, "out": [0.0] * 30}
     >>> history = History(
     ...     mode=TrainingMode("end_to_end"),
     ...     steps=range(1, 301, 10),
     ...     losses=losses,
-    ...     verdicts=judge({"loss": losses, "gradient_snr": noise}),
+    ...     verdicts=judge({"loss": losses, "skill": skills}, range(1, 301, 10)),
     ...     trainable_locally={"encoder"},
     ... )
     >>> str(AutoModePolicy().decide(history).mode)

@@ -6,6 +6,7 @@ from typing import Any, Literal, NamedTuple
 
 import keras
 
+from keras_e2e.callbacks.places import places
 from keras_e2e.callbacks.steps import StepCounter, count_steps
 from keras_e2e.diagnostics import (
     Quantity,
@@ -118,6 +119,8 @@ class ModuleDiagnostics(keras.callbacks.Callback):
         self.steps: list[int] = []
         self.modes: list[TrainingMode] = []
         self._counter = StepCounter()
+        # The first measurement in the latest mode, and up to where it was looked for.
+        self._since = self._looked_at = 0
         self._due: list[str] = []
         self._missed: set[str] = set()
         self._measured_in: Any = None
@@ -141,6 +144,7 @@ class ModuleDiagnostics(keras.callbacks.Callback):
             column: {module: [] for module in self.module_names} for column in self.columns
         }
         self.steps, self.modes = [], []
+        self._since = self._looked_at = 0
 
     def on_epoch_begin(self, epoch, logs=None):
         self._counter.begin_epoch(self.model)
@@ -209,13 +213,14 @@ class ModuleDiagnostics(keras.callbacks.Callback):
         if not self.modes:
             return {}
         latest = self.modes[-1]
-        since = len(self.modes)
-        while since and self.modes[since - 1] == latest:
-            since -= 1
+        for index in range(max(1, self._looked_at), len(self.modes)):
+            if self.modes[index] != self.modes[index - 1]:
+                self._since = index
+        self._looked_at = len(self.modes)
         frozen = [m.name for m in self.model.modules if not m.variables]
         if latest.name == "sequential":
             frozen += [name for name in self.module_names if name != latest.module]
-        return judge(self.history, since, frozen)
+        return judge(self.history, self.steps, self._since, frozen, places(self.model))
 
     def _path(self, **argument: Any) -> str:
         """The one argument given, a path, as a string."""

@@ -85,7 +85,17 @@ class ModuleRun:
         """Writes the verdict on each module, as numbers and as a text."""
         codes = [states.CODES[verdict.state] for verdict in verdicts.values()]
         sure = [verdict.confidence for verdict in verdicts.values()]
-        scalars = self._by_module("verdict", codes) + self._by_module("confidence", sure)
+        names = [*verdicts]
+        causes = [
+            names.index(verdict.cause) + 1 if verdict.cause else 0
+            for verdict in verdicts.values()
+        ]
+        scalars = [
+            *self._by_module("verdict", codes),
+            *self._by_module("confidence", sure),
+            *self._by_module("cause", causes),
+            *self._by_module("place", [v.place.code for v in verdicts.values()]),
+        ]
         self._writer.scalars(step, scalars)
         lines = [f"* **{tags.plain(m)}**: {v.message}" for m, v in verdicts.items()]
         self._writer.text(step, tags.VERDICTS_TEXT, "\n".join(lines))

@@ -1,6 +1,7 @@
 """Per-module diagnostics: quantities that say which module gets a usable signal."""
 
 from keras_e2e.diagnostics.agreement import LocalAlignment, NoiseScale, Reliability
+from keras_e2e.diagnostics.descent import Descent
 from keras_e2e.diagnostics.gradients import GradientSNR, GradRMS, UpdateRatio
 from keras_e2e.diagnostics.jacobian import JacobianSingularValues
 from keras_e2e.diagnostics.on_demand import OnDemand
@@ -11,7 +12,12 @@ from keras_e2e.diagnostics.representations import (
     EffectiveRank,
     ProbeAccuracy,
 )
-from keras_e2e.diagnostics.signals import ModuleLoss, SignalCoherence, SignalGain
+from keras_e2e.diagnostics.signals import (
+    ModuleLoss,
+    SignalCoherence,
+    SignalGain,
+    Skill,
+)
 from keras_e2e.diagnostics.similarity import CKA
 from keras_e2e.diagnostics.utility import FrozenUtility, ResetUtility
 from keras_e2e.diagnostics.verdicts import Verdict, judge
@@ -28,10 +34,12 @@ def default_quantities() -> list[Quantity]:
     """
     return [
         ModuleLoss(),
+        Skill(),
         GradRMS(),
         UpdateRatio(),
         SignalGain(),
         GradientSNR(),
+        Descent(),
         SignalCoherence(),
         DormantFraction(),
     ]
@@ -62,6 +70,7 @@ def full_quantities() -> list[Quantity]:
 
 __all__ = [
     "CKA",
+    "Descent",
     "DormantFraction",
     "EffectiveRank",
     "FrozenUtility",
@@ -81,6 +90,7 @@ __all__ = [
     "Rotation",
     "SignalCoherence",
     "SignalGain",
+    "Skill",
     "UpdateRatio",
     "Verdict",
     "default_quantities",

@@ -14,6 +14,10 @@ from keras_e2e.diagnostics.quantity import (
 )
 from keras_e2e.utils.validation import check_integer, is_number
 
+# A gradient SNR below this was noise in the runs on the parity of k digits
+# (BUILD_NOTES.md): where figures draw a line. No verdict rests on it.
+SNR_FLOOR = 0.02
+
 
 class GradRMS(Quantity):
     """Root mean square of a module's gradient: `norm(g) / sqrt(P)` over `P` parameters.
@@ -68,7 +72,9 @@ class UpdateRatio(Quantity):
         update = sum_of_squares(module.updates)
         if update is None:
             return None, state
-        return ops.sqrt(update / sum_of_squares(module.variables)), state
+        ratio = ops.sqrt(update / sum_of_squares(module.variables))
+        # Of weights of zero that stay where they are it is no 0 / 0.
+        return ops.where(ops.equal(update, 0.0), 0.0, ratio), state
 
 
 class GradientSNR(Quantity):

@@ -51,6 +51,10 @@ class ModuleView:
             local objectives on the batch; `None` where a boundary has no objective.
         later_gradients: For a quantity with the extra pass `"later"`: the gradients of the
             mode's loss on the same batch, after the step.
+        prediction_losses: For a quantity with the extra pass `"reference"`, of the last
+            module: the compiled loss without penalties, and that of a prediction which
+            is the same for all examples, the mean of the predictions on the batch. `None`
+            for the other modules, and where there is no compiled loss.
         classes: For a quantity that `requires_targets`: the targets of the model's only
             output as a one-hot tensor `(batch, num_classes)`; `None` where they are not
             classes.
@@ -69,6 +73,7 @@ class ModuleView:
     halves: tuple[list, list] | None = None
     local_gradients: list | None = None
     later_gradients: list | None = None
+    prediction_losses: tuple[Any, Any] | None = None
     classes: Any = None
     mask: Any = None
 
@@ -135,8 +140,8 @@ class Quantity(Described):
         extra_outputs: Tuple of the names of further numbers that it measures at the same
             time; `compute` then returns a tuple.
         extra_passes: Tuple of the further passes over the batch that it takes: some of
-            `"halves"`, `"local"` and `"later"` (see `ModuleView`). Each is made once for
-            all quantities and has no side effects.
+            `"halves"`, `"local"`, `"later"` and `"reference"` (see `ModuleView`). Each is
+            made once for all quantities and has no side effects.
         keep_across_modes: Boolean, whether its tensors are kept when the training mode
             changes.
 

@@ -2,16 +2,11 @@
 
 from collections.abc import Mapping, Sized
 
+from keras_e2e.diagnostics.evidence import HORIZON, UNMOVED, Evidence, Learning
 from keras_e2e.diagnostics.plateau import MEASUREMENTS
 
 FROZEN = "The training mode does not train this module."
-LACKING = (
-    "A verdict takes the quantities gradient_snr and loss; one of them was not measured."
-)
-CONTRADICTING = (
-    "The measurements contradict each other: some show a usable gradient, and the loss is "
-    "where it began. Train longer."
-)
+LACKING = "A verdict takes the quantity loss, which was not measured."
 
 
 def too_few(measured: Mapping[str, Sized]) -> str:
@@ -27,3 +22,34 @@ def too_few(measured: Mapping[str, Sized]) -> str:
         f"A verdict takes {MEASUREMENTS} measurements in one training mode; so far there "
         f"{'is' if count == 1 else 'are'} {count}. Lower update_freq or train longer."
     )
+
+
+def undecided(learned: Learning, evidence: Evidence) -> str:
+    """Says what the measurements leave open, and about how many more steps it takes.
+
+    Args:
+        learned: `Learning` of the loss that the module serves.
+        evidence: `Evidence` of the module.
+    """
+    steps = _steps_needed(learned)
+    more = f"about {steps:,} more steps" if steps else "a longer training"
+    if not learned.is_uninformed():
+        what = "whether the loss has left the level of a constant prediction"
+    elif not learned.is_hopeless():
+        what = "whether the loss is about to fall"
+    else:
+        return (
+            "A signal arrives that could lower the loss, and it has not fallen yet: "
+            f"{more} should tell."
+        )
+    return f"It is not clear yet {what}: {more} should tell, or a lower update_freq."
+
+
+def _steps_needed(learned: Learning) -> int:
+    """How many more steps halve what is uncertain of the fall of the loss; 0 if unknown."""
+    if learned.trend is None:
+        return 0
+    ahead = learned.trend.fall_within(max(HORIZON, learned.trend.steps))
+    allowed = UNMOVED * abs(learned.start)
+    short = max(1.0, (ahead.high - ahead.value) / max(allowed, 1e-12))
+    return int(float(f"{learned.trend.steps * min(short**2, 10.0):.1g}"))

@@ -95,3 +95,38 @@ class ModuleLoss(Quantity):
         if module.loss is None:
             return None, state
         return module.total(ops.cast(module.loss, "float32")), state
+
+
+class Skill(Quantity):
+    """Share of the loss of a constant prediction that the inputs take away.
+
+    `1 - loss / loss of the mean prediction`, both on the same batch and without penalties:
+    0 where the prediction does as well for all examples alike, as with a model that knows
+    only how frequent the classes are; 1 where nothing is left of the loss; below 0 where
+    the inputs mislead. With the squared error it is the coefficient of determination of
+    predictions that are right on average. Measured of the last module alone.
+
+    Args:
+        schedule: Integer or `None`: when it is measured (see `Quantity`). Defaults to
+            `None`, whenever the callback measures.
+
+    Example:
+
+    >>> import keras_e2e as e2e
+    >>> e2e.diagnostics.Skill().formula
+    '1 - loss / loss of the mean prediction'
+    """
+
+    name = "skill"
+    formula = "1 - loss / loss of the mean prediction"
+    interpretation = "0: no better than a prediction that is the same for all examples"
+    source = "the skill score of forecasts, Murphy 1988"
+    extra_passes = ("reference",)
+
+    def compute(self, module: ModuleView, state: list) -> tuple[Any, list]:
+        if module.prediction_losses is None:
+            return None, state
+        loss, reference = (
+            module.total(ops.cast(value, "float32")) for value in module.prediction_losses
+        )
+        return 1.0 - loss / reference, state

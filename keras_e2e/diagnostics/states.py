@@ -23,53 +23,86 @@ class State(NamedTuple):
     evidence: tuple[str, ...]
 
 
+class Place(NamedTuple):
+    """What a module is and has, which the advice depends on.
+
+    Attributes:
+        task: Boolean, whether it is the last module, which the task loss trains.
+        objective: String, the class of its objective; empty without one.
+        labels: Boolean, whether the labels that the objective requires were given; `None`
+            where it requires none, or that is not known.
+        normalized: Boolean, whether a layer that normalizes is in it.
+    """
+
+    task: bool = False
+    objective: str = ""
+    labels: bool | None = None
+    normalized: bool = False
+
+    @property
+    def code(self) -> int:
+        """The place as a number for a log file."""
+        labels = (None, False, True).index(self.labels)
+        return self.task + 2 * bool(self.objective) + 4 * labels + 16 * self.normalized
+
+    @classmethod
+    def from_code(cls, code: int) -> "Place":
+        """The place of a `code`; the objective goes by no name."""
+        labels = (None, False, True, None)[code // 4 % 4]
+        objective = "objective" if code & 2 else ""
+        return cls(bool(code & 1), objective, labels, bool(code & 16))
+
+
 # The order is that of the codes in log files: new ones go to the end.
 STATES = (
     State(
         "unclear",
         False,
-        "Fewer than ten measurements to judge by (a lower update_freq or a longer training "
-        "gives more), or they contradict each other.",
+        "There are too few measurements to judge by.",
         "",
         (),
     ),
     State(
         "healthy",
         False,
-        "A usable signal gets through and the loss moves.",
+        "It learns: the loss falls, or has left the level of a constant prediction, and no "
+        "fault is found.",
         "",
-        ("gradient_snr", "loss"),
+        ("skill", "loss"),
     ),
     State(
         "converged",
         False,
-        "Little signal is left because there is little left to learn.",
+        "As many steps again would lower the loss by less than 2 % of what was gained, and "
+        "little of it is left.",
         "",
-        ("gradient_snr", "loss"),
+        ("skill", "loss"),
     ),
     State(
         "starved",
         True,
-        "The gradient is noise, and the loss is where it began: no usable signal gets "
-        "through.",
+        "No usable signal: the loss is that of a prediction which is the same for all "
+        "examples, and at this rate the next thousand steps would hardly lower it.",
         "Give the module an objective of its own and train it in mode 'local' first; a few "
         "intermediate labels do most.",
-        ("gradient_snr", "loss"),
+        ("skill", "loss"),
     ),
     State(
         "vanishing",
         True,
-        "Hardly any signal reaches the module, or comes back out of it.",
-        "Look for saturated or dead units, or weights at zero; normalize, add a skip "
-        "connection, or put a boundary behind the module before it.",
+        "Hardly any signal comes out of the module on its way back, or reaches it.",
+        "Look for saturated units, weights or factors near zero, and stopped gradients; "
+        "normalize, or add a skip connection.",
         ("signal_gain", "grad_rms"),
     ),
     State(
         "exploding",
         True,
-        "The signal grows on its way back through this module.",
-        "Lower the learning rate or the initial weights, normalize, or clip the gradient.",
-        ("signal_gain", "grad_rms"),
+        "The signal grows on its way back through this module, or numbers are no longer "
+        "finite.",
+        "Check the inputs for NaN; lower the learning rate or the initial weights, "
+        "normalize, or clip the gradient.",
+        ("signal_gain", "grad_rms", "loss"),
     ),
     State(
         "dormant",
@@ -92,16 +125,17 @@ STATES = (
         True,
         "The local objective pulls against the task.",
         "Lower its weight, take another objective, or train the module end to end.",
-        ("local_alignment", "reliability"),
+        ("local_alignment",),
     ),
     State(
         "stalled",
         False,
-        "The loss fell and plateaued far above zero, and the gradient is noise: either "
-        "this is all there is to learn, or no usable signal gets through any more.",
+        "As many steps again would lower the loss by less than 2 % of what was gained, and "
+        "much of it is left: either this is all there is to learn, or no usable signal "
+        "gets through any more.",
         "Compare the loss with what is possible. If there should be more: lower the "
         "learning rate, or train the module on labels of its own, if you have some.",
-        ("gradient_snr", "loss"),
+        ("skill", "loss"),
     ),
     State(
         "idle",
@@ -117,27 +151,49 @@ BY_NAME = {state.name: state for state in STATES}
 CODES = {state.name: code for code, state in enumerate(STATES)}
 
 
-def message(
-    state: str, confidence: float, numbers: Mapping[str, float], why: str = ""
-) -> str:
-    """A verdict as a text: state, confidence, the numbers that it rests on, what to do.
+def advice(state: str, place: Place) -> str:
+    """What to do about a state, by what the module is and has.
 
     Args:
         state: String, the name of the state.
-        confidence: Float from 0 to 1.
-        numbers: Dict of numbers by the name of the quantity, and `loss at start`. Those
-            that are no evidence for this state are left out of the text.
-        why: String, a sentence in place of the meaning of the state. Defaults to none.
+        place: `Place` of the module.
 
     Example:
 
-    >>> from keras_e2e.diagnostics.states import message
-    >>> message("converged", 0.9, {"gradient_snr": 0.0, "loss": 0.01}).split(". ")[0]
-    'Converged (90 % confidence): gradient_snr 0, loss 0.01'
+    >>> from keras_e2e.diagnostics.states import Place, advice
+    >>> advice("starved", Place(objective="Prediction")).split(": ")[0]
+    "Train it by its own objective first, in mode 'local', then end to end"
     """
-    known = BY_NAME[state]
-    head = summary(state, confidence, numbers)
-    return " ".join(filter(None, [f"{head}.", why or known.meaning, known.advice]))
+    if state == "starved":
+        return _advice_when_starved(place)
+    if state == "frozen" and place.task:
+        return "If that is not intended: check `trainable` and the learning rate."
+    if state in ("vanishing", "exploding") and place.normalized:
+        return BY_NAME[state].advice.replace("normalize, ", "")
+    return BY_NAME[state].advice
+
+
+def _advice_when_starved(place: Place) -> str:
+    if place.task:
+        return (
+            "What this module is given tells it nothing yet: check that inputs and targets "
+            "belong together and the learning rate is not too low, then set a boundary "
+            "with labels of its own before it."
+        )
+    if place.objective and place.labels is not False:
+        return (
+            "Train it by its own objective first, in mode 'local', then end to end: "
+            "callbacks.AutoMode() does so by itself."
+        )
+    if place.objective:
+        return (
+            "Its objective needs labels that y does not hold: give y={..., NAME: labels}; "
+            "ten or a hundred labeled examples help."
+        )
+    return (
+        "Give its boundary an objective, best one with labels of its own, and train in "
+        "mode 'local' first: callbacks.AutoMode() does so by itself."
+    )
 
 
 def summary(state: str, confidence: float, numbers: Mapping[str, float]) -> str:

@@ -1,33 +1,22 @@
 """From measurements to verdicts: what state is each module in?
 
-A decision list over the latest measurements, from plain faults to subtle ones. Heuristic:
-the thresholds are set by the runs of `benchmarks/verdicts.py`, and each is stated here.
+Plain faults first, by sign tests on the latest measurements; then whether the loss that
+the module serves still falls, by bounds that hold however often they are looked at
+(`inference`). `benchmarks/verdicts.py` measures how often a verdict is right.
 """
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
 
-from keras_e2e.diagnostics import reasons, states
-from keras_e2e.diagnostics.plateau import (
-    MEASUREMENTS,
-    UNMOVED,
-    at_start,
-    fallen,
-    plateaued,
-)
+from keras_e2e.diagnostics import inference, reasons, states
+from keras_e2e.diagnostics.causes import name_causes
+from keras_e2e.diagnostics.evidence import LOOKBACK, Evidence, Learning, learning, median
+from keras_e2e.diagnostics.plateau import MEASUREMENTS
+from keras_e2e.diagnostics.states import Place
 
-# Of expensive quantities there are fewer; with fewer than this many they say nothing.
-EXPENSIVE_MEASUREMENTS = 3
-# How far it looks back for them: what is rarer than one in eighty is not judged by. A
-# verdict then costs as much late in a run as early.
-LOOKBACK = 500
-# A loss that plateaus above this share of where it began may have more to learn.
-FAR = 0.25
-# A gradient SNR below this is taken for noise (digits, k-tuple parity: BUILD_NOTES.md).
-SNR_FLOOR = 0.02
 # The signal at a module's input, relative to that at its output; and a gradient relative
 # to the largest of any module. A module of many layers may well lose two decades.
 GAIN_LOW, GAIN_HIGH = 1e-3, 1e3
@@ -36,14 +25,16 @@ GRADIENT_LOW = 1e-5
 DORMANT = 0.7
 # Size of the steps relative to the weights: below it is rounding.
 STILL = 1e-7
-# A cosine between local and task gradient that is no coincidence, where the task's own
-# gradient agrees with itself.
-CONFLICT, RELIABLE = -0.1, 0.05
+# A mean cosine between local and task gradient that is worth a word. Where the task's
+# gradient is noise it scatters about zero, so it need not be asked for.
+CONFLICT = -0.1
 # Of what training achieves, the share that is lost with the module frozen. Below it
 # training does as well without.
 IDLE = 0.02
-# The share of measurements that must say so.
-MAJORITY = 0.7
+# How certain a fault must be: eight of ten measurements, say.
+CERTAIN = 0.94
+# No verdict is more certain than this: it rests on one training.
+MOST = 0.99
 
 
 class Verdict(NamedTuple):
@@ -51,21 +42,25 @@ class Verdict(NamedTuple):
 
     Attributes:
         state: String, the name of the state; `states.STATES` says what each means.
-        confidence: Float from 0 to 1, the share of the measurements that say so; less
-            where there are few.
+        confidence: Float from 0 to 1: of the verdicts of this confidence so many are
+            right, in the trainings of `benchmarks/verdicts.py`.
         numbers: Dict of the medians that the verdict rests on, by quantity, and
             `loss at start`.
         no_signal_reason: `"starved"` or `"stalled"` where the SNR and the loss say that no
             usable signal arrives, whatever the state, which may name a cause (dormant
             units, say); empty otherwise.
-        why: String, why an unclear module is not judged, in a sentence; empty otherwise.
+        why: String, what the state does not say, in a sentence: why an unclear module is
+            not judged, for instance; empty otherwise.
+        cause: String, the module whose fault this one's state is an effect of; empty if
+            it is no effect.
+        place: `Place`, what the module is and has, which the advice depends on.
 
     Example:
 
     >>> from keras_e2e.diagnostics import Verdict
-    >>> verdict = Verdict("frozen", 1.0, {"update_ratio": 0.0})
+    >>> verdict = Verdict("frozen", 0.99, {"update_ratio": 0.0})
     >>> verdict.alarm, verdict.message.split(". ")[0]
-    (True, 'Frozen (100 % confidence): update_ratio 0')
+    (True, 'Frozen (99 % confidence): update_ratio 0')
     """
 
     state: str
@@ -73,16 +68,25 @@ class Verdict(NamedTuple):
     numbers: dict[str, float]
     no_signal_reason: str = ""
     why: str = ""
+    cause: str = ""
+    place: Place = Place()
 
     @property
     def alarm(self) -> bool:
-        """Whether something is wrong that should be looked at."""
-        return states.BY_NAME[self.state].alarm
+        """Whether something is wrong here that should be looked at; no effect is."""
+        return states.BY_NAME[self.state].alarm and not self.cause
 
     @property
     def message(self) -> str:
         """The verdict as a text, with the numbers and what to do."""
-        return states.message(self.state, self.confidence, self.numbers, self.why)
+        if self.cause:
+            return f"{self.summary}. Effect of {self.cause}: mend that first."
+        known = states.BY_NAME[self.state]
+        said = " ".join(filter(None, [known.meaning, self.why]))
+        if self.state == "unclear":
+            said = self.why or known.meaning
+        advice = states.advice(self.state, self.place)
+        return " ".join(filter(None, [f"{self.summary}.", said, advice]))
 
     @property
     def summary(self) -> str:
@@ -92,24 +96,29 @@ class Verdict(NamedTuple):
 
 def judge(
     history: Mapping[str, Mapping[str, Sequence[float]]],
+    steps: Sequence[int],
     since: int = 0,
     frozen: Sequence[str] = (),
+    places: Mapping[str, Place] | None = None,
 ) -> dict[str, Verdict]:
     """Judges every module by its measurements: which state is it in?
 
-    It follows rules over the latest ten measurements, from plain faults (frozen weights) to
-    subtle ones; their thresholds are heuristics. The states are those of
-    `keras_e2e.diagnostics.states.STATES`, such as `"healthy"`, `"starved"` (the gradient is
-    noise and the loss is where it began), `"converged"` or, with too few measurements,
-    `"unclear"`.
+    First come plain faults, by sign tests on the latest ten measurements: exploding,
+    dormant, vanishing, frozen, conflicting. Then the loss that the module serves, its own
+    or the task's: whether it has left the level of a constant prediction (`skill`),
+    whether it falls, and whether as many steps again would bring next to nothing. One
+    fault has many effects: `Verdict.cause` says which module comes first.
 
     Args:
         history: Dict of dicts: by quantity and module the measurements over time, NaN where
             there was none (`callbacks.ModuleDiagnostics.history`), modules in order.
+        steps: The step of each measurement, rising (`ModuleDiagnostics.steps`).
         since: Integer, the index of the first measurement in the present training mode.
             Earlier ones count for the loss at the start only. Defaults to 0.
         frozen: Names of the modules that the training mode freezes on purpose. Defaults to
             none.
+        places: Dict from module to `Place`: whether it has an objective, labels, and so
+            on, which the advice depends on. Defaults to `None`: nothing is known.
 
     Returns:
         A dict with a `Verdict` for each module.
@@ -117,19 +126,23 @@ def judge(
     Example:
 
     >>> from keras_e2e.diagnostics import judge
-    >>> history = {"loss": {"encoder": [float("nan")] * 20, "out": [0.69] * 20},
-    ...            "gradient_snr": {"encoder": [0.0] * 20, "out": [0.0] * 20}}
-    >>> judge(history)["encoder"].state
-    'starved'
+    >>> losses = {"encoder": [float("nan")] * 40, "out": [0.69, 0.70] * 20}
+    >>> history = {"loss": losses, "skill": {"encoder": losses["encoder"],
+    ...                                      "out": [0.001, -0.001] * 20}}
+    >>> verdicts = judge(history, steps=range(1, 400, 10))
+    >>> verdicts["encoder"].state, verdicts["out"].cause
+    ('starved', 'encoder')
     """
     modules = list(next(iter(history.values()), {}))
+    places = places or {}
+    start = max(since, len(steps) - LOOKBACK)
 
     def late(quantity: str, module: str) -> np.ndarray:
-        values = history.get(quantity, {}).get(module, ())
-        return np.asarray(values[max(since, len(values) - LOOKBACK) :], float)
+        return np.asarray(history.get(quantity, {}).get(module, ())[start:], float)
 
-    largest = [_median(late("grad_rms", module)) for module in modules]
+    largest = [median(late("grad_rms", module)) for module in modules]
     finite = [value for value in largest if np.isfinite(value)]
+    of_loss: dict[str, Learning] = {}
     found = {}
     for module in modules:
         measured = {quantity: late(quantity, module) for quantity in history}
@@ -140,13 +153,15 @@ def judge(
         if not own:
             measured.pop("local_alignment", None)
         measured["loss"] = late("loss", serves)
-        start = at_start(history.get("loss", {}).get(serves, ()))
-        found[module] = _judge_one(
-            _Evidence(measured, start),
-            max(finite, default=float("nan")),
-            module in frozen,
-        )
-    return found
+        if serves not in of_loss:
+            losses = history.get("loss", {}).get(serves, ())
+            skills = history.get("skill", {}).get(serves, ())
+            of_loss[serves] = learning(steps, losses, skills, since)
+        evidence = Evidence(measured, of_loss[serves])
+        verdict = _judge_one(evidence, max(finite, default=math.nan), module in frozen)
+        place = places.get(module, Place(task=module == modules[-1]))
+        found[module] = verdict._replace(place=place)
+    return name_causes(found)
 
 
 def with_measured(
@@ -186,112 +201,64 @@ def with_measured(
     return found
 
 
-class _Evidence:
-    """The latest measurements of one module, and the share of them that say something.
-
-    Attributes:
-        measured: Dict from quantity to its measurements, NaN where there was none.
-        numbers: Dict of their medians, and `loss at start`.
-        noise: Float, the share of the measurements of the SNR that are noise.
-        unmoved: Float, the share of those of the loss that are no lower than at the start.
-    """
-
-    def __init__(self, measured: dict[str, np.ndarray], start: float):
-        self.measured, self.start = measured, start
-        numbers = {name: _median(v) for name, v in measured.items() if len(v)}
-        numbers["loss at start"] = start
-        self.numbers = {n: value for n, value in numbers.items() if not np.isnan(value)}
-        self.noise = self.share("gradient_snr", lambda v: v < SNR_FLOOR)
-        self.unmoved = self.share("loss", lambda v: ~fallen(v, start, UNMOVED))
-
-    def share(self, quantity: str, says: Callable, latest: int = MEASUREMENTS) -> float:
-        """The share of the latest measurements that say so; 0 if there are too few."""
-        values = self.measured.get(quantity, np.empty(0))
-        values = values[~np.isnan(values)][-latest:]
-        enough = EXPENSIVE_MEASUREMENTS if latest < MEASUREMENTS else MEASUREMENTS
-        return float(np.mean(says(values))) if len(values) >= enough else 0.0
-
-    def blown(self) -> float:
-        """The share of the latest measurements that are infinite, or NaN after numbers."""
-        may_blow = {"loss", "grad_rms", "update_ratio"} & set(self.measured)
-        return max(_blown(self.measured[name]) for name in may_blow)
-
-    def frozen(self) -> float:
-        """1 if no weight changed in any of the latest measurements, otherwise 0."""
-        moved = self.measured.get("update_ratio", np.empty(0))[-MEASUREMENTS:]
-        if not len(moved):
-            return 0.0
-        # NaN where no weight may change. With accumulated gradients most steps change
-        # nothing, so a single one that does acquits.
-        return 1.0 if np.all(np.isnan(moved) | (moved <= STILL)) else 0.0
-
-    def no_signal_reason(self) -> str:
-        """Why no usable signal arrives, by SNR and loss; empty if one does."""
-        far = self.numbers.get("loss", 0.0) > FAR * self.start > 0
-        if self.noise >= MAJORITY and self.unmoved >= MAJORITY:
-            return "starved"
-        if self.noise >= MAJORITY and far and plateaued(self.measured["loss"]):
-            return "stalled"
-        return ""
-
-
-def _judge_one(evidence: _Evidence, largest: float, frozen: bool) -> Verdict:
+def _judge_one(evidence: Evidence, largest: float, frozen: bool) -> Verdict:
     """The verdict on one module.
 
     Args:
-        evidence: The `_Evidence` of the module.
+        evidence: The `Evidence` of the module.
         largest: Float, the largest gradient of any module.
         frozen: Boolean, whether the training mode freezes the module on purpose.
     """
-    noise, unmoved, share = evidence.noise, evidence.unmoved, evidence.share
-    reason = evidence.no_signal_reason()
-
-    def verdict(state: str, confidence: float) -> Verdict:
-        return Verdict(state, confidence, evidence.numbers, reason)
-
-    def unclear(why: str) -> Verdict:
-        return Verdict("unclear", 0.0, evidence.numbers, reason, why)
-
-    blown = evidence.blown()
-    if blown >= MAJORITY:
-        return verdict("exploding", blown)
     if frozen:
-        return unclear(reasons.FROZEN)
+        return Verdict("unclear", 0.0, evidence.numbers, why=reasons.FROZEN)
+    blown = evidence.blown()
+    if blown >= CERTAIN:
+        return Verdict("exploding", min(blown, MOST), evidence.numbers)
     if len(evidence.measured["loss"]) < MEASUREMENTS:
-        return unclear(reasons.too_few(evidence.measured))
-    # Causes before effects: dead units pass no signal on, and without one nothing moves.
-    checks = [
+        few = reasons.too_few(evidence.measured)
+        return Verdict("unclear", 0.0, evidence.numbers, why=few)
+    by_loss = _judge_by_loss(evidence)
+    for state, certainty in _faults(evidence, largest):
+        if certainty >= CERTAIN:
+            confidence = min(certainty, MOST)
+            return by_loss._replace(state=state, confidence=confidence, why="")
+    return by_loss
+
+
+def _faults(evidence: Evidence, largest: float) -> list[tuple[str, float]]:
+    """How certain each plain fault is, causes before effects."""
+    share = evidence.share
+    # Steps get small where there is nothing left to learn.
+    converged = evidence.learning.is_informed() and evidence.learning.is_flat()
+    aligned = inference.mean(evidence.measured.get("local_alignment", np.empty(0)))
+    opposed = aligned.high < 0.0 and aligned.value < CONFLICT
+    return [
         ("exploding", share("signal_gain", lambda v: v > GAIN_HIGH)),
+        # Dead units pass no signal on, and without one nothing moves.
         ("dormant", share("dormant_fraction", lambda v: v >= DORMANT)),
         ("vanishing", share("signal_gain", lambda v: v < GAIN_LOW)),
         ("vanishing", share("grad_rms", lambda v: v <= GRADIENT_LOW * largest)),
-        ("frozen", evidence.frozen()),
+        ("frozen", 1.0 if evidence.frozen(0.0 if converged else STILL) else 0.0),
+        ("conflicting", 1.0 - aligned.above(0.0) if opposed else 0.0),
     ]
-    for state, says in checks:
-        if says >= MAJORITY:
-            return verdict(state, says)
-    opposed = share("local_alignment", lambda v: v < CONFLICT, EXPENSIVE_MEASUREMENTS * 2)
-    # The median: single cosines of noisy halves scatter widely.
-    if opposed >= MAJORITY and evidence.numbers.get("reliability", 0.0) > RELIABLE:
-        return verdict("conflicting", opposed)
-    if reason == "starved":
-        return verdict("starved", min(noise, unmoved))
-    if noise >= MAJORITY:
-        return verdict(reason or "converged", min(noise, 1.0 - unmoved))
-    if "gradient_snr" not in evidence.numbers:
-        return unclear(reasons.LACKING)
-    # A signal that comes and goes, and has moved nothing yet.
-    if unmoved >= MAJORITY and noise > 1.0 - MAJORITY:
-        return unclear(reasons.CONTRADICTING)
-    return verdict("healthy", 1.0 - noise)
 
 
-def _blown(values: np.ndarray) -> float:
-    if np.isnan(values).all():  # nothing was measured
-        return 0.0
-    return float(np.mean(~np.isfinite(values[-MEASUREMENTS:])))
+def _judge_by_loss(evidence: Evidence) -> Verdict:
+    """The verdict on a module without a plain fault, by the loss that it serves."""
+    learned, numbers = evidence.learning, evidence.numbers
 
+    def verdict(state: str, confidence: float, reason: str = "") -> Verdict:
+        return Verdict(state, min(confidence, MOST), numbers, reason)
 
-def _median(values: np.ndarray) -> float:
-    latest = values[~np.isnan(values)][-MEASUREMENTS:]
-    return float(np.median(latest)) if len(latest) else float("nan")
+    if learned.trend is None:
+        return Verdict("unclear", 0.0, numbers, why=reasons.LACKING)
+    if learned.is_informed() and learned.is_flat():
+        state = "stalled" if learned.far else "converged"
+        return verdict(state, learned.flat(), "stalled" if learned.far else "")
+    if learned.is_informed() or learned.is_falling():
+        falling = learned.trend.fall.above(0.0)
+        return verdict("healthy", max(learned.informed(), falling))
+    if learned.is_uninformed() and learned.is_hopeless() and not evidence.has_signal():
+        return verdict("starved", 1.0 - learned.informed(), "starved")
+    missing = reasons.undecided(learned, evidence)
+    return Verdict("unclear", 0.0, numbers, why=missing)

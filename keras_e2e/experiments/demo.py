@@ -13,7 +13,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 from keras_e2e.callbacks import ModuleTensorBoard, TrainingModeScheduler
-from keras_e2e.diagnostics import judge
+from keras_e2e.diagnostics import Verdict
 from keras_e2e.experiments import tasks
 from keras_e2e.experiments.demo_figure import draw, require_matplotlib
 from keras_e2e.experiments.demo_settings import Settings
@@ -49,6 +49,7 @@ class Run(NamedTuple):
     snrs: list[float]
     steps: list[int]
     switch: int | None
+    verdict: Verdict
 
 
 class _Advance(keras.callbacks.Callback):
@@ -206,6 +207,7 @@ def _train(
         snrs=list(board.history["gradient_snr"][MODULE]),
         steps=list(board.steps),
         switch=changes[0] * steps_per_epoch if changes else None,
+        verdict=board.verdicts()[MODULE],
     )
 
 
@@ -228,29 +230,17 @@ def _print_accuracies(console: Console, settings: Settings, runs: list[Run]) -> 
 
 def _print_verdicts(console: Console, runs: list[Run]) -> None:
     console.print(
-        f"\nWhat trained the module {MODULE!r} end to end (heuristic, from the latest "
-        "measurements):"
+        f"\nWhat end-to-end training made of the module {MODULE!r} (the same is in "
+        "TensorBoard):"
     )
     lines = Table.grid(padding=(0, 1))
     for run in runs:
         if run.regime != "end to end":
             continue
-        history = {"loss": {MODULE: run.losses}, "gradient_snr": {MODULE: run.snrs}}
-        found = judge(history)[MODULE]
-        snr = found.numbers.get("gradient_snr", float("nan"))
-        loss = found.numbers.get("loss", float("nan"))
-        start = found.numbers.get("loss at start", float("nan"))
-        others = {r.regime: r.accuracy for r in runs if r.k == run.k}
-        line = {
-            "starved": (
-                f"starved: gradient SNR {snr:.3f} with the loss where it began "
-                f"({loss:.3f}). No usable signal gets through. Trained on its own "
-                f"labels at its boundary: {others['local']:.3f}."
-            ),
-            "converged": f"converged: gradient SNR {snr:.3f}, {_fell(start, loss)}.",
-            "healthy": f"healthy: gradient SNR {snr:.3f}, {_fell(start, loss)}.",
-            "unclear": f"unclear: {found.why}",
-        }.get(found.state, found.message)
+        line = run.verdict.message
+        if run.verdict.alarm:
+            others = {r.regime: r.accuracy for r in runs if r.k == run.k}
+            line += f" Trained on labels of its own: test {others['local']:.3f}."
         lines.add_row(f"  k={run.k} (test {run.accuracy:.3f})", line)
     console.print(lines, highlight=False)
     console.print(
@@ -259,13 +249,14 @@ def _print_verdicts(console: Console, runs: list[Run]) -> None:
     )
 
 
-def _fell(start: float, loss: float) -> str:
-    return f"loss {start:.3f} -> {loss:.3f}"
-
-
 def _write_numbers(runs: list[Run], settings: Settings, path: pathlib.Path) -> None:
     clean = [
-        {**r._asdict(), "snrs": [None if np.isnan(s) else s for s in r.snrs]} for r in runs
+        {
+            **r._asdict(),
+            "snrs": [None if np.isnan(s) else s for s in r.snrs],
+            "verdict": r.verdict.state,
+        }
+        for r in runs
     ]
     numbers = {"settings": settings._asdict(), "runs": clean}
     path.write_text(json.dumps(numbers, indent=1))

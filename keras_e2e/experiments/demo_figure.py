@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from keras_e2e.diagnostics.verdicts import SNR_FLOOR
+from keras_e2e.diagnostics.gradients import SNR_FLOOR
 
 COLORS = {
     "end to end": "#c0392b",

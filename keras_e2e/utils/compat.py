@@ -182,6 +182,14 @@ def loss_weights(model: keras.Model) -> Any:
     return None if compiled is None else compiled._user_loss_weights
 
 
+def compiled_loss(model: keras.Model) -> Callable | None:
+    """The loss that `compile` made, a function of targets and predictions; None if none.
+
+    It keeps metrics of the losses of several outputs: call it in a `StatelessScope`.
+    """
+    return model._compile_loss
+
+
 def compiled_metrics(model: keras.Model) -> tuple[Any, Any]:
     """The `metrics` and `weighted_metrics` given to `compile`.
 

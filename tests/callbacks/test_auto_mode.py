@@ -279,7 +279,7 @@ def test_a_folder_that_cannot_be_written_is_refused_before_the_first_step(tmp_pa
         ({"warmup": 0}, ValueError, "AutoMode: warmup=0"),
         ({"min_delta": "x"}, ValueError, "AutoMode: min_delta='x'"),
         ({"update_freq": None}, ValueError, "AutoMode: update_freq=None"),
-        ({"quantities": [e2e.diagnostics.GradRMS()]}, ValueError, "GradientSNR"),
+        ({"quantities": [e2e.diagnostics.GradRMS()]}, ValueError, "ModuleLoss"),
         ({"quantities": None}, TypeError, "AutoMode: quantities=None"),
         ({"backup_dir": 3}, TypeError, "AutoMode: backup_dir=3"),
     ],

@@ -87,9 +87,9 @@ def test_modules_that_are_frozen_on_purpose_are_not_judged():
     model.training_mode = "sequential:second"
     watch = ModuleDiagnostics(1)
     fit(watch, model=model, steps=2)
-    steady = {name: [0.5] * 30 for name in ("first", "second", "out")}
-    watch.history = {"loss": steady, "gradient_snr": steady, "grad_rms": steady}
-    watch.modes = watch.modes[:1] * 30
+    falling = {name: list(range(60, 30, -1)) for name in ("first", "second", "out")}
+    watch.history = {"loss": falling, "grad_rms": falling}
+    watch.modes, watch.steps = watch.modes[:1] * 30, list(range(1, 31))
     states = {name: verdict.state for name, verdict in watch.verdicts().items()}
     assert states == {"first": "unclear", "second": "healthy", "out": "unclear"}
 

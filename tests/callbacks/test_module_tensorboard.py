@@ -82,7 +82,12 @@ def test_writes_each_measurement_under_its_tag_and_step(tmp_path):
     fit(model, [board])
     assert os.listdir(tmp_path) == ["modules"]
     written = Written(tmp_path / "modules")
-    absent = {"loss": [0, 1], "signal_gain": [0], "dormant_fraction": [2]}
+    absent = {
+        "loss": [0, 1],
+        "skill": [0, 1],
+        "signal_gain": [0],
+        "dormant_fraction": [2],
+    }
     expected = {
         f"e2e_{q.name}/{i + 1:02d}_{module}": (q, module)
         for q in diagnostics.default_quantities()
@@ -94,11 +99,13 @@ def test_writes_each_measurement_under_its_tag_and_step(tmp_path):
     totals = {"e2e_summary/mode", "e2e_summary/signal_gain_product", "e2e_mode"}
     judged = {
         f"e2e_{group}/{i + 1:02d}_{module}"
-        for group in ("verdict", "confidence", "parameters", "trained_by")
+        for group in (
+            *("verdict", "confidence", "cause", "place", "parameters", "trained_by"),
+            *("gradient_snr_error", "descent_cosine"),
+        )
         for i, module in enumerate(MODULES)
     } | {"e2e_verdicts"}
-    error = {f"e2e_gradient_snr_error/{i + 1:02d}_{m}" for i, m in enumerate(MODULES)}
-    assert set(written.values) == set(expected) | bands | totals | judged | error
+    assert set(written.values) == set(expected) | bands | totals | judged
     assert board.steps == [1, 6, 11]
     assert [str(m) for m in board.modes] == ["end_to_end"] * 3
     for tag, (quantity, module) in expected.items():

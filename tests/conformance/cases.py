@@ -15,6 +15,7 @@ from keras import ops
 import keras_e2e as e2e
 from keras_e2e.diagnostics import (
     CKA,
+    Descent,
     DormantFraction,
     EffectiveRank,
     FrozenUtility,
@@ -31,6 +32,7 @@ from keras_e2e.diagnostics import (
     Rotation,
     SignalCoherence,
     SignalGain,
+    Skill,
     UpdateRatio,
 )
 from keras_e2e.objectives import (
@@ -347,10 +349,12 @@ COMPUTED = [
 
 QUANTITIES = {
     "loss": ModuleLoss,
+    "skill": Skill,
     "grad_rms": GradRMS,
     "update_ratio": UpdateRatio,
     "signal_gain": SignalGain,
     "gradient_snr": GradientSNR,
+    "descent": Descent,
     "signal_coherence": SignalCoherence,
     "dormant_fraction": DormantFraction,
     "loss_credit": LossCredit,
@@ -395,7 +399,9 @@ def enough_for(case) -> list:
     graph is larger than that of the rest of the step.
     """
     return [
-        q for q in quantities() if q.name != "gradient_snr" or case.name == "prediction"
+        q
+        for q in quantities()
+        if q.name not in ("gradient_snr", "descent") or case.name == "prediction"
     ]
 
 

@@ -263,7 +263,7 @@ def test_expensive_quantities_are_measured_when_it_is_asked_for():
     assert not any(read[q.name] for q in recorder.quantities if q.schedule is not None)
     step(model)
     assert all(recorder.read()[q.name] for q in recorder.quantities)
-    assert model.trace_counts == {("end_to_end", 7): 1, ("end_to_end", 14): 1}
+    assert model.trace_counts == {("end_to_end", 9): 1, ("end_to_end", 16): 1}
 
 
 @pytest.mark.slow

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from scipy.stats import mannwhitneyu
 
-from keras_e2e.diagnostics.verdicts import SNR_FLOOR
+from keras_e2e.diagnostics.gradients import SNR_FLOOR
 from keras_e2e.experiments.limits.summary import Cell, known, newcombe, wilson
 
 SIGNIFICANT = 0.05

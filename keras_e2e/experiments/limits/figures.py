@@ -8,7 +8,7 @@ import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from keras_e2e.diagnostics.verdicts import SNR_FLOOR
+from keras_e2e.diagnostics.gradients import SNR_FLOOR
 from keras_e2e.experiments.limits.drawing import (
     FAINT,
     INK,

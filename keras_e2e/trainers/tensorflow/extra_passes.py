@@ -10,6 +10,7 @@ from keras_e2e.modules.step_context import step_context
 from keras_e2e.modules.training_mode import TrainingMode
 from keras_e2e.trainers.local_losses import build_outputs, missing
 from keras_e2e.trainers.tensorflow.gradients import StepGradients, unscaled
+from keras_e2e.utils import compat
 
 
 class ExtraPasses:
@@ -81,6 +82,16 @@ class ExtraPasses:
             return tf.cast(y, tf.float32)
         return tf.one_hot(tf.cast(tf.reshape(y, (-1,)), tf.int32), max(shape[1], 2))
 
+    def reference(self, y_pred: Any) -> tuple | None:
+        """The compiled loss of predictions, and of their mean given for every example."""
+        compiled = compat.compiled_loss(self.model)
+        if y_pred is None or compiled is None or self.given.y is None:
+            return None
+        y, weight = self.given.y, self.given.sample_weight
+        with keras.StatelessScope():  # a loss of several outputs keeps metrics
+            constant = tree.map_structure(_mean_for_all, y_pred)
+            return tuple(compiled(y, p, sample_weight=weight) for p in (y_pred, constant))
+
     def _only_labels(self) -> bool:
         return self.given.y is None and bool(self.given.labels)
 
@@ -114,6 +125,24 @@ class ExtraPasses:
 def first_tensor(x: Any) -> Any:
     """The first tensor of a structure: its first axis is the batch."""
     return next(tensor for tensor in tree.flatten(x) if tensor is not None)
+
+
+def _mean_for_all(prediction: Any) -> Any:
+    """The mean over the batch, in the place of each example; padding does not count."""
+    values = tf.cast(prediction, tf.float32)
+    mask = compat.mask_of(prediction)
+    if mask is None:
+        mean = tf.reduce_mean(values, axis=0, keepdims=True)
+    else:
+        features = [1] * (values.shape.rank - mask.shape.rank)
+        shape = tf.concat([tf.shape(mask), tf.constant(features, tf.int32)], axis=0)
+        counts = tf.reshape(tf.cast(mask, values.dtype), shape)
+        total = tf.reduce_sum(counts, axis=0, keepdims=True)
+        weighted = tf.reduce_sum(values * counts, axis=0, keepdims=True)
+        mean = tf.math.divide_no_nan(weighted, total)
+    constant = mean + tf.zeros_like(values)
+    compat.set_mask(constant, mask)
+    return constant
 
 
 def _rows(tensor: Any, begin: Any, end: Any) -> Any:

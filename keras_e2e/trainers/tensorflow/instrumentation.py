@@ -56,6 +56,7 @@ class _Further(NamedTuple):
     halves: Sequence[Mapping[int, Any]] = ()
     local: Mapping[int, Any] | None = None
     later: Mapping[int, Any] | None = None
+    reference: tuple | None = None
     classes: Any = None
 
 
@@ -76,6 +77,7 @@ class StepInstrumentation:
         self.needs = self.state.recorder.needs(self.measured)
         self.losses = context.losses
         self.crossings = [] if context.record is None else context.record.crossings
+        self.y_pred = y_pred
         self.outputs = [] if y_pred is None else tree.flatten(y_pred)
 
     def differentiate(self, gradients: StepGradients, variables: Sequence) -> list:
@@ -94,6 +96,8 @@ class StepInstrumentation:
         self.halves = self.passes.halves() if "halves" in self.needs else None
         self.local = self.passes.local() if "local" in self.needs else None
         self.classes = self.passes.classes() if "classes" in self.needs else None
+        wanted = "reference" in self.needs
+        self.reference = self.passes.reference(self.y_pred) if wanted else None
         own, at_taps = found[: len(variables)], found[len(variables) :]
         direct, below = at_taps[: len(taps)], at_taps[len(taps) :]
         # Always those where there are any: in mixed precision a cast hides them from the
@@ -135,6 +139,7 @@ class StepInstrumentation:
             halves=[self._summed(half) for half in self.halves or ()],
             local=None if self.local is None else self._summed(self.local),
             later=None if later is None else self._summed(later),
+            reference=self.reference,
             classes=self.classes,
         )
         size = tf.shape(first_tensor(self.passes.batch[0]))[0]
@@ -169,6 +174,13 @@ class StepInstrumentation:
             return None if found is None else [found.get(id(v)) for v in own]
 
         sent_back = [self.signals.boundary_outputs[i] for i in starts]
+        if all(signal is not None for signal in signals):
+            # Where a signal comes in and none goes out, the module has swallowed it.
+            outputs = [crossings[i].output for i in starts]
+            sent_back = [
+                tf.zeros_like(output) if sent is None else sent
+                for sent, output in zip(sent_back, outputs, strict=True)
+            ]
         return ModuleView(
             name=module.name,
             variables=[before[id(v)] for v in own if id(v) in before],
@@ -187,6 +199,7 @@ class StepInstrumentation:
             else None,
             local_gradients=of(further.local),
             later_gradients=of(further.later),
+            prediction_losses=further.reference if module.boundary is None else None,
             classes=further.classes,
             mask=compat.mask_of(crossings[ends[0]].output) if len(ends) == 1 else None,
         )

@@ -4,7 +4,6 @@ import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from keras_e2e.diagnostics import states
 from keras_e2e.modules.training_mode import TRAINED_BY
 from keras_e2e.visualization.tensorboard.run_data import RunData, Series, named
 
@@ -55,16 +54,11 @@ def judged(run: RunData, module: str) -> Judged | None:
     found = run.verdict(module)
     if found is None:
         return None
-    state, confidence = found
-    kind = "alarm" if states.BY_NAME[state].alarm else state
+    kind = "effect" if found.cause else "alarm" if found.alarm else found.state
     # Nobody is "0 % confident" that it is unclear; old logs have no confidence.
-    known = math.isfinite(confidence) and state != "unclear"
-    return Judged(
-        state,
-        kind,
-        f"{100 * confidence:.0f} % confidence" if known else "",
-        run.message(module),
-    )
+    known = math.isfinite(found.confidence) and found.state != "unclear"
+    confidence = f"{100 * found.confidence:.0f} % confidence" if known else ""
+    return Judged(found.state, kind, confidence, found.message)
 
 
 def trained_by(series: Series | None) -> str:

@@ -202,10 +202,11 @@ def _verdict(run: RunData, module: str) -> dict[str, Any] | None:
         }
     return {
         "state": state,
-        "alarm": states.BY_NAME[state].alarm,
-        "confidence": found[1] if math.isfinite(found[1]) else None,
+        "alarm": found.alarm,
+        "cause": found.cause,
+        "confidence": found.confidence if math.isfinite(found.confidence) else None,
         "step": step,
-        "message": run.message(module),
+        "message": found.message,
     }
 
 

@@ -7,11 +7,14 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from keras_e2e.diagnostics import states
+from keras_e2e.diagnostics.states import Place
+from keras_e2e.diagnostics.verdicts import Verdict
 from keras_e2e.modules import training_mode
 from keras_e2e.visualization.tensorboard import tags
 
 # Groups of tags that hold something else than a quantity.
-APART = {"summary", "healthy", "verdict", "confidence", "parameters", "trained_by"}
+BY_MODULE = ("verdict", "confidence", "cause", "place", "trained_by")
+APART = {"summary", "healthy", "parameters", *BY_MODULE}
 # A code that is in no list: a newer version wrote it, or the log is damaged.
 UNKNOWN = "unknown"
 _TAG = re.compile(r"e2e_([^/]+)/(\d\d+)_(.*)", re.DOTALL)
@@ -49,6 +52,9 @@ class RunData:
         modes: Over steps the index of the training mode in `training_mode.NAMES`.
         verdicts: By module, over steps the code of the state (`states.STATES`).
         confidence: By module, over steps the confidence of the verdict, from 0 to 1.
+        causes: By module, over steps the number of the module whose fault its state is an
+            effect of, 0 for none.
+        places: By module, over steps the code of its `states.Place`.
         parameters: By module its number of parameters.
         trained_by: By module, over steps the index in `TRAINED_BY`.
     """
@@ -61,6 +67,8 @@ class RunData:
     modes: Series = field(default_factory=lambda: Series([], []))
     verdicts: dict[str, Series] = field(default_factory=dict)
     confidence: dict[str, Series] = field(default_factory=dict)
+    causes: dict[str, Series] = field(default_factory=dict)
+    places: dict[str, Series] = field(default_factory=dict)
     parameters: dict[str, int] = field(default_factory=dict)
     trained_by: dict[str, Series] = field(default_factory=dict)
 
@@ -81,25 +89,16 @@ class RunData:
             before = step
         return found
 
-    def verdict(self, module: str) -> tuple[str, float] | None:
-        """The latest state of a module and its confidence; None without a verdict."""
-        series = self.verdicts.get(module)
-        if series is None or not series.values:
-            return None
-        state = named(series.values[-1], list(states.BY_NAME))
-        confidence = self.confidence.get(module)
-        latest = confidence.values[-1] if confidence and confidence.values else math.nan
-        return "unclear" if state == UNKNOWN else state, latest
-
-    def message(self, module: str) -> str:
-        """The latest verdict as a text, with the latest numbers; empty without one.
+    def verdict(self, module: str) -> Verdict | None:
+        """The latest verdict on a module, with the latest numbers; None without one.
 
         A number from before the last switch of the mode, such as the local loss of a
         module that has none any more, is no evidence.
         """
-        found = self.verdict(module)
-        if found is None:
-            return ""
+        code = _latest(self.verdicts.get(module))
+        if code is None:
+            return None
+        state = named(code, list(states.BY_NAME))
         since = self.switches()[-1][0] if self.modes.steps else -math.inf
         numbers = {
             quantity: series[module].values[-1]
@@ -109,7 +108,27 @@ class RunData:
         }
         if "loss" in numbers:
             numbers["loss at start"] = self.quantities["loss"][module].values[0]
-        return states.message(*found, numbers)
+        confidence = _latest(self.confidence.get(module))
+        by_number = {int(m.split("_", 1)[0]): m.split("_", 1)[1] for m in self.modules}
+        cause, place = (_code(kept.get(module)) for kept in (self.causes, self.places))
+        return Verdict(
+            "unclear" if state == UNKNOWN else state,
+            math.nan if confidence is None else confidence,
+            numbers,
+            cause=by_number.get(cause, ""),
+            place=Place.from_code(place),
+        )
+
+
+def _latest(series: Series | None) -> float | None:
+    """The latest value of a series; None without one."""
+    return series.values[-1] if series and series.values else None
+
+
+def _code(series: Series | None) -> int:
+    """The latest value of a series of codes; 0 without one."""
+    latest = _latest(series)
+    return int(latest) if latest is not None and math.isfinite(latest) else 0
 
 
 def gather(name: str, scalars: Iterable[Scalar]) -> RunData | None:
@@ -146,13 +165,9 @@ def gather(name: str, scalars: Iterable[Scalar]) -> RunData | None:
         if group == "parameters":
             if math.isfinite(series.values[-1]):
                 run.parameters[module] = int(series.values[-1])
-        elif group in ("verdict", "confidence", "trained_by"):
-            kept = {
-                "verdict": run.verdicts,
-                "confidence": run.confidence,
-                "trained_by": run.trained_by,
-            }
-            kept[group][module] = series
+        elif group in BY_MODULE:
+            kept = (run.verdicts, run.confidence, run.causes, run.places, run.trained_by)
+            kept[BY_MODULE.index(group)][module] = series
         elif group not in APART:
             run.quantities.setdefault(group, {})[module] = series
             run.about.setdefault(group, scalar.description)

@@ -69,7 +69,13 @@ def descriptions(
     codes = ", ".join(f"{code} {state.name}" for code, state in enumerate(states.STATES))
     groups = {
         "verdict": f"What the module is judged to be: {codes}.",
-        "confidence": "Confidence of the verdict: the share of measurements that say so.",
+        "confidence": "Confidence of the verdict: of those as certain, so many are right.",
+        "cause": "The number of the module whose fault this state is an effect of, or 0.",
+        "place": (
+            "What the module has, which advice depends on: 1 for the last, 2 with an "
+            "objective, 4 without the labels it requires, 8 with them, 16 normalized; "
+            "added up."
+        ),
         "parameters": "Number of parameters of the module.",
         "trained_by": (
             "What trains the module: 0 the task, 1 its own objective, 2 both, 3 nothing."

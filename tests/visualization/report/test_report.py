@@ -129,9 +129,7 @@ def test_the_chain_says_how_large_each_module_is_and_what_trains_it(page):
 
 
 def test_verdicts_stand_in_words_with_alarms_first(page):
-    starved = (
-        "Starved (80 % confidence): gradient_snr 0.003, loss 0.688 (0.75 at the start)."
-    )
+    starved = "Starved (80 % confidence): loss 0.688 (0.75 at the start)."
     assert starved in page.text
     assert page.text.index("02_head: Starved") < page.text.index("01_encoder: Healthy")
     assert "verdict alarm" in [each.get("class") for each in page.all("span")]
@@ -310,7 +308,7 @@ def test_logs_without_verdicts_show_their_numbers(tmp_path, make):
 def test_a_verdict_without_certainty_says_nothing_of_it(tmp_path, make):
     write(tmp_path / "logs", {n: v for n, v in usual().items() if "confidence" not in n})
     page = make()
-    assert "02_head: Starved: gradient_snr 0.003" in page.text
+    assert "02_head: Starved: loss 0.688" in page.text
     assert "% confidence" not in page.text and "nan" not in page.text
 
 

@@ -122,7 +122,7 @@ def test_a_run_has_chain_verdicts_words_curves_bands_and_switches(tmp_path):
         True,
         0.75,
     )
-    assert verdict["message"].startswith("Starved (75 % confidence): gradient_snr ")
+    assert verdict["message"].startswith("Starved (75 % confidence): loss ")
     assert [m["verdict"]["alarm"] for m in run["modules"]] == [True, False, False]
     assert run["switches"] == [[1, "local"], [61, "end_to_end"]]
     snr = quantity(run, "gradient_snr")
@@ -219,14 +219,14 @@ def test_numbers_from_before_a_switch_are_no_evidence(tmp_path):
     log = Log(tmp_path, ["a"])
     log.mode(1, "local")
     log.put(1, "loss", [0.7])
-    log.put(1, "gradient_snr", [0.5])
+    log.put(1, "skill", [0.5])
     log.mode(11, "end_to_end")
-    log.put(11, "gradient_snr", [0.25])
+    log.put(11, "skill", [0.25])
     log.judge(11, ["converged"])
     log.close()
     run = ask(provider_of(tmp_path), "/run", run=".")
     words = run["modules"][0]["verdict"]["message"]
-    assert words.startswith("Converged (90 % confidence): gradient_snr 0.25. ")
+    assert words.startswith("Converged (90 % confidence): skill 0.25. ")
 
 
 def test_a_truncated_log_gives_what_is_whole(tmp_path):

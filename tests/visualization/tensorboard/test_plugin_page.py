@@ -177,9 +177,7 @@ def test_the_tab_shows_the_starved_module(browser, server):
     with Tab(browser, server, "faulty/modules", whole=True) as tab:
         # TensorBoard itself offers the tab.
         tab.page.get_by_role("tab", name="Modules").wait_for()
-        see(
-            tab.panel.locator(".alarms li").first, "Starved (90 % confidence): gradient_snr"
-        )
+        see(tab.panel.locator(".alarms li").first, "Starved (90 % confidence): loss")
         see(tab.panel.locator(".alarms"), "1 encoder")
         see(tab.panel.locator(".chain li").first, "12,416 parameters")
         see(tab.panel.locator(".chain li").first, "trained by: task")

@@ -65,19 +65,31 @@ function verdictItem(module) {
   );
 }
 
+// One line for all modules whose state is an effect of this one's fault.
+function effects(run, module) {
+  const found = run.modules.filter((other) => other.verdict?.cause === module.name);
+  if (!found.length) return [];
+  const names = found.map((other) => `${other.name} (${other.verdict.state})`);
+  return [h('li', {class: 'effects'}, `Effects of ${module.name}: ${names.join(', ')}.`)];
+}
+
 export function alarms(run) {
   const found = run.modules.filter((module) => module.verdict?.alarm);
   const judged = run.modules.some((module) => module.verdict);
   if (!found.length) return h('p', {class: 'calm'}, judged ? 'No alarm.' : 'No verdicts.');
   const list = h('ul', {class: 'verdicts alarms', tabindex: 0, 'aria-label': 'Alarms'});
-  list.append(...found.map(verdictItem));
+  list.append(...found.flatMap((module) => [verdictItem(module), ...effects(run, module)]));
   return list;
+}
+
+function calmModules(run) {
+  return run.modules.filter((module) => !module.verdict?.alarm && !module.verdict?.cause);
 }
 
 // The line above the verdicts without an alarm, such as "3 without alarm: 2 healthy, ...".
 export function calmSummary(run) {
   const count = new Map();
-  const calm = run.modules.filter((module) => !module.verdict?.alarm);
+  const calm = calmModules(run);
   for (const module of calm) {
     const state = module.verdict?.state ?? 'without verdict';
     count.set(state, (count.get(state) ?? 0) + 1);
@@ -87,7 +99,7 @@ export function calmSummary(run) {
 }
 
 export function calm(run) {
-  return run.modules.filter((module) => !module.verdict?.alarm).map(verdictItem);
+  return calmModules(run).map(verdictItem);
 }
 
 export function modesInWords(run) {

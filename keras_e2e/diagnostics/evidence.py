@@ -1,0 +1,198 @@
+"""What the measurements of one module say: faults, and whether its loss still moves."""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from keras_e2e.diagnostics import inference
+from keras_e2e.diagnostics.inference import NOTHING, Estimate, Trend
+from keras_e2e.diagnostics.plateau import MEASUREMENTS, at_start
+
+# How far it looks back for quantities that are expensive, and how many measurements of the
+# loss it looks at, evenly spaced: a verdict costs as much late in a run as early.
+LOOKBACK = 500
+# As many steps again that lower the loss by less than this share of what was gained.
+CONVERGED = 0.02
+# BatchNorm's moving averages lag by hundreds of steps (momentum .99): before, what is
+# predicted for examples held out is another thing than what training sees.
+SETTLED = 500
+# More than this share of the loss of a constant prediction is far from nothing.
+FAR = 0.25
+# A skill below this is hardly any: the loss is at the level of a constant prediction.
+# Where there is no skill, a loss that has fallen by less than `UNMOVED` of its start.
+INFORMED, UNMOVED = 0.02, 0.1
+# An expected fall of the loss within `HORIZON` steps below this share of it is negligible.
+NEGLIGIBLE, HORIZON = 0.05, 1000
+
+
+class Learning(NamedTuple):
+    """What the loss that a module serves says of its learning.
+
+    Attributes:
+        start: Float, the loss at the start of training.
+        trend: `Trend` of the loss, None with too few measurements.
+        skill: `Estimate` of the skill over the latter half; not known without one.
+        far: Boolean, whether much of the loss is left.
+    """
+
+    start: float
+    trend: Trend | None
+    skill: Estimate
+    far: bool
+
+    @property
+    def gained(self) -> float:
+        """By how much the loss has fallen since the start."""
+        return self.start - self.trend.level.value if self.trend else math.nan
+
+    def informed(self) -> float:
+        """How certain it is, from 0 to 1, that something was learned from the inputs."""
+        if self.skill.known:
+            return 1.0 if self.skill.low > INFORMED else self.skill.above(INFORMED)
+        if self.trend is None:
+            return 0.0
+        moved = self.trend.level.times(-1.0)
+        return moved.above(-(self.start - UNMOVED * abs(self.start)))
+
+    def is_informed(self) -> bool:
+        """Whether it is beyond doubt that something was learned from the inputs."""
+        if self.skill.known:
+            return self.skill.low > 0.0 and self.skill.value > INFORMED
+        if self.trend is None:
+            return False
+        return self.trend.level.high < self.start - UNMOVED * abs(self.start)
+
+    def is_uninformed(self) -> bool:
+        """Whether it is beyond doubt that next to nothing was learned from the inputs."""
+        if self.skill.known:
+            return self.skill.high < NEGLIGIBLE
+        if self.trend is None:
+            return False
+        return self.trend.level.low > self.start - UNMOVED * abs(self.start)
+
+    def is_falling(self) -> bool:
+        """Whether the loss falls, beyond doubt."""
+        return self.trend is not None and self.trend.fall.low > 0.0
+
+    def is_flat(self) -> bool:
+        """Whether as many steps again would bring next to nothing, beyond doubt."""
+        if self.trend is None or self.trend.steps < SETTLED:
+            return False
+        return self.trend.fall.high < CONVERGED * self.gained
+
+    def flat(self) -> float:
+        """How certain it is that as many steps again would bring next to nothing."""
+        if self.trend is None:
+            return 0.0
+        return 1.0 - self.trend.fall.above(CONVERGED * self.gained)
+
+    def is_hopeless(self) -> bool:
+        """Whether the next thousand steps would bring next to nothing, beyond doubt."""
+        if self.trend is None:
+            return False
+        ahead = self.trend.fall_within(max(HORIZON, self.trend.steps))
+        return ahead.high < UNMOVED * abs(self.start)
+
+
+class Evidence:
+    """The measurements of one module, and what they say.
+
+    Attributes:
+        measured: Dict from quantity to its latest measurements, NaN where there was none.
+        learning: `Learning`, of the loss that the module serves.
+        numbers: Dict of the medians of the latest ten, and `loss at start`.
+        descent: `Estimate` of the fall of the loss per step that the module brings.
+    """
+
+    def __init__(self, measured: Mapping[str, np.ndarray], learning: Learning):
+        self.measured, self.learning = measured, learning
+        numbers = {name: median(v) for name, v in measured.items() if len(v)}
+        numbers["loss at start"] = learning.start
+        self.numbers = {n: value for n, value in numbers.items() if not np.isnan(value)}
+        values = measured.get("descent", np.empty(0))
+        self.descent = inference.mean(values[len(values) // 2 :])
+
+    def share(self, quantity: str, says: Callable) -> float:
+        """How certain it is that most measurements say so: a sign test of the latest."""
+        values = self.measured.get(quantity, np.empty(0))
+        values = values[~np.isnan(values)][-MEASUREMENTS:]
+        if len(values) < MEASUREMENTS:
+            return 0.0
+        return sign_test(int(np.sum(says(values))), len(values))
+
+    def blown(self) -> float:
+        """As `share`, of measurements that are infinite, or NaN after numbers.
+
+        A loss is never NaN but for that: it is measured in every mode that trains the
+        module.
+        """
+        measured = self.measured
+        gradients = measured.get("grad_rms", np.empty(0))
+        found = 0.0
+        for name in {"loss", "grad_rms", "update_ratio"} & set(measured):
+            values = measured[name]
+            # A weight that gets a gradient makes a step, so a ratio of NaN is one of NaN.
+            stepped = name == "update_ratio" and np.isfinite(gradients).any()
+            if name == "loss" or stepped or not np.isnan(values).all():  # it was measured
+                latest = ~np.isfinite(values[-MEASUREMENTS:])
+                found = max(found, sign_test(int(latest.sum()), len(latest)))
+        return found
+
+    def frozen(self, still: float) -> bool:
+        """Whether no weight changed in any of the latest measurements."""
+        moved = self.measured.get("update_ratio", np.empty(0))[-MEASUREMENTS:]
+        # NaN where no weight may change.
+        return len(moved) > 0 and bool(np.all(np.isnan(moved) | (moved <= still)))
+
+    def has_signal(self) -> bool:
+        """Whether its steps lower the loss on fresh batches, beyond doubt and enough."""
+        enough = NEGLIGIBLE * abs(self.learning.start) / HORIZON
+        return self.descent.known and self.descent.low > 0 and self.descent.value > enough
+
+
+def learning(
+    steps: Sequence[int],
+    losses: Sequence[float],
+    skills: Sequence[float],
+    since: int,
+) -> Learning:
+    """What a loss says, from all its measurements.
+
+    Args:
+        steps: The step of each measurement.
+        losses: The loss at each.
+        skills: The skill at each; empty if it was not measured.
+        since: Integer, the index of the first measurement in the present mode.
+    """
+    if not len(losses):
+        return Learning(math.nan, None, NOTHING, far=False)
+    count = len(losses) - since
+    every = max(1, count // LOOKBACK)
+    # Counted from the end, so that the latest is among them.
+    chosen = slice(since + (count - 1) % every if count else since, None, every)
+    start = at_start(losses)
+    own = inference.trend(steps[chosen], losses[chosen])
+    late = np.asarray(skills[since + count // 2 :], float)
+    skill = inference.mean(late) if len(late) else NOTHING
+    level = own.level.value if own else math.nan
+    left = 1.0 - skill.value if skill.known else level / start if start > 0 else 0.0
+    return Learning(start, own, skill, left > FAR)
+
+
+def sign_test(says: int, count: int) -> float:
+    """How certain it is that more than half of all measurements say so.
+
+    One less the probability that as many or more of `count` would if half did.
+    """
+    if not count:
+        return 0.0
+    tail = sum(math.comb(count, k) for k in range(says, count + 1))
+    return 1.0 - tail / 2.0**count
+
+
+def median(values: np.ndarray) -> float:
+    """The median of the latest ten measurements; NaN without any."""
+    latest = values[~np.isnan(values)][-MEASUREMENTS:]
+    return float(np.median(latest)) if len(latest) else math.nan
