@@ -21,7 +21,8 @@ class ModuleView:
     `Quantity.compute` is given one for each module; see the example of `Quantity`.
 
     Gradients and signals are those of the loss that was optimized, without the loss
-    scale of mixed precision, in float32.
+    scale of mixed precision, in float32. With gradient accumulation they are those of the
+    batch at which the weights change.
 
     Attributes:
         name: String, the module's name.
@@ -117,7 +118,8 @@ class Quantity(Described):
     A subclass sets the class attributes below and implements `compute`. It may keep
     tensors from one measurement to the next: `init_state` returns their shapes, `compute`
     returns their next values. They are zero at the first measurement, and set back to zero
-    when the training mode changes, unless `keep_across_modes` is true.
+    when the training mode changes, unless `keep_across_modes` is true. A batch that the
+    optimizer skips leaves them as they are.
 
     Args:
         schedule: Integer or `None`: when this object is measured, in place of the
