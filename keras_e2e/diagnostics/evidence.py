@@ -1,10 +1,10 @@
 """What the measurements of one module say: faults, and whether its loss still moves."""
 
+import itertools
 import math
+import statistics
 from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
-
-import numpy as np
 
 from keras_e2e.diagnostics import inference
 from keras_e2e.diagnostics.inference import NOTHING, Estimate, Trend
@@ -99,28 +99,39 @@ class Learning(NamedTuple):
 class Evidence:
     """The measurements of one module, and what they say.
 
+    Args:
+        measured: Dict from quantity to its measurements, NaN where there was none; those
+            of `loss` are of the loss that the module serves.
+        learned: `Learning`, of that loss.
+
     Attributes:
-        measured: Dict from quantity to its latest measurements, NaN where there was none.
-        learning: `Learning`, of the loss that the module serves.
-        numbers: Dict of the medians of the latest ten, and `loss at start`.
-        descent: `Estimate` of the fall of the loss per step that the module brings.
+        learning: That of the arguments.
+        latest: Dict from quantity to the latest ten measurements, and to the latest ten
+            that are numbers or infinite.
+        numbers: Dict of the medians of the latter, and `loss at start`.
+        size: Integer, the number of measurements of the loss.
     """
 
-    def __init__(self, measured: Mapping[str, np.ndarray], learning: Learning):
-        self.measured, self.learning = measured, learning
-        numbers = {name: median(v) for name, v in measured.items() if len(v)}
-        numbers["loss at start"] = learning.start
-        self.numbers = {n: value for n, value in numbers.items() if not np.isnan(value)}
-        values = measured.get("descent", np.empty(0))
-        self.descent = inference.mean(values[len(values) // 2 :])
+    def __init__(self, measured: Mapping[str, Sequence[float]], learned: Learning):
+        self._measured, self.learning = measured, learned
+        self.size = len(measured["loss"])
+        self.latest = {name: _latest(values) for name, values in measured.items()}
+        numbers = {name: median(known) for name, (_, known) in self.latest.items()}
+        numbers["loss at start"] = learned.start
+        self.numbers = {n: value for n, value in numbers.items() if not math.isnan(value)}
 
-    def share(self, quantity: str, says: Callable) -> float:
+    def share(self, quantity: str, says: Callable[[float], bool]) -> float:
         """How certain it is that most measurements say so: a sign test of the latest."""
-        values = self.measured.get(quantity, np.empty(0))
-        values = values[~np.isnan(values)][-MEASUREMENTS:]
-        if len(values) < MEASUREMENTS:
+        _, known = self.latest.get(quantity, ([], []))
+        if len(known) < MEASUREMENTS:
             return 0.0
-        return sign_test(int(np.sum(says(values))), len(values))
+        return sign_test(sum(map(says, known)), len(known))
+
+    def mean(self, quantity: str, share: float = 1.0) -> Estimate:
+        """The mean of the latest share of the measurements."""
+        values = self._measured.get(quantity, ())
+        count = min(int(share * len(values)), LOOKBACK)
+        return inference.mean(values[len(values) - count :])
 
     def blown(self) -> float:
         """As `share`, of measurements that are infinite, or NaN after numbers.
@@ -128,28 +139,28 @@ class Evidence:
         A loss is never NaN but for that: it is measured in every mode that trains the
         module.
         """
-        measured = self.measured
-        gradients = measured.get("grad_rms", np.empty(0))
+        gradients = self.latest.get("grad_rms", ([], []))[1]
         found = 0.0
-        for name in {"loss", "grad_rms", "update_ratio"} & set(measured):
-            values = measured[name]
+        for name in {"loss", "grad_rms", "update_ratio"} & set(self.latest):
             # A weight that gets a gradient makes a step, so a ratio of NaN is one of NaN.
-            stepped = name == "update_ratio" and np.isfinite(gradients).any()
-            if name == "loss" or stepped or not np.isnan(values).all():  # it was measured
-                latest = ~np.isfinite(values[-MEASUREMENTS:])
-                found = max(found, sign_test(int(latest.sum()), len(latest)))
+            stepped = name == "update_ratio" and any(map(math.isfinite, gradients))
+            last, known = self.latest[name]
+            if name == "loss" or stepped or known:  # it was measured
+                wild = sum(not math.isfinite(value) for value in last)
+                found = max(found, sign_test(wild, len(last)))
         return found
 
-    def frozen(self, still: float) -> bool:
+    def is_frozen(self, still: float) -> bool:
         """Whether no weight changed in any of the latest measurements."""
-        moved = self.measured.get("update_ratio", np.empty(0))[-MEASUREMENTS:]
+        last, _ = self.latest.get("update_ratio", ([], []))
         # NaN where no weight may change.
-        return len(moved) > 0 and bool(np.all(np.isnan(moved) | (moved <= still)))
+        return bool(last) and all(math.isnan(v) or v <= still for v in last)
 
     def has_signal(self) -> bool:
         """Whether its steps lower the loss on fresh batches, beyond doubt and enough."""
+        descent = self.mean("descent", 0.5)
         enough = NEGLIGIBLE * abs(self.learning.start) / HORIZON
-        return self.descent.known and self.descent.low > 0 and self.descent.value > enough
+        return descent.known and descent.low > 0 and descent.value > enough
 
 
 def learning(
@@ -174,7 +185,7 @@ def learning(
     chosen = slice(since + (count - 1) % every if count else since, None, every)
     start = at_start(losses)
     own = inference.trend(steps[chosen], losses[chosen])
-    late = np.asarray(skills[since + count // 2 :], float)
+    late = skills[since + count // 2 :: every]
     skill = inference.mean(late) if len(late) else NOTHING
     level = own.level.value if own else math.nan
     left = 1.0 - skill.value if skill.known else level / start if start > 0 else 0.0
@@ -192,7 +203,17 @@ def sign_test(says: int, count: int) -> float:
     return 1.0 - tail / 2.0**count
 
 
-def median(values: np.ndarray) -> float:
-    """The median of the latest ten measurements; NaN without any."""
-    latest = values[~np.isnan(values)][-MEASUREMENTS:]
-    return float(np.median(latest)) if len(latest) else math.nan
+def median(values: Sequence[float]) -> float:
+    """The median; NaN of nothing."""
+    return statistics.median(values) if values else math.nan
+
+
+def _latest(values: Sequence[float]) -> tuple[list[float], list[float]]:
+    """The latest ten measurements, and the latest ten that are not NaN, in order."""
+    last = [float(value) for value in values[-MEASUREMENTS:]]
+    known = [value for value in last if not math.isnan(value)]
+    if len(known) < MEASUREMENTS:  # an expensive quantity is measured now and then
+        found = (float(v) for v in reversed(values[-LOOKBACK:]))
+        numbers = itertools.islice((v for v in found if not math.isnan(v)), MEASUREMENTS)
+        known = list(numbers)[::-1]
+    return last, known

@@ -1,7 +1,5 @@
 """Why a module is unclear, in a sentence each."""
 
-from collections.abc import Mapping, Sized
-
 from keras_e2e.diagnostics.evidence import HORIZON, UNMOVED, Evidence, Learning
 from keras_e2e.diagnostics.plateau import MEASUREMENTS
 
@@ -9,14 +7,14 @@ FROZEN = "The training mode does not train this module."
 LACKING = "A verdict takes the quantity loss, which was not measured."
 
 
-def too_few(measured: Mapping[str, Sized]) -> str:
+def too_few(evidence: Evidence) -> str:
     """Says how many measurements there are, and how to get more.
 
     Args:
-        measured: Dict from quantity, `loss` among them, to the measurements of a module.
+        evidence: `Evidence` of the module.
     """
-    count = len(measured["loss"])
-    if not count and any(len(values) for values in measured.values()):
+    count = evidence.size
+    if not count and any(last for last, _ in evidence.latest.values()):
         return LACKING
     return (
         f"A verdict takes {MEASUREMENTS} measurements in one training mode; so far there "

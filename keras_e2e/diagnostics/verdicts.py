@@ -9,11 +9,9 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
-import numpy as np
-
-from keras_e2e.diagnostics import inference, reasons, states
+from keras_e2e.diagnostics import reasons, states
 from keras_e2e.diagnostics.causes import name_causes
-from keras_e2e.diagnostics.evidence import LOOKBACK, Evidence, Learning, learning, median
+from keras_e2e.diagnostics.evidence import LOOKBACK, Evidence, Learning, learning
 from keras_e2e.diagnostics.plateau import MEASUREMENTS
 from keras_e2e.diagnostics.states import Place
 
@@ -135,20 +133,19 @@ def judge(
     """
     modules = list(next(iter(history.values()), {}))
     places = places or {}
-    start = max(since, len(steps) - LOOKBACK)
 
-    def late(quantity: str, module: str) -> np.ndarray:
-        return np.asarray(history.get(quantity, {}).get(module, ())[start:], float)
+    def late(quantity: str, module: str) -> Sequence[float]:
+        values = history.get(quantity, {}).get(module, ())
+        return values[max(since, len(values) - LOOKBACK) :]
 
-    largest = [median(late("grad_rms", module)) for module in modules]
-    finite = [value for value in largest if np.isfinite(value)]
     of_loss: dict[str, Learning] = {}
     found = {}
+    evidence = {}
     for module in modules:
         measured = {quantity: late(quantity, module) for quantity in history}
         # A module without a loss of its own serves the task, whose loss is the last's. An
         # objective that does not count is in no conflict: its head was never trained.
-        own = "loss" in measured and np.isfinite(measured["loss"]).any()
+        own = any(map(math.isfinite, measured.get("loss", ())[-LOOKBACK:]))
         serves = module if own else modules[-1]
         if not own:
             measured.pop("local_alignment", None)
@@ -157,8 +154,11 @@ def judge(
             losses = history.get("loss", {}).get(serves, ())
             skills = history.get("skill", {}).get(serves, ())
             of_loss[serves] = learning(steps, losses, skills, since)
-        evidence = Evidence(measured, of_loss[serves])
-        verdict = _judge_one(evidence, max(finite, default=math.nan), module in frozen)
+        evidence[module] = Evidence(measured, of_loss[serves])
+    gradients = [e.numbers.get("grad_rms", math.nan) for e in evidence.values()]
+    largest = max(filter(math.isfinite, gradients), default=math.nan)
+    for module in modules:
+        verdict = _judge_one(evidence[module], largest, module in frozen)
         place = places.get(module, Place(task=module == modules[-1]))
         found[module] = verdict._replace(place=place)
     return name_causes(found)
@@ -214,8 +214,8 @@ def _judge_one(evidence: Evidence, largest: float, frozen: bool) -> Verdict:
     blown = evidence.blown()
     if blown >= CERTAIN:
         return Verdict("exploding", min(blown, MOST), evidence.numbers)
-    if len(evidence.measured["loss"]) < MEASUREMENTS:
-        few = reasons.too_few(evidence.measured)
+    if evidence.size < MEASUREMENTS:
+        few = reasons.too_few(evidence)
         return Verdict("unclear", 0.0, evidence.numbers, why=few)
     by_loss = _judge_by_loss(evidence)
     for state, certainty in _faults(evidence, largest):
@@ -230,7 +230,7 @@ def _faults(evidence: Evidence, largest: float) -> list[tuple[str, float]]:
     share = evidence.share
     # Steps get small where there is nothing left to learn.
     converged = evidence.learning.is_informed() and evidence.learning.is_flat()
-    aligned = inference.mean(evidence.measured.get("local_alignment", np.empty(0)))
+    aligned = evidence.mean("local_alignment")
     opposed = aligned.high < 0.0 and aligned.value < CONFLICT
     return [
         ("exploding", share("signal_gain", lambda v: v > GAIN_HIGH)),
@@ -238,7 +238,7 @@ def _faults(evidence: Evidence, largest: float) -> list[tuple[str, float]]:
         ("dormant", share("dormant_fraction", lambda v: v >= DORMANT)),
         ("vanishing", share("signal_gain", lambda v: v < GAIN_LOW)),
         ("vanishing", share("grad_rms", lambda v: v <= GRADIENT_LOW * largest)),
-        ("frozen", 1.0 if evidence.frozen(0.0 if converged else STILL) else 0.0),
+        ("frozen", 1.0 if evidence.is_frozen(0.0 if converged else STILL) else 0.0),
         ("conflicting", 1.0 - aligned.above(0.0) if opposed else 0.0),
     ]
 
