@@ -5,7 +5,7 @@ from typing import Any
 
 from keras import ops
 
-from keras_e2e.diagnostics.quantity import ModuleView, Quantity, spaced_entries, stride
+from keras_e2e.diagnostics.quantity import ModuleView, Quantity, joined_entries, stride
 from keras_e2e.utils.validation import check_integer, is_number
 
 
@@ -61,28 +61,26 @@ class Descent(Quantity):
 
     def init_state(self, shapes: list[tuple]) -> list[tuple]:
         sizes = [-(-math.prod(s) // stride(s, self.entries)) for s in shapes]
-        return [(), *[(size,) for size in sizes]]
+        return [(), (sum(sizes),)]
 
     def compute(self, module: ModuleView, state: list) -> tuple[Any, list]:
-        weight, *sums = state
-        pairs = zip(module.gradients, module.updates, sums, strict=True)
-        product, lengths, following = [], [], []
-        for gradient, update, kept in pairs:
-            if gradient is None or update is None:
-                following.append(kept)
-                continue
-            share = stride(gradient.shape, self.entries)
-            g, u = (spaced_entries(t, self.entries) for t in (gradient, update))
-            product.append(share * ops.sum(g * kept))
-            lengths.append(share * ops.stack([ops.sum(g * g), ops.sum(kept * kept)]))
-            following.append(self.decay * kept + u)
-        if not product:
+        weight, sums = state
+        pairs = [
+            pair
+            for pair in zip(module.gradients, module.updates, strict=True)
+            if None not in (pair[0], pair[1])
+        ]
+        if not pairs:
             return None, state
-        descent = -sum(product)
-        square = sum(lengths)
+        gradient, update = (
+            joined_entries(tensors, self.entries, sums.shape[0], weighted=True)
+            for tensors in zip(*pairs, strict=True)
+        )
+        descent = -ops.sum(gradient * sums)
+        squares = ops.sum(ops.square(gradient)), ops.sum(ops.square(sums))
         # One after the other: the product of two small numbers may be zero.
-        cosine = descent / ops.sqrt(square[0]) / ops.sqrt(square[1])
+        cosine = descent / ops.sqrt(squares[0]) / ops.sqrt(squares[1])
         known = weight > 0.0
         value = ops.where(known, descent / ops.maximum(weight, 1.0), float("nan"))
         cosine = ops.where(known, cosine, float("nan"))
-        return (value, cosine), [self.decay * weight + 1.0, *following]
+        return (value, cosine), [self.decay * weight + 1.0, self.decay * sums + update]

@@ -8,7 +8,7 @@ from keras import ops
 from keras_e2e.diagnostics.quantity import (
     ModuleView,
     Quantity,
-    spaced_entries,
+    joined_entries,
     stride,
     sum_of_squares,
 )
@@ -150,9 +150,7 @@ class GradientSNR(Quantity):
         if not gradients:
             return None, state
         moments, sums = state
-        flat = ops.concatenate([spaced_entries(g, self.entries) for g in gradients])
-        if flat.shape[0] < sums.shape[0]:  # some variables have no gradient
-            flat = ops.pad(flat, (0, sums.shape[0] - flat.shape[0]))
+        flat = joined_entries(gradients, self.entries, sums.shape[0])
         square = ops.sum(ops.square(flat))
         added = self._add(moments, square, ops.sum(flat * sums))
         following = [added, self.decay * sums + flat]

@@ -1,7 +1,7 @@
 """The contract of a quantity that is measured inside the training step."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -267,6 +267,27 @@ def spaced_entries(tensor: Any, entries: int) -> Any:
     """Evenly spaced entries of a tensor, about as many as asked, as a flat tensor."""
     flat, step = ops.reshape(tensor, (-1,)), stride(tensor.shape, entries)
     return flat if step == 1 else flat[::step]
+
+
+def joined_entries(
+    tensors: Sequence, entries: int, size: int, *, weighted: bool = False
+) -> Any:
+    """Evenly spaced entries of several tensors in one, on which a few operations do.
+
+    Args:
+        tensors: List of tensors.
+        entries: Integer, about how many of each, at most.
+        size: Integer, the length of the result, which has zeros at its end if need be.
+        weighted: Boolean, whether each stands for those left out, so that an inner product
+            is about that of all entries. Defaults to `False`.
+    """
+    parts = []
+    for tensor in tensors:
+        part, step = spaced_entries(tensor, entries), stride(tensor.shape, entries)
+        parts.append(part * math.sqrt(step) if weighted and step > 1 else part)
+    joined = ops.concatenate(parts)
+    missing = size - joined.shape[0]
+    return ops.pad(joined, (0, missing)) if missing else joined
 
 
 def stride(shape: tuple, entries: int) -> int:
