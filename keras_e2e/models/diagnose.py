@@ -1,26 +1,28 @@
-"""A check-up of a modular model: train it for a while, judge its modules, restore it."""
+"""A check-up of a model: train it for a while, judge its modules, restore it."""
 
 import inspect
+import warnings
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import keras
 
 from keras_e2e.callbacks.module_diagnostics import ModuleDiagnostics
-from keras_e2e.callbacks.steps import count_steps
 from keras_e2e.diagnostics import OnDemand
 from keras_e2e.diagnostics.verdicts import with_measured
-from keras_e2e.models.diagnosis import Diagnosis
+from keras_e2e.models.diagnosed import as_modules, refuse_model
+from keras_e2e.models.diagnosis import Diagnosis, explanation
+from keras_e2e.models.diagnosis_data import TrainingData, ValidationData
+from keras_e2e.models.diagnosis_steps import Progress, StopAfter
 from keras_e2e.modules.training_mode import ModeName, TrainingMode
 from keras_e2e.trainers.modular_trainer import ModularTrainer
-from keras_e2e.utils.data import brings_batches
-from keras_e2e.utils.state import preserve_state
+from keras_e2e.utils.state import preserve_everything
 from keras_e2e.utils.validation import check_integer, did_you_mean
 
 # A verdict is made of so many measurements.
 MEASUREMENTS = 10
 # What `diagnose` gives to `fit` itself.
-_OWN = ("callbacks", "epochs", "initial_epoch")
+_OWN = ("callbacks", "epochs", "initial_epoch", "validation_freq", "validation_split")
 
 
 def diagnose(
@@ -32,19 +34,33 @@ def diagnose(
     update_freq: int = 5,
     mode: TrainingMode | ModeName | None = None,
     on_demand: Iterable[OnDemand] = (),
+    validation_data: Any = None,
+    verbose: int | Literal["auto"] = "auto",
     **fit: Any,
 ) -> Diagnosis:
-    """Trains a modular model for a few hundred steps and judges each of its modules.
+    """Trains a model for a few hundred steps and judges each of its modules.
 
-    Afterwards the model is as it was, to the bit: its weights, its optimizer, its random
-    generators and its mode. (The model itself is trained and restored, not a copy, for not
-    every model can be copied.) If training fails it is restored as well.
+    Any compiled Keras model will do: Functional, Sequential, subclassed or modular. One
+    that is not modular is split as `modularize(model)` splits it, without objectives: at
+    the boundaries that it holds, else at up to three places that balance the modules. If
+    there is no such place, all of it is one module. It is trained with the loss and the
+    optimizer that it is compiled with, from the state that both are in.
+
+    Afterwards everything is as it was, to the bit: weights, the optimizer, metrics, random
+    generators, the mode, what was built and compiled. What `fit` does then is what it would
+    have done without. (The model itself is trained and restored, not a copy, for not every
+    model can be copied.) If training fails it is restored as well. Data that keeps a state
+    of its own goes on from there: a generator is used up by one batch a step, and a dataset
+    that shuffles goes on to its next order.
 
     Args:
-        model: A compiled modular model, as `modularize` returns it.
-        x: As in `model.fit`: arrays, or a dataset, which is repeated if need be.
+        model: A compiled Keras model.
+        x: As in `model.fit`: arrays, or what brings batches with targets: a
+            `tf.data.Dataset` or `keras.utils.PyDataset`, which is repeated if need be, or a
+            Python generator, after whose end the diagnosis ends.
         y: As in `model.fit`. Defaults to `None`, for datasets.
-        steps: Integer, the number of training steps. Defaults to 300.
+        steps: Integer, the number of training steps, of one batch each.
+            (`steps_per_execution` makes no difference.) Defaults to 300.
         update_freq: Integer, the number of steps from one measurement to the next; a
             verdict takes ten measurements. Defaults to 5.
         mode: `TrainingMode` or its name, the mode to train in. Defaults to `None`, which
@@ -54,67 +70,115 @@ def diagnose(
             `FrozenUtility()` a module is judged idle if the task is learned as well while
             it is frozen, which takes one more training for each module, and one more.
             Defaults to none.
+        validation_data: As in `model.fit`, but for generators. The loss on it is reported,
+            before and after. Defaults to `None`.
+        verbose: `"auto"`, 0, 1 or 2: 1 prints a progress bar, 2 a line at the start, at
+            the end and every ten seconds. `"auto"` is 1 in a terminal or a notebook, else
+            2. Defaults to `"auto"`.
         **fit: Further arguments of `model.fit`, such as `batch_size` (`None` means 32,
-            as in Keras) and `sample_weight`.
+            as in Keras), `sample_weight` and `class_weight`.
 
     Returns:
         A `Diagnosis`: print it, or let a notebook show it.
 
     Raises:
-        TypeError: If the model is not modular, something in `on_demand` is not an
+        TypeError: If it is not a Keras model, something in `on_demand` is not an
             `OnDemand`, or an argument is unknown to `fit` or given to it by `diagnose`.
         ValueError: If there are too few steps for ten measurements, the model is not
-            compiled, the mode does not fit it, or targets are missing; if a dataset or
-            class weights are given together with `on_demand`.
+            compiled or has a `train_step` of its own, the mode does not fit it, or data or
+            targets are missing; if a dataset or class weights are given together with
+            `on_demand`.
+        RuntimeError: If the Keras backend is not TensorFlow.
 
     Example:
 
     >>> import keras, numpy as np, keras_e2e as e2e
-    >>> base = keras.Sequential([keras.Input((2,)), *map(keras.layers.Dense, (3, 1))])
-    >>> model = e2e.modularize(base, 1)
+    >>> model = keras.Sequential([keras.Input((2,)), *map(keras.layers.Dense, (3, 1))])
     >>> model.compile(keras.optimizers.SGD(0.0), "mse")
-    >>> found = e2e.diagnose(model, np.ones((64, 2)), np.ones(64), steps=50)
+    >>> found = e2e.diagnose(model, np.ones((64, 2)), np.ones(64), steps=50, verbose=0)
     >>> [verdict.state for verdict in found.verdicts.values()]
     ['frozen', 'frozen']
     """
     on_demand = list(on_demand)
-    _refuse_model(model)
-    _refuse_arguments(steps, update_freq, fit)
+    refuse_model(model)
+    _refuse_arguments(steps, update_freq, verbose, fit)
     _refuse_on_demand(on_demand, fit)
-    if x is None:
-        raise ValueError("diagnose: x is None; expected arrays or a dataset. Give x.")
-    if not model.modules:
-        model._examine_first(x)
-    wanted = model.check_training_mode(model.training_mode if mode is None else mode)
-    _refuse_missing_targets(model, x, y)
+    _refuse_mode(model, mode)
+    held_out = ValidationData(validation_data, fit)
+    data = TrainingData(x, y, int(steps), fit)
+    data.refuse_missing_targets(model)
+    progress, stop = Progress(int(steps), verbose), StopAfter(int(steps))
     watch = ModuleDiagnostics(update_freq, "full", max(update_freq, steps // MEASUREMENTS))
-    with preserve_state(model):
-        model.training_mode = wanted
-        measured = _measured(on_demand, model, x, y, fit.get("sample_weight"))
-        stop = _StopAfter(steps)
-        model.fit(x, y, epochs=steps, callbacks=[watch, stop], **{"verbose": 0, **fit})
-        if not watch.steps:
+    with preserve_everything(model):
+        modular = as_modules(model, lambda: data.examples(model))
+        modular.training_mode = modular.training_mode if mode is None else mode
+        measured: dict[str, dict[str, float]] = {}
+        for quantity in on_demand:
+            progress.say(f"measuring {quantity.name}")
+            measured.update(quantity.measure(modular, x, y, fit.get("sample_weight")))
+        before = held_out.loss(model)
+        with warnings.catch_warnings():
+            # Of a dataset whose size is not known Keras says so after each pass.
+            warnings.filterwarnings("ignore", "Your input ran out of data")
+            callbacks = [watch, stop, progress]
+            modular.fit(**data.arguments, callbacks=callbacks, verbose=0)
+        if not stop.taken:
             raise ValueError("diagnose: the data is empty. Give examples to train on.")
-        verdicts = with_measured(watch.verdicts(), measured)
-        return Diagnosis(verdicts, watch.history, watch.steps, measured, stop.taken)
-
-
-def _refuse_model(model: Any) -> None:
-    """Raises an error if it is not a compiled modular model."""
-    if not isinstance(model, ModularTrainer):
-        name = f"; {model.name!r} is a " if isinstance(model, keras.Model) else "; found a "
-        raise TypeError(
-            f"diagnose needs a modular model{name}{type(model).__name__}. Use "
-            "keras_e2e.modularize(model, ...)."
+        after = held_out.loss(model)
+        explained = [*watch.quantities, *on_demand]
+        return Diagnosis(
+            with_measured(watch.verdicts(), measured),
+            watch.history,
+            watch.steps,
+            measured,
+            stop.taken,
+            {} if before is None or after is None else {"before": before, "after": after},
+            _notes(model, modular, stop),
+            {name: explanation(each, name) for each in explained for name in each.columns},
         )
-    if not model.compiled:  # type: ignore[attr-defined]
-        raise ValueError(f"diagnose: {model.name!r} is not compiled. Compile it first.")
 
 
-def _refuse_arguments(steps: Any, update_freq: Any, fit: Mapping[str, Any]) -> None:
+def _notes(model: keras.Model, modular: Any, stop: StopAfter) -> list[str]:
+    """What a reader must know of how it was made, a sentence each."""
+    notes = []
+    if len(modular.modules) == 1:
+        notes.append(
+            f"{model.name!r} is judged as one module: it has no layer that all paths from "
+            "input to output cross, with weights before and after it."
+        )
+    if stop.taken < stop.steps:
+        notes.append(
+            f"The data ended after {stop.taken} of {stop.steps} steps. Give data that can "
+            "be gone through again, or fewer steps."
+        )
+    return notes
+
+
+def _refuse_mode(model: Any, mode: Any) -> None:
+    """Raises ValueError for a mode that does not fit the model."""
+    if mode is None:
+        return
+    if isinstance(model, ModularTrainer):
+        model.check_training_mode(mode)
+    elif TrainingMode.get(mode).name != "end_to_end":
+        raise ValueError(
+            f"diagnose(mode={str(TrainingMode.get(mode))!r}): {model.name!r} has no local "
+            "objectives, so it can be trained end to end only. Leave mode out, or give "
+            "modularize(model, boundaries), compiled."
+        )
+
+
+def _refuse_arguments(
+    steps: Any, update_freq: Any, verbose: Any, fit: Mapping[str, Any]
+) -> None:
     """Raises an error for numbers of steps, or arguments of `fit`, that are invalid."""
     check_integer("diagnose: update_freq", update_freq, 1)
     check_integer("diagnose: steps", steps, 1)
+    if verbose not in ("auto", 0, 1, 2):
+        raise ValueError(
+            f"diagnose(verbose={verbose!r}): expected 'auto', 0 for nothing, 1 for a bar "
+            "or 2 for lines."
+        )
     least = MEASUREMENTS * update_freq
     if steps < least:
         raise ValueError(
@@ -126,11 +190,7 @@ def _refuse_arguments(steps: Any, update_freq: Any, fit: Mapping[str, Any]) -> N
     known = [*dict.fromkeys(name for name in own + fits if name not in _OWN)]
     for name in fit:
         if name in _OWN:
-            raise TypeError(
-                f"diagnose: {name!r} cannot be given: diagnose calls fit with a value of "
-                "its own and restores the model afterwards. To watch a training of yours, "
-                "give ModuleDiagnostics() to model.fit."
-            )
+            raise TypeError(f"diagnose: {name!r} cannot be given: {_instead(name)}")
         if name not in known:
             raise TypeError(
                 f"diagnose: unknown argument {name!r}.{did_you_mean(name, known)} Expected "
@@ -138,32 +198,17 @@ def _refuse_arguments(steps: Any, update_freq: Any, fit: Mapping[str, Any]) -> N
             )
 
 
-def _refuse_missing_targets(model: Any, x: Any, y: Any) -> None:
-    """Raises ValueError where there are no targets for the compiled loss.
-
-    Some quantities compute it in every training mode.
-    """
-    if model.loss is None:
-        return
-    if brings_batches(x):
-        spec = getattr(x, "element_spec", None)  # known beforehand of a tf.data.Dataset
-        given = spec is None or keras.utils.unpack_x_y_sample_weight(spec)[1] is not None
-    else:
-        given = y is not None
-    if not given:
-        raise ValueError(
-            f"diagnose: there are no targets, but {model.name!r} is compiled with the loss "
-            f"{model.loss!r}. Give y, or a dataset of (x, y)."
+def _instead(name: str) -> str:
+    """Why an argument of `fit` is not taken, and what to do."""
+    if name.startswith("validation"):
+        return (
+            "the loss on validation_data is computed before and after, on all of it. Give "
+            "validation_data=(x, y)."
         )
-
-
-def _measured(
-    on_demand: Sequence[OnDemand], model: Any, x: Any, y: Any, sample_weight: Any
-) -> dict[str, dict[str, float]]:
-    found: dict[str, dict[str, float]] = {}
-    for quantity in on_demand:
-        found.update(quantity.measure(model, x, y, sample_weight))
-    return found
+    return (
+        "diagnose calls fit with a value of its own and restores the model afterwards. To "
+        "watch a training of yours, give ModuleDiagnostics() to model.fit."
+    )
 
 
 def _refuse_on_demand(on_demand: Sequence[Any], fit: Mapping[str, Any]) -> None:
@@ -185,19 +230,3 @@ def _refuse_on_demand(on_demand: Sequence[Any], fit: Mapping[str, Any]) -> None:
             "diagnose: quantities on demand do not take class_weight. Give the weights of "
             "the examples, as sample_weight."
         )
-
-
-class _StopAfter(keras.callbacks.Callback):
-    """Ends `fit` after so many steps, in the middle of an epoch if need be."""
-
-    def __init__(self, steps: int):
-        super().__init__()
-        self.steps, self.taken = steps, 0
-
-    def on_train_begin(self, logs=None):
-        self._before = count_steps(self.model)
-
-    def on_train_batch_end(self, batch, logs=None):
-        self.taken = count_steps(self.model) - self._before
-        if self.taken >= self.steps:
-            self.model.stop_training = True

@@ -56,6 +56,9 @@ class ModularModel(ModularBase, keras.Model):
     ['first', 'y']
     """
 
+    # Without a boundary there is one module, and no mode but end to end.
+    _needs_boundary = True
+
     def __init__(self, *args, training_mode="end_to_end", dtype=None, **kwargs):
         mode = TrainingMode.get(training_mode)
         super().__init__(*args, **kwargs)
@@ -65,7 +68,7 @@ class ModularModel(ModularBase, keras.Model):
         graph = Graph(self)
         boundaries = graph.boundaries()
         graph.refuse_bad_boundaries()
-        if not boundaries:
+        if self._needs_boundary and not boundaries:
             raise ValueError(
                 f"ModularModel {self.name!r}: no ModuleBoundary on the way from inputs "
                 "to outputs. Put one between the layers, or use "

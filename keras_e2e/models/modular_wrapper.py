@@ -64,6 +64,9 @@ class ModularWrapper(ModularBase, keras.Model):
     ['code']
     """
 
+    # Without a boundary there is one module, and no mode but end to end.
+    _needs_boundary = True
+
     def __init__(self, base, boundaries=None, *, training_mode="end_to_end", **kwargs):
         kwargs.setdefault("name", base.name)
         if base.dtype_policy.quantization_mode is None:
@@ -114,7 +117,7 @@ class ModularWrapper(ModularBase, keras.Model):
             ValueError: If a boundary cannot be placed where it is. The error names the
                 layers or variables.
         """
-        found = examine(self.base, self.inserted, self._modular, x)
+        found = examine(self.base, self.inserted, self._modular, x, self._needs_boundary)
         outputs = tree.flatten(found.outputs)
         keys = targets.output_keys(found.outputs, None)
         self._set_modules(

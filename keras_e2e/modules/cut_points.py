@@ -28,7 +28,7 @@ _OPENERS = (
 )
 # Layers that belong to the layer before where nothing else follows it: a convolution and
 # its normalization stay together, and so do a residual sum and the one that follows it.
-_FINISHERS = (
+FINISHERS = (
     keras.layers.BatchNormalization,
     keras.layers.GroupNormalization,
     keras.layers.LayerNormalization,
@@ -94,14 +94,14 @@ def cut_points(graph: Graph) -> list[CutPoint]:
         ):
             continue
         consumers = graph.consumers.get(id(call.outputs[0]), [])
-        if all(isinstance(c.operation, _FINISHERS) for c in consumers):
+        if all(isinstance(c.operation, FINISHERS) for c in consumers):
             continue
         if any(weighted[: i + 1]) and any(weighted[i + 1 :]):
             found.append(CutPoint(call.operation, place[id(call.outputs[0])]))
-    return _ends(found, weighted)
+    return ends_of_modules(found, weighted)
 
 
-def _ends(points: list[CutPoint], weighted: list[bool]) -> list[CutPoint]:
+def ends_of_modules(points: list[CutPoint], weighted: list[bool]) -> list[CutPoint]:
     """Keeps one cut point between two layers with weights."""
     runs: dict[int, list[CutPoint]] = {}
     for point in points:
@@ -135,7 +135,7 @@ def balanced(graph: Graph, count: int | None = None) -> list[Any]:
         count = min(DEFAULT_COUNT, len(points))
     ends = [p.position + 1 for p in points] + [len(graph.calls)]
     total = [0, *itertools.accumulate(_costs(graph))]
-    return [points[i].layer for i in _best(total, ends, count)]
+    return [points[i].layer for i in best_ends(total, ends, count)]
 
 
 def _refuse_count(graph: Graph, points: list[CutPoint], count: int | None) -> None:
@@ -166,7 +166,7 @@ def _refuse_count(graph: Graph, points: list[CutPoint], count: int | None) -> No
     )
 
 
-def _best(total: list[int], ends: list[int], count: int) -> tuple:
+def best_ends(total: list[int], ends: list[int], count: int) -> tuple:
     """Which of the ends to cut at, so that the largest module is as small as it can be.
 
     Args:

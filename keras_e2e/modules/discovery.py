@@ -58,7 +58,13 @@ class _Replay(Gate):
         return self.first.crossings[len(self.record.crossings) - 1].output
 
 
-def examine(base: Any, inserted: Sequence[ModuleBoundary], state: Any, x: Any) -> Findings:
+def examine(
+    base: Any,
+    inserted: Sequence[ModuleBoundary],
+    state: Any,
+    x: Any,
+    needs_boundary: bool = True,
+) -> Findings:
     """Runs a subclassed model and finds its modules.
 
     A variable belongs to the module that reads it. Whether a module also acts on others
@@ -70,17 +76,19 @@ def examine(base: Any, inserted: Sequence[ModuleBoundary], state: Any, x: Any) -
         inserted: The boundaries that follow its sublayers.
         state: The `ModularState` of the wrapper around it.
         x: A small batch of inputs.
+        needs_boundary: Boolean, whether a model without any boundary is refused, rather
+            than one module. Defaults to `True`.
 
     Raises:
         ValueError: If a boundary is not crossed exactly once, or stands on an input or
             output, if two modules read one variable, or if a path leads around a boundary.
     """
-    _run(base, x, training=False)  # builds what is not built
-    boundaries = _boundaries(base, inserted)
+    run(base, x, training=False)  # builds what is not built
+    boundaries = _boundaries(base, inserted, needs_boundary)
     gate = Gate({id(b) for b in boundaries})
     with step_context(state, gate=gate, mode=TrainingMode("end_to_end")):
         with _Reads(gate.record) as reads:
-            outputs = _run(base, x, training=True)
+            outputs = run(base, x, training=True)
         _refuse_bad_crossings(base, boundaries, gate.record, x, outputs)
         crossings = gate.record.crossings
         names = [c.boundary.module for c in crossings] + ["outputs"]
@@ -104,14 +112,16 @@ def examine(base: Any, inserted: Sequence[ModuleBoundary], state: Any, x: Any) -
     return Findings(specs, outputs)
 
 
-def _boundaries(base: Any, inserted: Sequence[ModuleBoundary]) -> list[ModuleBoundary]:
+def _boundaries(
+    base: Any, inserted: Sequence[ModuleBoundary], needed: bool
+) -> list[ModuleBoundary]:
     """All boundaries of a model, each of another name."""
     boundaries = [
         layer
         for layer in [*compat.all_layers(base), *inserted]
         if isinstance(layer, ModuleBoundary)
     ]
-    if not boundaries:
+    if needed and not boundaries:
         raise ValueError(
             f"{base.name!r} has no boundary. Name sublayers in "
             "modularize(model, boundaries), or apply ModuleBoundary layers in its call."
@@ -148,6 +158,8 @@ def _refuse_bad_crossings(
     for crossing in record.crossings:
         if any(crossing.activation is t for t in tree.flatten(x)):
             raise on_input(crossing.boundary.module)
+    if not record.crossings:
+        return
     last = record.crossings[-1]
     if any(t is last.output for t in tree.flatten(outputs)):
         raise ValueError(
@@ -213,13 +225,14 @@ def _ends(base, state, x, gate: Gate, changed) -> list[np.ndarray]:
         step_context(state, gate=gate, mode=TrainingMode("end_to_end")),
         keras.StatelessScope(state_mapping=changed),
     ):
-        outputs = _run(base, x, training=False)
+        outputs = run(base, x, training=False)
     ends = [ops.convert_to_numpy(c.activation) for c in gate.record.crossings]
     flat = [ops.convert_to_numpy(t).ravel() for t in tree.flatten(outputs)]
     return [*ends, np.concatenate(flat)]
 
 
-def _run(base: Any, x: Any, training: bool) -> Any:
+def run(base: Any, x: Any, training: bool) -> Any:
+    """Calls a model, with `training` if it takes that."""
     return base(x, training=training) if takes_training(base) else base(x)
 
 

@@ -37,9 +37,9 @@ class ExtraPasses:
         """Gradients of the task loss, end to end, on both halves of the batch.
 
         By `id` of the variable. An odd example is left out. None where there are labels
-        of boundaries only.
+        of boundaries only, and where the model takes batches of one size only.
         """
-        if self._only_labels():
+        if self._only_labels() or _takes_whole_batches(self.model):
             return None
         count = tf.shape(first_tensor(self.batch[0]))[0] // 2
         mode = TrainingMode("end_to_end")
@@ -120,6 +120,13 @@ class ExtraPasses:
             found = gradients.of(variables)
         factor = scale(tf.ones(()))
         return {id(v): unscaled(g, factor) for v, g in zip(variables, found, strict=True)}
+
+
+def _takes_whole_batches(model: Any) -> bool:
+    """Whether half a batch would not do: a layer keeps a state for each example."""
+    sizes = [tensor.shape[0] for tensor in getattr(model, "inputs", None) or ()]
+    stateful = [getattr(layer, "stateful", False) for layer in compat.all_layers(model)]
+    return any(size is not None for size in sizes) or any(stateful)
 
 
 def first_tensor(x: Any) -> Any:
