@@ -107,15 +107,15 @@ def _code(model: keras.Model, x: Any) -> Any:
     refused: set[str] = set()
     good: dict[str, bool] = {}
     while names := order.choose(refused):
-        try:
+        # One by one: together they would let a path around one of them pass, from the
+        # one before it.
+        for name in names:
+            if name not in good:
+                good[name] = _may_end(model, name, x)
+        wrong = [name for name in names if not good[name]]
+        if not wrong:
             return _wrapped(model, names, x)
-        except ValueError:
-            for name in names:
-                if name not in good:
-                    good[name] = _may_end(model, name, x)
-            wrong = [name for name in names if not good[name]]
-            # Each can stand alone, but not all of them: one fewer.
-            refused.update(wrong or names[-1:])
+        refused.update(wrong)
     return _wrapped(model, [], x)
 
 
