@@ -18,6 +18,14 @@ def count_steps(model: keras.Model) -> int:
     return int(np.asarray(model.optimizer.iterations))
 
 
+def batches_per_step(model: keras.Model) -> int:
+    """How many batches a step takes: more than one where gradients are accumulated."""
+    inner = getattr(model.optimizer, "inner_optimizer", model.optimizer)
+    if isinstance(inner, ModuleOptimizers):
+        return int(inner.batches_per_step)
+    return inner.gradient_accumulation_steps or 1
+
+
 class StepCounter:
     """Counts the steps of a `fit` on the host, so that nothing has to wait for the device.
 
@@ -32,9 +40,8 @@ class StepCounter:
     def begin_epoch(self, model: Any) -> None:
         """Takes the count from the optimizer."""
         inner = getattr(model.optimizer, "inner_optimizer", model.optimizer)
-        self._per_step = self._per_update = inner.gradient_accumulation_steps or 1
+        self._per_step = self._per_update = batches_per_step(model)
         if isinstance(inner, ModuleOptimizers):
-            self._per_step = inner.batches_per_step
             self._per_update = _batches_per_update(inner, model)
         self.correct(0, count_batches(model))
 

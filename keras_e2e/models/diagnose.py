@@ -8,6 +8,7 @@ from typing import Any, Literal
 import keras
 
 from keras_e2e.callbacks.module_diagnostics import ModuleDiagnostics
+from keras_e2e.callbacks.steps import batches_per_step
 from keras_e2e.diagnostics import OnDemand
 from keras_e2e.diagnostics.verdicts import with_measured
 from keras_e2e.models.diagnosed import as_modules, refuse_model
@@ -59,8 +60,8 @@ def diagnose(
             `tf.data.Dataset` or `keras.utils.PyDataset`, which is repeated if need be, or a
             Python generator, after whose end the diagnosis ends.
         y: As in `model.fit`. Defaults to `None`, for datasets.
-        steps: Integer, the number of training steps, of one batch each.
-            (`steps_per_execution` makes no difference.) Defaults to 300.
+        steps: Integer, the number of training steps: iterations of the optimizer, of
+            several batches each if it accumulates gradients. Defaults to 300.
         update_freq: Integer, the number of steps from one measurement to the next; a
             verdict takes ten measurements. Defaults to 5.
         mode: `TrainingMode` or its name, the mode to train in. Defaults to `None`, which
@@ -105,9 +106,11 @@ def diagnose(
     _refuse_on_demand(on_demand, fit)
     _refuse_mode(model, mode)
     held_out = ValidationData(validation_data, fit)
-    data = TrainingData(x, y, int(steps), fit)
+    per_step = batches_per_step(model)
+    data = TrainingData(x, y, int(steps) * per_step, fit)
     data.refuse_missing_targets(model)
-    progress, stop = Progress(int(steps), verbose), StopAfter(int(steps))
+    stop = StopAfter(int(steps), per_step)
+    progress = Progress(stop, verbose)
     watch = ModuleDiagnostics(update_freq, "full", max(update_freq, steps // MEASUREMENTS))
     with preserve_everything(model):
         modular = as_modules(model, lambda: data.examples(model))
@@ -120,7 +123,7 @@ def diagnose(
         with warnings.catch_warnings():
             # Of a dataset whose size is not known Keras says so after each pass.
             warnings.filterwarnings("ignore", "Your input ran out of data")
-            callbacks = [watch, stop, progress]
+            callbacks = [stop, progress, watch]
             modular.fit(**data.arguments, callbacks=callbacks, verbose=0)
         if not stop.taken:
             raise ValueError("diagnose: the data is empty. Give examples to train on.")

@@ -22,7 +22,7 @@ class TrainingData:
     Args:
         x: As in `diagnose`. The first batch of a generator is drawn here.
         y: As in `diagnose`.
-        steps: Integer, the number of training steps.
+        steps: Integer, the number of batches.
         arguments: Dict of further arguments of `fit`.
 
     Attributes:

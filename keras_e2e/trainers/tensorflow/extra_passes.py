@@ -11,6 +11,7 @@ from keras_e2e.modules.training_mode import TrainingMode
 from keras_e2e.trainers.local_losses import build_outputs, missing
 from keras_e2e.trainers.tensorflow.gradients import StepGradients, unscaled
 from keras_e2e.utils import compat
+from keras_e2e.utils.graphs import unique
 
 
 class ExtraPasses:
@@ -107,8 +108,10 @@ class ExtraPasses:
 
         with change as context:
             with tf.GradientTape(persistent=bool(state.flow().separate)) as tape:
-                # With values, or Keras finds none for its penalties of weights.
-                values = [(v, v.value) for v in variables]
+                # With values, or Keras finds none for its penalties of weights; those that
+                # were thawed after the step was compiled have penalties, too.
+                known = unique([*variables, *self.model.trainable_variables])
+                values = [(v, v.value) for v in known]
                 with keras.StatelessScope(values, collect_losses=True):
                     y_pred = self.model(x, training=True)
                     loss = self.model.compute_loss(
