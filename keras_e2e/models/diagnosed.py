@@ -98,11 +98,12 @@ def _graph(model: keras.Model) -> Any:
     modular = _Graph(inputs, outputs, name=model.name)
     share_dtype_policy(model, modular)
     # Where a nested model ended this one, the outputs go by its name.
-    if not isinstance(model.output, dict):
+    names = list(compat.as_functional(model).output_names)
+    if not isinstance(modular.output, dict):
         state = modular._modular
-        renamed = zip(state.outputs, model.output_names, strict=True)
+        renamed = zip(state.outputs, names, strict=True)
         state.outputs = [output._replace(name=name) for output, name in renamed]
-    modular.output_names = list(model.output_names)
+    modular.output_names = names
     return modular
 
 

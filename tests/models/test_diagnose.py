@@ -1,6 +1,7 @@
 """`diagnose` judges the modules of a model and leaves it as it was."""
 
 import math
+from typing import NamedTuple
 
 import keras
 import numpy as np
@@ -243,9 +244,39 @@ def test_a_notebook_shows_the_tables_and_messages():
     assert repr(found) == f"<Diagnosis after 100 steps: {name}: dormant, out: unclear>"
 
 
-def test_a_stock_model_and_one_that_is_not_compiled_are_refused():
-    for wrong in (network(), None, "model"):
-        with pytest.raises(TypeError, match=r"needs a modular model; .*modularize"):
+def test_what_is_no_model_or_is_not_compiled_is_refused():
+    for wrong in (None, "model"):
+        with pytest.raises(TypeError, match=r"needs a keras\.Model; found a"):
             e2e.diagnose(wrong, X, Y)
-    with pytest.raises(ValueError, match="not compiled"):
-        e2e.diagnose(e2e.modularize(network(), ["a"]), X, Y)
+    for model in (network(), e2e.modularize(network(), ["a"])):
+        with pytest.raises(ValueError, match="not compiled"):
+            e2e.diagnose(model, X, Y)
+
+
+def test_causes_come_first_and_their_effects_in_one_line():
+    class Caused(NamedTuple):
+        state: str
+        confidence: float = 1.0
+        numbers: dict = {}  # noqa: RUF012
+        cause: str = ""
+
+        @property
+        def alarm(self):
+            return self.state != "healthy"
+
+        @property
+        def message(self):
+            return f"{self.state}."
+
+    verdicts = {
+        "b1": Caused("frozen"),
+        "b2": Caused("dormant"),
+        "b3": Caused("vanishing", cause="b2"),
+        "cls": Caused("starved", cause="b2"),
+    }
+    found = Diagnosis(verdicts, {}, [], {}, 50)
+    lines = ["b1: frozen.", "b2: dormant.", "b3, cls: effects of b2"]
+    assert str(found).splitlines()[-3:] == lines
+    assert found.to_dict()["verdicts"]["cls"]["cause"] == "b2"
+    for line in lines:
+        assert f"<p>{line}</p>" in found._repr_html_()

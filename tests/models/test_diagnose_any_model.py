@@ -348,7 +348,7 @@ def test_a_generator_that_ends_early_is_said_to():
 
 def test_empty_data_is_refused():
     for data in (Batches(0), dataset().take(0)):
-        with pytest.raises(ValueError, match="empty|has length 0"):
+        with pytest.raises(ValueError, match=r"empty|has length 0"):
             e2e.diagnose(mlp()[0], data, **QUICK)
 
 
