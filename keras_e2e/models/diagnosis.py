@@ -76,9 +76,12 @@ class Diagnosis(NamedTuple):
             for row in sheet.rows:
                 table.add_row(*row)
             console.print(table)
-        for line in [*self._remarks(), "", *self._messages(), "", *self._explained()]:
-            console.print(line)
-        return text.getvalue().replace("\n\n\n", "\n\n").rstrip()
+        for lines in (self._remarks(), self._messages(), self._explained()):
+            for line in lines:
+                console.print(line)
+            if lines:
+                console.print()
+        return text.getvalue().rstrip()
 
     def __repr__(self) -> str:
         judged = ", ".join(f"{name}: {v.state}" for name, v in self.verdicts.items())

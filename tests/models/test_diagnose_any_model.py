@@ -193,6 +193,9 @@ MODELS = [
     modular_code,
 ]
 
+# Those that are diagnosed before they were ever trained, too.
+FRESH = [mlp, unbuilt, code, halves, modular, modular_code]
+
 
 def numbers(model):
     optimizer = model.optimizer
@@ -244,8 +247,11 @@ def trained(make, first, diagnosed):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("first", [True, False], ids=["trained", "fresh"])
-@pytest.mark.parametrize("make", MODELS, ids=lambda make: make.__name__)
+@pytest.mark.parametrize(
+    ("make", "first"),
+    [(make, True) for make in MODELS] + [(make, False) for make in FRESH],
+    ids=[make.__name__ for make in MODELS] + [f"{make.__name__}-fresh" for make in FRESH],
+)
 def test_it_trains_on_as_if_it_had_never_been_diagnosed(make, first):
     with_it, history, named, found = trained(make, first, diagnosed=True)
     without, other_history, other_named, _ = trained(make, first, diagnosed=False)
@@ -310,6 +316,7 @@ def unknown_size(count):
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("make", [mlp, code], ids=lambda make: make.__name__)
 @pytest.mark.parametrize(
     "data",
@@ -558,3 +565,51 @@ def test_each_number_is_explained():
     text = str(e2e.diagnose(model, x, y, **QUICK))
     assert max(map(len, text.splitlines())) <= 100
     assert "update_ratio = norm(dtheta) / norm(theta): " in text
+
+
+def test_what_is_saved_afterwards_loads(tmp_path):
+    model, x, y = mlp()
+    e2e.diagnose(model, x, y, **QUICK)
+    model.fit(x, y, verbose=0)
+    model.save(tmp_path / "model.keras")
+    loaded = keras.models.load_model(tmp_path / "model.keras")
+    assert same(numbers(model), numbers(loaded))
+    path = tf.train.Checkpoint(model=model).save(str(tmp_path / "checkpoint"))
+    before = numbers(model)
+    model.fit(x, y, verbose=0)
+    tf.train.Checkpoint(model=model).restore(path)
+    assert same(before[:6], numbers(model)[:6])
+
+
+def test_a_graph_with_a_call_of_its_own_is_run_as_code():
+    class Scaled(keras.Model):
+        def call(self, x, training=None):
+            return super().call(x * 0.0, training=training)
+
+    inputs = keras.Input((8,))
+    x = layers.Dense(16, activation="relu", name="first")(inputs)
+    x = layers.Dense(16, activation="relu", name="second")(x)
+    model = Scaled(inputs, layers.Dense(3, activation="softmax", name="y")(x))
+    model.compile("sgd", CROSSENTROPY)
+    found = e2e.diagnose(model, X, Y, **QUICK)
+    assert [*found.verdicts] == ["first", "second", "outputs"]
+    # Nothing but zeros reaches the first layer.
+    assert found.history["loss"]["outputs"][0] == pytest.approx(np.log(3), abs=1e-4)
+
+
+def test_a_model_that_takes_batches_of_one_size():
+    model = keras.Sequential(
+        [keras.Input(batch_shape=(16, 8)), layers.Dense(8), layers.Dense(3)]
+    )
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    model.compile("adam", loss)
+    found = e2e.diagnose(model, X, Y, **QUICK)
+    assert len(found.verdicts) == 2
+
+
+def test_under_a_strategy():
+    with tf.distribute.OneDeviceStrategy("/cpu:0").scope():
+        model, x, y = mlp()
+    before = numbers(model)
+    found = e2e.diagnose(model, x, y, **QUICK)
+    assert len(found.verdicts) == 3 and same(before, numbers(model))
