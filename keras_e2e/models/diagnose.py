@@ -12,7 +12,7 @@ from keras_e2e.callbacks.steps import batches_per_step
 from keras_e2e.diagnostics import OnDemand
 from keras_e2e.diagnostics.verdicts import with_measured
 from keras_e2e.models.diagnosed import as_modules, refuse_model
-from keras_e2e.models.diagnosis import Diagnosis, explanation
+from keras_e2e.models.diagnosis import Diagnosis, explanations
 from keras_e2e.models.diagnosis_data import TrainingData, ValidationData
 from keras_e2e.models.diagnosis_steps import Progress, StopAfter
 from keras_e2e.modules.training_mode import ModeName, TrainingMode
@@ -115,10 +115,8 @@ def diagnose(
     with preserve_everything(model):
         modular = as_modules(model, lambda: data.examples(model))
         modular.training_mode = modular.training_mode if mode is None else mode
-        measured: dict[str, dict[str, float]] = {}
-        for quantity in on_demand:
-            progress.say(f"measuring {quantity.name}")
-            measured.update(quantity.measure(modular, x, y, fit.get("sample_weight")))
+        weight = fit.get("sample_weight")
+        measured = _measured(on_demand, modular, x, y, weight, progress)
         before = held_out.loss(model)
         with warnings.catch_warnings():
             # Of a dataset whose size is not known Keras says so after each pass.
@@ -128,7 +126,6 @@ def diagnose(
         if not stop.taken:
             raise ValueError("diagnose: the data is empty. Give examples to train on.")
         after = held_out.loss(model)
-        explained = [*watch.quantities, *on_demand]
         return Diagnosis(
             with_measured(watch.verdicts(), measured),
             watch.history,
@@ -137,8 +134,23 @@ def diagnose(
             stop.taken,
             {} if before is None or after is None else {"before": before, "after": after},
             _notes(model, modular, stop),
-            {name: explanation(each, name) for each in explained for name in each.columns},
+            explanations([*watch.quantities, *on_demand]),
         )
+
+
+def _measured(
+    on_demand: Sequence[OnDemand],
+    modular: Any,
+    x: Any,
+    y: Any,
+    sample_weight: Any,
+    progress: Progress,
+) -> dict[str, dict[str, float]]:
+    found: dict[str, dict[str, float]] = {}
+    for quantity in on_demand:
+        progress.say(f"measuring {quantity.name}")
+        found.update(quantity.measure(modular, x, y, sample_weight))
+    return found
 
 
 def _notes(model: keras.Model, modular: Any, stop: StopAfter) -> list[str]:

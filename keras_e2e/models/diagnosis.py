@@ -3,6 +3,7 @@
 import html
 import io
 import math
+from collections.abc import Iterable
 from numbers import Integral
 from typing import Any, NamedTuple
 
@@ -122,7 +123,6 @@ class Diagnosis(NamedTuple):
         for module, verdict in self.verdicts.items():
             verdicts[module] = {
                 **verdict._asdict(),
-                "cause": _cause(verdict),
                 "alarm": verdict.alarm,
                 "message": verdict.message,
             }
@@ -185,15 +185,14 @@ class Diagnosis(NamedTuple):
         """A line for each module that calls for one: causes first, with their effects."""
         effects: dict[str, list[str]] = {}
         for module, verdict in self.verdicts.items():
-            if _cause(verdict) in self.verdicts:
-                effects.setdefault(_cause(verdict), []).append(module)
+            if verdict.cause in self.verdicts:
+                effects.setdefault(verdict.cause, []).append(module)
         shown = [m for m in self.verdicts if not any(m in of for of in effects.values())]
         shown.sort(key=lambda module: not self.verdicts[module].alarm)
         lines = []
         for module in shown:
             verdict = self.verdicts[module]
-            why = getattr(verdict, "why", "")
-            if why or verdict.alarm or states.BY_NAME[verdict.state].advice:
+            if verdict.why or verdict.alarm or states.BY_NAME[verdict.state].advice:
                 lines.append(f"{module}: {verdict.message}")
             if module in effects:
                 lines.append(f"{', '.join(effects[module])}: effects of {module}")
@@ -233,13 +232,12 @@ class Diagnosis(NamedTuple):
         return _Sheet("Measured on demand, before those steps", header, rows)
 
 
-def explanation(described: Described, column: str) -> str:
-    """A sentence that says what a number is, how to read it, and what is usual.
+def explanations(quantities: Iterable[Described]) -> dict[str, str]:
+    """For each number a sentence: what it is, how to read it, and what is usual."""
+    return {name: _explanation(each, name) for each in quantities for name in each.columns}
 
-    Args:
-        described: The quantity.
-        column: String, the name of one of its numbers.
-    """
+
+def _explanation(described: Described, column: str) -> str:
     text = f"{column} = {described.formula}"
     if column != described.name:
         text = f"{column}: measured with {described.name} = {described.formula}"
@@ -253,16 +251,14 @@ def explanation(described: Described, column: str) -> str:
     return text + "."
 
 
-def _cause(verdict: Verdict) -> str:
-    return getattr(verdict, "cause", "")
-
-
 def _texts(numbers: list[float]) -> list[str]:
     return ["" if math.isnan(number) else f"{number:.3g}" for number in numbers]
 
 
 def _cleaned(value: Any) -> Any:
     """Dicts, lists and numbers as JSON has them."""
+    if hasattr(value, "_asdict"):
+        value = value._asdict()
     if isinstance(value, dict):
         return {str(key): _cleaned(each) for key, each in value.items()}
     if isinstance(value, list | tuple):

@@ -9,11 +9,8 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple
 
 import keras
-import numpy as np
 from keras.src import backend
-from keras.src.backend.common import global_state
 from keras.src.models.functional import Functional
-from keras.src.ops.node import Node
 from keras.src.trainers.compile_utils import CompileLoss
 from keras.src.utils.python_utils import default
 
@@ -21,9 +18,6 @@ from keras.src.utils.python_utils import default
 # (`python_utils.default`): Keras then reads those off the constructor call, as it does
 # where nobody overrides its own.
 default_config = default
-
-# One call of a layer in a graph, as layers keep it; it leads to all of the graph.
-GraphNode = Node
 
 
 class GraphCall(NamedTuple):
@@ -276,57 +270,6 @@ def release_traces() -> None:
     registered = ops.gradient_registry._registry
     for name in [name for name in registered if name.startswith("CustomGradient")]:
         del registered[name]
-
-
-def remember_globals() -> Callable[[], None]:
-    """Notes what Keras and TensorFlow keep for the process; returns what puts it back.
-
-    Stands for the `global_state` of Keras: the numbers behind automatic names, and the
-    generator that draws where no seed was given. And for the generator of seeds of
-    TensorFlow's eager context. None of them can be read publicly.
-    """
-    names = global_state.get_global_attribute("object_name_uids")
-    counts = None if names is None else dict(names)
-    generator = global_state.get_global_attribute("global_seed_generator")
-    drawn = None if generator is None else np.array(generator.state)
-    seeds = _eager_seeds()
-    state = None if seeds is None else seeds.getstate()
-
-    def put_back() -> None:
-        global_state.set_global_attribute("object_name_uids", names)
-        if counts is not None:
-            names.clear()
-            names.update(counts)
-        global_state.set_global_attribute("global_seed_generator", generator)
-        if drawn is not None:
-            generator.state.assign(drawn)
-        if state is not None:
-            seeds.setstate(state)
-
-    return put_back
-
-
-def _eager_seeds() -> Any:
-    """TensorFlow's generator of seeds; None where there is none."""
-    if "tensorflow" not in sys.modules:
-        return None
-    from tensorflow.python.eager import context
-
-    return getattr(context.context(), "_rng", None)
-
-
-def wrapped_container(item: Any) -> Any:
-    """The dict or tuple in TensorFlow's proxy for it; None for anything else.
-
-    Stands for `_DictWrapper` and `_TupleWrapper`, which TensorFlow puts around containers
-    that are set as attributes. They are no dict and tuple, but say that they are.
-    """
-    if "tensorflow" not in sys.modules:
-        return None
-    from tensorflow.python.trackable import data_structures
-
-    proxies = (data_structures._DictWrapper, data_structures._TupleWrapper)
-    return item.__wrapped__ if issubclass(type(item), proxies) else None
 
 
 def known_to_optimizer(optimizer: Any) -> set[int]:

@@ -10,12 +10,18 @@ from typing import Any, NamedTuple
 import keras
 import numpy as np
 
-from keras_e2e.utils import compat
+from keras_e2e.utils import compat_state
 
 # Objects of these packages are looked into. A subclass of a user's has one of theirs among
 # its bases.
 _PACKAGES = ("keras", __name__.split(".")[0])
-_NEVER = (type, types.ModuleType, types.FunctionType, keras.KerasTensor, compat.GraphNode)
+_NEVER = (
+    type,
+    types.ModuleType,
+    types.FunctionType,
+    keras.KerasTensor,
+    compat_state.GraphNode,
+)
 
 
 @contextlib.contextmanager
@@ -59,7 +65,7 @@ def preserve_everything(model: Any) -> Iterator[None]:
     attributes = [(vars(each), dict(vars(each))) for each in found.objects]
     contents = [(each, _copied(each)) for each in found.containers]
     python, numpy = random.getstate(), np.random.get_state()
-    put_globals_back = compat.remember_globals()
+    put_globals_back = compat_state.remember_globals()
     try:
         yield
     finally:
@@ -129,7 +135,7 @@ def _reached(root: Any) -> _Reached:
             found.containers.append(item)
             before = _copied(item)
             waiting.extend([*before.items()] if _is(item, dict) else before)
-        wrapped = compat.wrapped_container(item)
+        wrapped = compat_state.wrapped_container(item)
         if wrapped is not None:
             waiting.append(wrapped)
         # Containers of Keras and TensorFlow have attributes, too.
