@@ -7,6 +7,7 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
+import keras
 import numpy as np
 from keras.src.backend.common import global_state
 from keras.src.ops.node import Node
@@ -25,7 +26,7 @@ def remember_globals() -> Callable[[], None]:
     names = global_state.get_global_attribute("object_name_uids")
     counts = None if names is None else dict(names)
     generator = global_state.get_global_attribute("global_seed_generator")
-    drawn = None if generator is None else np.array(generator.state)
+    drawn = None if generator is None else _value(generator.state)
     seeds = _eager_seeds()
     state = None if seeds is None else seeds.getstate()
 
@@ -41,6 +42,10 @@ def remember_globals() -> Callable[[], None]:
             seeds.setstate(state)
 
     return put_back
+
+
+def _value(variable: Any) -> np.ndarray:
+    return np.array(keras.ops.convert_to_numpy(variable))
 
 
 def _eager_seeds() -> Any:
