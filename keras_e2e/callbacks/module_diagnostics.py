@@ -147,6 +147,7 @@ class ModuleDiagnostics(keras.callbacks.Callback):
         self._since = self._looked_at = 0
 
     def on_epoch_begin(self, epoch, logs=None):
+        self.read_pending()  # where a subclass does not when an epoch ends
         self._counter.begin_epoch(self.model)
 
     def on_train_batch_begin(self, batch, logs=None):
@@ -165,6 +166,9 @@ class ModuleDiagnostics(keras.callbacks.Callback):
 
     def on_epoch_end(self, epoch, logs=None):
         """Reads what was measured; a subclass that overrides it calls it first."""
+        self.read_pending()
+
+    def on_train_end(self, logs=None):
         self.read_pending()
 
     def read_pending(self) -> None:

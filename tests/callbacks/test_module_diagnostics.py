@@ -250,6 +250,16 @@ def test_a_callback_that_reads_the_history_when_an_epoch_ends_finds_it_whole():
     assert lengths == [(3, 3), (6, 6)]
 
 
+def test_a_subclass_that_does_not_pass_on_the_end_of_an_epoch_loses_nothing():
+    class Own(ModuleDiagnostics):
+        def on_epoch_end(self, epoch, logs=None):
+            pass
+
+    watch = Own(2, [ModuleLoss()])
+    fit(watch, steps=3, epochs=3)
+    assert watch.steps == [1, 3, 5, 7, 9]
+
+
 def test_training_that_stops_in_an_epoch_leaves_no_measurement_behind():
     class Stop(keras.callbacks.Callback):
         def on_train_batch_end(self, batch, logs=None):
