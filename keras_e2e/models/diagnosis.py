@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from numbers import Integral
 from typing import Any, NamedTuple
 
+from rich import box
 from rich.console import Console
 from rich.table import Table
 
@@ -18,7 +19,6 @@ SHOWN = (
     "loss",
     "skill",
     "descent",
-    "gradient_snr",
     "signal_gain",
     "update_ratio",
     "dormant_fraction",
@@ -67,12 +67,17 @@ class Diagnosis(NamedTuple):
         text = io.StringIO()
         console = Console(file=text, width=WIDTH, markup=False, highlight=False)
         for sheet in self._sheets():
-            table = Table(title=sheet.title, title_justify="left")
+            table = Table(
+                title=sheet.title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False
+            )
             for name in sheet.header:
                 left = name in ("#", "module", "verdict")
-                broken = name.replace("_", "_\n")
+                broken = name.replace("_", "_\n").replace("confidence", "confi-\ndence")
                 table.add_column(
-                    broken, justify="left" if left else "right", overflow="fold"
+                    broken,
+                    justify="left" if left else "right",
+                    overflow="fold",
+                    no_wrap=name != "module",  # the only one that is as long as it likes
                 )
             for row in sheet.rows:
                 table.add_row(*row)
@@ -252,7 +257,8 @@ def _explanation(described: Described, column: str) -> str:
 
 
 def _texts(numbers: list[float]) -> list[str]:
-    return ["" if math.isnan(number) else f"{number:.3g}" for number in numbers]
+    # Zero is added so that none is negative.
+    return ["" if math.isnan(number) else f"{number + 0.0:.3g}" for number in numbers]
 
 
 def _cleaned(value: Any) -> Any:
