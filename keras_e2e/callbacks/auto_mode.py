@@ -1,19 +1,21 @@
 """Switches a module that is starved to local training, and back when it has learned."""
 
-import json
-import os
 from collections.abc import Iterable
 
 from absl import logging
 
 from keras_e2e.callbacks.auto_mode_policy import AutoModePolicy, Decision, History
-from keras_e2e.callbacks.module_diagnostics import ModuleDiagnostics, QuantitySet
+from keras_e2e.callbacks.module_diagnostics import ModuleDiagnostics
 from keras_e2e.callbacks.places import lacking
+from keras_e2e.callbacks.quantity_sets import QuantitySet
 from keras_e2e.diagnostics import Quantity
 from keras_e2e.modules.training_mode import TrainingMode
+from keras_e2e.trainers.saved_with_weights import State
 
-# The file in `backup_dir`.
-BACKUP = "auto_mode.json"
+# A switch is in force from the execution after the next on: the numbers are read while the
+# next one runs. Where they are read sooner (an epoch ends, weights are saved), it waits, so
+# that neither epochs nor backups move a switch.
+DELAY = 2
 
 
 class AutoMode(ModuleDiagnostics):
@@ -40,6 +42,17 @@ class AutoMode(ModuleDiagnostics):
     Put it before `ModuleTensorBoard`, which then marks the switches. It does not go beside
     `TrainingModeScheduler`: both set the mode, and each undoes what the other did.
 
+    While `fit` runs, its state is saved with the model's weights, in the same file: mode,
+    decisions, measurements, and what the quantities keep from step to step. With
+    `keras.callbacks.BackupAndRestore` before or after it in the list, a training that was
+    killed goes on as if it had not been, given the same data. Keras itself keeps neither
+    the order of shuffled examples nor the place within an epoch: with an integer
+    `save_freq` the epoch begins anew, with the later weights. AutoMode warns of it; let the
+    data begin at `model.optimizer.iterations`, and no example is seen twice. What cannot be
+    restored (other modules or quantities, a backup without this callback) is named in a
+    warning, and AutoMode begins anew. A model that is loaded outside of `fit` ignores the
+    state.
+
     Args:
         update_freq: Integer, the number of steps from one measurement to the next.
             Defaults to 10.
@@ -53,10 +66,6 @@ class AutoMode(ModuleDiagnostics):
         quantities: As in `ModuleDiagnostics`; `loss` and `skill` must be among
             them: `[*e2e.diagnostics.default_quantities(), Mine()]` adds one of your own.
             Defaults to `"default"`.
-        backup_dir: String or path of a folder where the state of this callback is kept
-            from epoch to epoch, so that training resumes after a crash as it was. Use it
-            with `keras.callbacks.BackupAndRestore`, which may have the same folder. The
-            state is deleted when training ends. Defaults to `None`, no backup.
 
     Attributes:
         decisions: List of the switches so far. Each has the `step`, the `mode` from then
@@ -65,11 +74,9 @@ class AutoMode(ModuleDiagnostics):
 
     Raises:
         ValueError: If an argument is out of range, or a quantity is missing. When
-            training starts: If no boundary has an objective, or the backup cannot be
-            restored. At the first measurement: If `y` lacks the labels of all
-            objectives. (A module whose labels alone are missing stays end to end, with
-            a warning.)
-        OSError: When training starts: If `backup_dir` cannot be made.
+            training starts: If no boundary has an objective. At the first measurement:
+            If `y` lacks the labels of all objectives. (A module whose labels alone are
+            missing stays end to end, with a warning.)
 
     Example:
 
@@ -91,7 +98,6 @@ class AutoMode(ModuleDiagnostics):
         patience: int = 200,
         min_delta: float = 0.05,
         quantities: QuantitySet | Iterable[Quantity] = "default",
-        backup_dir: str | os.PathLike[str] | None = None,
     ):
         super().__init__(update_freq, quantities)
         names = [quantity.name for quantity in self.quantities]
@@ -102,57 +108,66 @@ class AutoMode(ModuleDiagnostics):
                 "keras_e2e.diagnostics.ModuleLoss() and Skill()."
             )
         self.policy = AutoModePolicy(self.update_freq, warmup, patience, min_delta)
-        self.backup_dir = None if backup_dir is None else self._path(backup_dir=backup_dir)
         self.decisions: list[Decision] = []
-        self._start = 0
-        self._resumes = True
+        self._start: int | None = None
         self._trainable_locally: set[str] | None = None
+        # The switches decided on that are not in force yet, and from which execution on.
+        self._waiting: list[tuple[int, TrainingMode]] = []
+        self._epoch_began = 0
+        self._restored: dict | None = None
 
-    def on_train_begin(self, logs=None):
-        super().on_train_begin(logs)
+    def _prepare(self):
+        super()._prepare()
         if not any(module.objective for module in self.model.modules):
             raise ValueError(
                 f"AutoMode: no boundary of {self.model.name!r} has an objective, so there "
                 "is nothing to switch to. Give one to the boundary of the module that may "
                 "get no signal."
             )
-        if self.backup_dir is not None:
-            _make(self.backup_dir)
-        self.decisions, self._trainable_locally = [], None
-        self.model.training_mode = "end_to_end"
-        self._resumes = True
+        self.decisions, self._waiting = [], []
+        self._start = self._trainable_locally = self._restored = None
+
+    def on_train_begin(self, logs=None):
+        super().on_train_begin(logs)
+        if self._restored is None:  # else the weights were loaded by now
+            self.model.training_mode = "end_to_end"
 
     def on_epoch_begin(self, epoch, logs=None):
         super().on_epoch_begin(epoch, logs)
-        if self._resumes:  # by now other callbacks have restored what they restore
-            self._resumes = False
-            self._start = self._iterations()
-            self._restore()
+        self._epoch_began = self._iterations()
+        if self._start is None:
+            self._start = self._epoch_began  # by now other callbacks restored what they do
+        if self._restored is not None:
+            _compare(self._restored, epoch)
+        self._restored = None
 
-    def on_epoch_end(self, epoch, logs=None):
-        super().on_epoch_end(epoch, logs)
-        if self.backup_dir is not None:
-            self._save(self.backup_dir)
-
-    def on_train_end(self, logs=None):
-        if self.backup_dir is not None:
-            _delete(self.backup_dir)
+    def on_train_batch_begin(self, batch, logs=None):
+        while self._waiting and self._waiting[0][0] <= self._executions + 1:
+            self.model.training_mode = self._waiting.pop(0)[1]
+        super().on_train_batch_begin(batch, logs)
 
     def on_measurement(self, step, measurements):
         """Asks the policy, and switches the mode if it says so."""
         if self._trainable_locally is None:
             self._trainable_locally = self._find_trainable_locally()
         decision = self.policy.decide(self._history(self._trainable_locally))
-        if decision.mode != self.model.training_mode:
-            self.model.training_mode = decision.mode
-            self.decisions.append(decision)
-            logging.info(
-                "AutoMode, step %d: mode '%s'. %s", step, decision.mode, decision.reason
-            )
+        if decision.mode == self._decided_mode():
+            return
+        # Refused here, with what is measured in sight, if it does not fit the model.
+        mode = self.model.check_training_mode(decision.mode)
+        self._waiting.append((self._measured_execution + DELAY, mode))
+        self.decisions.append(decision)
+        logging.info(
+            "AutoMode, step %d: mode '%s'. %s", step, decision.mode, decision.reason
+        )
+
+    def _decided_mode(self) -> TrainingMode:
+        """The mode of the latest decision, which may not be in force yet."""
+        return self._waiting[-1][1] if self._waiting else self.model.training_mode
 
     def _history(self, trainable_locally: set[str]) -> History:
         return History(
-            mode=self.model.training_mode,
+            mode=self._decided_mode(),
             steps=self.steps,
             losses=self.history["loss"],
             verdicts=self.verdicts(),
@@ -162,7 +177,7 @@ class AutoMode(ModuleDiagnostics):
                 for module in self.model.modules
                 if module.objective and module.objective.requires_labels
             },
-            start=self._start,
+            start=self._start or 0,
             decisions=self.decisions,
         )
 
@@ -186,68 +201,42 @@ class AutoMode(ModuleDiagnostics):
 
     # What must outlast a crash
 
-    def _save(self, folder: str) -> None:
-        state = {
-            "iterations": self._iterations(),
-            "mode": self.model.training_mode.get_config(),
+    def get_state(self) -> State:
+        """As in `ModuleDiagnostics`, with the decisions."""
+        state = super().get_state()
+        config = {
             "start": self._start,
             "decisions": [decision.get_config() for decision in self.decisions],
-            "history": self.history,
-            "steps": self.steps,
-            "modes": [mode.get_config() for mode in self.modes],
+            "waiting": [
+                [execution - self._executions, mode.get_config()]
+                for execution, mode in self._waiting
+            ],
+            "epoch": self._epoch,
+            "steps_of_epoch": self._iterations() - self._epoch_began,
         }
-        os.makedirs(folder, exist_ok=True)  # BackupAndRestore may have deleted it
-        path = os.path.join(folder, BACKUP)
-        with open(f"{path}.writing", "w") as file:
-            json.dump(state, file)
-        os.replace(f"{path}.writing", path)
+        return state._replace(config={**state.config, "auto_mode": config})
 
-    def _restore(self) -> None:
-        """Takes up the state that belongs to the weights, if there is one."""
-        path = os.path.join(self.backup_dir or "", BACKUP)
-        if self.backup_dir is None or not os.path.exists(path):
-            return
-        try:
-            with open(path) as file:
-                state = json.load(file)
-            if state["iterations"] != self._iterations():
-                return  # of another run, or the weights were not restored
-            decisions = [Decision.from_config(config) for config in state["decisions"]]
-            modes = [TrainingMode.get(mode) for mode in state["modes"]]
-            mode = TrainingMode.get(state["mode"])
-            kept = state["history"], state["steps"], state["start"]
-            if _columns(state["history"]) != _columns(self.history):
-                raise ValueError("it was saved for other modules or quantities")
-        except (AttributeError, KeyError, TypeError, ValueError) as error:
-            raise ValueError(
-                f"AutoMode(backup_dir={self.backup_dir!r}): the state in {path!r} cannot "
-                f"be restored ({error!r}). Delete the file to begin anew."
-            ) from error
-        self.model.training_mode = mode
-        self.decisions, self.modes = decisions, modes
-        self.history, self.steps, self._start = kept
+    def set_state(self, state: State) -> None:
+        """As in `ModuleDiagnostics`, with the decisions."""
+        config = state.config["auto_mode"]
+        decisions = [Decision.from_config(each) for each in config["decisions"]]
+        waiting = [
+            (int(execution), self.model.check_training_mode(mode))
+            for execution, mode in config["waiting"]
+        ]
+        kept = {key: int(config[key]) for key in ("start", "epoch", "steps_of_epoch")}
+        super().set_state(state)
+        self.decisions, self._start = decisions, kept["start"]
+        self._waiting = [(self._executions + ahead, mode) for ahead, mode in waiting]
+        self._restored = kept
 
 
-def _columns(history: dict[str, dict[str, list[float]]]) -> dict[str, list[str]]:
-    """The modules of each quantity."""
-    return {column: [*by_module] for column, by_module in history.items()}
-
-
-def _make(folder: str) -> None:
-    """Makes a folder, or says that the argument has to be another one."""
-    try:
-        os.makedirs(folder, exist_ok=True)
-    except OSError as error:
-        raise OSError(
-            f"AutoMode: backup_dir={folder!r} cannot be made ({error}). Give a folder, "
-            "or a path where one can be made."
-        ) from error
-
-
-def _delete(folder: str) -> None:
-    """Deletes the state in a folder, and the folder if there is nothing else in it."""
-    path = os.path.join(folder, BACKUP)
-    if os.path.exists(path):
-        os.remove(path)
-        if not os.listdir(folder):
-            os.rmdir(folder)
+def _compare(restored: dict[str, int], epoch: int) -> None:
+    """Warns if the weights are not those from which an epoch begins."""
+    if epoch != restored["epoch"] + 1:
+        logging.warning(
+            "AutoMode: epoch %d begins with the weights after %d steps of epoch %d. "
+            "BackupAndRestore keeps no place within an epoch: unless the data begin at "
+            "model.optimizer.iterations, steps are repeated.",
+            *(epoch, restored["steps_of_epoch"], restored["epoch"]),
+        )

@@ -1,27 +1,19 @@
 """Measures the diagnostics of each module while `fit` runs, and judges by them."""
 
-import os
 from collections.abc import Iterable
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import keras
 
+from keras_e2e.callbacks.measurement_state import pack, unpack
 from keras_e2e.callbacks.places import places
+from keras_e2e.callbacks.quantity_sets import QuantitySet, quantities_of
 from keras_e2e.callbacks.steps import StepCounter, count_steps
-from keras_e2e.diagnostics import (
-    Quantity,
-    Verdict,
-    default_quantities,
-    full_quantities,
-    judge,
-)
-from keras_e2e.diagnostics.quantity_checks import check_quantities
+from keras_e2e.diagnostics import Quantity, Verdict, judge
 from keras_e2e.modules.training_mode import TrainingMode
 from keras_e2e.trainers.modular_trainer import ModularTrainer
-from keras_e2e.utils.validation import check_integer, did_you_mean
-
-QuantitySet = Literal["default", "full"]
-SETS = {"default": default_quantities, "full": full_quantities}
+from keras_e2e.trainers.saved_with_weights import State
+from keras_e2e.utils.validation import check_integer
 
 
 class _Pending(NamedTuple):
@@ -32,12 +24,14 @@ class _Pending(NamedTuple):
         due: Names of the quantities that it was to measure.
         mode: The `TrainingMode` of the execution.
         after: The batch of the epoch that comes after it.
+        execution: The number of the execution in this `fit`, from 1.
     """
 
     snapshot: Any
     due: list[str]
     mode: Any
     after: int
+    execution: int
 
 
 class ModuleDiagnostics(keras.callbacks.Callback):
@@ -113,7 +107,7 @@ class ModuleDiagnostics(keras.callbacks.Callback):
             check_integer(f"{self._who}: expensive_update_freq", expensive_update_freq, 1)
         self.update_freq = int(update_freq)
         self.expensive_update_freq = expensive_update_freq
-        self.quantities = self._checked(quantities)
+        self.quantities = quantities_of(self._who, quantities)
         self.module_names: list[str] = []
         self.history: dict[str, dict[str, list[float]]] = {}
         self.steps: list[int] = []
@@ -123,6 +117,8 @@ class ModuleDiagnostics(keras.callbacks.Callback):
         self._since = self._looked_at = 0
         self._due: list[str] = []
         self._missed: set[str] = set()
+        self._epoch = self._batch = 0
+        self._executions = self._measured_execution = 0
         self._measured_in: Any = None
         self._pending: list[_Pending] = []
 
@@ -132,14 +128,20 @@ class ModuleDiagnostics(keras.callbacks.Callback):
         return [column for quantity in self.quantities for column in quantity.columns]
 
     def on_train_begin(self, logs=None):
+        self._prepare()
+        self.model.instrument(self.quantities)
+        self.model._modular.saved.register(self._who, self)
+
+    def _prepare(self) -> None:
+        """Checks the model and forgets the last `fit`; a subclass adds its own."""
         if not isinstance(self.model, ModularTrainer):
             raise TypeError(
                 f"{self._who} needs a modular model; {self.model.name!r} is a "
                 f"{type(self.model).__name__}. Use keras_e2e.modularize(model, ...)."
             )
-        self.model.instrument(self.quantities)
         self.module_names = [module.name for module in self.model.modules]
         self._due, self._missed, self._pending = [], set(), []
+        self._batch = self._executions = 0
         self.history = {
             column: {module: [] for module in self.module_names} for column in self.columns
         }
@@ -148,9 +150,12 @@ class ModuleDiagnostics(keras.callbacks.Callback):
 
     def on_epoch_begin(self, epoch, logs=None):
         self.read_pending()  # where a subclass does not when an epoch ends
+        self.model._modular.saved.settle()
+        self._epoch = epoch
         self._counter.begin_epoch(self.model)
 
     def on_train_batch_begin(self, batch, logs=None):
+        self._batch, self._executions = batch, self._executions + 1
         self._due = self._due_at(batch)
         self._measured_in = self.model.training_mode  # another callback may set the next
         if self._due:
@@ -158,10 +163,15 @@ class ModuleDiagnostics(keras.callbacks.Callback):
 
     def on_train_batch_end(self, batch, logs=None):
         self.read_pending()  # of the batch before: this one is under way
+        self._keep(batch + 1)
+
+    def _keep(self, after: int) -> None:
+        """Keeps what the execution under way measured, to be read later."""
         if self._due:
             snapshot = self.model._modular.recorder.snapshot()
+            due, self._due = self._due, []
             self._pending.append(
-                _Pending(snapshot, self._due, self._measured_in, batch + 1)
+                _Pending(snapshot, due, self._measured_in, after, self._executions)
             )
 
     def on_epoch_end(self, epoch, logs=None):
@@ -182,6 +192,7 @@ class ModuleDiagnostics(keras.callbacks.Callback):
         if not snapshot.measured:
             self._missed.update(pending.due)
             return
+        self._measured_execution = pending.execution
         found = snapshot.read()
         measurements = {
             column: found[column] if quantity.name in pending.due else {}
@@ -208,6 +219,37 @@ class ModuleDiagnostics(keras.callbacks.Callback):
                 module where the quantity was not measured in this step.
         """
 
+    def get_state(self) -> State:
+        """The state that is saved with the weights while `fit` runs.
+
+        Callbacks that save when a batch or an epoch ends may come before this one in the
+        list: it does first what it does then. A subclass adds what it keeps.
+        """
+        done = self._batch + self._steps_from(self._batch)
+        self._keep(done)
+        self.read_pending()
+        state = pack(self.history, self.steps, self.modes)
+        config = {
+            "mode": self.model.training_mode.get_config(),
+            "missed": sorted(self._missed),
+            "next_epoch": self._epoch + (done == (self.params or {}).get("steps")),
+        }
+        return state._replace(config={**state.config, **config})
+
+    def set_state(self, state: State) -> None:
+        """Takes up a state that was saved, when training resumes.
+
+        Raises:
+            ValueError: If it is of another model or other quantities.
+        """
+        mode = self.model.check_training_mode(state.config["mode"])
+        missed = {str(name) for name in state.config["missed"]}
+        self.history, self.steps, self.modes = unpack(state, self.history)
+        self._since = self._looked_at = 0
+        # Not by `model.training_mode`, which would begin the running averages anew.
+        self.model._modular.mode = mode
+        self._missed = missed
+
     def verdicts(self) -> dict[str, Verdict]:
         """Judges each module by the measurements so far (`diagnostics.judge`).
 
@@ -225,16 +267,6 @@ class ModuleDiagnostics(keras.callbacks.Callback):
         if latest.name == "sequential":
             frozen += [name for name in self.module_names if name != latest.module]
         return judge(self.history, self.steps, self._since, frozen, places(self.model))
-
-    def _path(self, **argument: Any) -> str:
-        """The one argument given, a path, as a string."""
-        ((name, value),) = argument.items()
-        if not isinstance(value, str | os.PathLike):
-            raise TypeError(
-                f"{self._who}: {name}={value!r}: expected the path of a folder, a string "
-                "or a path object."
-            )
-        return os.fspath(value)
 
     def _iterations(self) -> int:
         return count_steps(self.model)
@@ -258,25 +290,10 @@ class ModuleDiagnostics(keras.callbacks.Callback):
 
     def _falls(self, batch: int, every: int) -> bool:
         """Whether a multiple of `every` falls in the execution that starts here."""
+        return self._counter.ends_in(batch, self._steps_from(batch), every)
+
+    def _steps_from(self, batch: int) -> int:
+        """The steps of the execution that starts here; the last one may be shorter."""
         steps = self.model.steps_per_execution
         in_epoch = (self.params or {}).get("steps")
-        if in_epoch:
-            steps = min(steps, in_epoch - batch)  # the last one may be shorter
-        return self._counter.ends_in(batch, steps, every)
-
-    def _checked(self, quantities: QuantitySet | Iterable[Quantity]) -> list[Quantity]:
-        """The quantities of a set, or those given; an error says what is wrong."""
-        if isinstance(quantities, str):
-            if quantities not in SETS:
-                raise ValueError(
-                    f"{self._who}: quantities={quantities!r}: expected one of "
-                    f"{list(SETS)}, or a list of Quantity objects."
-                    + did_you_mean(quantities, SETS)
-                )
-            return SETS[quantities]()
-        if not isinstance(quantities, Iterable):
-            raise TypeError(
-                f"{self._who}: quantities={quantities!r}: expected one of {list(SETS)}, or "
-                "a list of Quantity objects, such as [keras_e2e.diagnostics.GradRMS()]."
-            )
-        return check_quantities(self._who, quantities)
+        return min(steps, in_epoch - batch) if in_epoch else steps

@@ -4,6 +4,7 @@ Loads TensorBoard, so it is imported where a `ModuleTensorBoard` starts, not bef
 """
 
 import os
+import re
 from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
@@ -19,7 +20,7 @@ class ModuleRun:
     """Writes measurements, modes and verdicts of the modules under their tags.
 
     Args:
-        log_dir: String, the folder of the logs; the run is its subfolder `modules`.
+        folder: String, the folder of the run (`run_folder`).
         step: Integer, the step at which writing begins.
         module_names: The modules, in order.
         quantities: The quantities that are written.
@@ -30,7 +31,7 @@ class ModuleRun:
 
     def __init__(
         self,
-        log_dir: str,
+        folder: str,
         step: int,
         module_names: Sequence[str],
         quantities: Sequence[Quantity],
@@ -38,7 +39,7 @@ class ModuleRun:
         self._names, self._quantities = module_names, quantities
         self._mode: TrainingMode | None = None
         descriptions = tags.descriptions(module_names, quantities)
-        self._writer = Writer(os.path.join(log_dir, "modules"), descriptions)
+        self._writer = Writer(folder, descriptions)
         self._writer.write(step, custom_scalars.summary(module_names, quantities))
 
     def parameters(self, step: int, counts: Iterable[int]) -> None:
@@ -113,6 +114,25 @@ class ModuleRun:
             (tags.module_tag(group, position, name), value)
             for position, (name, value) in enumerate(zip(self._names, values, strict=True))
         ]
+
+
+def run_folder(log_dir: str, step: int) -> str:
+    """The folder of a run that begins at a step.
+
+    One that begins at the first step gets a folder of its own: `modules`, `modules_2` and
+    so on. One that goes on from a later step goes on in the latest of them.
+
+    Args:
+        log_dir: String, the folder of the logs.
+        step: Integer, the step at which writing begins.
+    """
+    from tensorflow.io import gfile
+
+    names = gfile.listdir(log_dir) if gfile.isdir(log_dir) else []
+    found = [re.fullmatch(r"modules(?:_(\d+))?/?", name) for name in names]
+    latest = max([int(match[1] or 1) for match in found if match], default=0)
+    number = latest if step and latest else latest + 1
+    return os.path.join(log_dir, "modules" if number == 1 else f"modules_{number}")
 
 
 def _mode_scalar(mode: TrainingMode) -> tuple[str, float]:

@@ -4,9 +4,11 @@ import os
 from collections.abc import Iterable
 from typing import Any
 
-from keras_e2e.callbacks.module_diagnostics import ModuleDiagnostics, QuantitySet
+from keras_e2e.callbacks.module_diagnostics import ModuleDiagnostics
+from keras_e2e.callbacks.quantity_sets import QuantitySet
 from keras_e2e.diagnostics import Quantity
 from keras_e2e.modules.training_mode import TrainingMode
+from keras_e2e.trainers.saved_with_weights import State
 
 # Measurements from one verdict to the next; there is one at the end of an epoch, too.
 VERDICT_EVERY = 10
@@ -28,6 +30,12 @@ class ModuleTensorBoard(ModuleDiagnostics):
 
     It measures at the same steps as `ModuleDiagnostics`, and like it has no side effects on
     training.
+
+    A model that is trained from its first step on gets a run of its own: where there is a
+    run `modules`, as of an earlier trial of a hyperparameter search, the next is
+    `modules_2`. Training that goes on (another `fit`, or after a crash) goes on in its run.
+    If a write fails, on a full disk, say, it is named in a warning, and training goes on;
+    writing is tried again each minute.
 
     Args:
         log_dir: String or path of the folder that TensorBoard reads.
@@ -73,20 +81,40 @@ class ModuleTensorBoard(ModuleDiagnostics):
         expensive_update_freq: int | None = None,
     ):
         super().__init__(update_freq, quantities, expensive_update_freq)
-        self.log_dir = self._path(log_dir=log_dir)
+        if not isinstance(log_dir, str | os.PathLike):
+            raise TypeError(
+                f"{self._who}: log_dir={log_dir!r}: expected the path of a folder, a "
+                "string or a path object."
+            )
+        self.log_dir = os.fspath(log_dir)
         self._run: Any = None  # a ModuleRun while `fit` runs
+        self._folder: tuple[str, str] | None = None  # of the log_dir, that of the run
         self._mode: TrainingMode | None = None
         self._judged = 0
 
-    def on_train_begin(self, logs=None):
-        from keras_e2e.callbacks.module_run import ModuleRun  # loads TensorBoard
-
-        super().on_train_begin(logs)
-        step = self._iterations()
-        run = ModuleRun(self.log_dir, step, self.module_names, self.quantities)
+    def _prepare(self):
+        super()._prepare()
         self._close()  # after a fit that was interrupted
-        self._run, self._mode, self._judged = run, None, 0
-        run.parameters(step, [module.parameters for module in self.model.modules])
+        self._mode, self._judged = None, 0
+
+    def on_epoch_begin(self, epoch, logs=None):
+        super().on_epoch_begin(epoch, logs)
+        if self._run is None:  # by now other callbacks have restored what they restore
+            self._open()
+
+    def _open(self) -> None:
+        """Begins a run, or goes on with one."""
+        from keras_e2e.callbacks.module_run import (  # loads TensorBoard
+            ModuleRun,
+            run_folder,
+        )
+
+        step = self._iterations()
+        if not step or self._folder is None or self._folder[0] != self.log_dir:
+            self._folder = self.log_dir, run_folder(self.log_dir, step)
+        self._run = ModuleRun(self._folder[1], step, self.module_names, self.quantities)
+        parameters = [module.parameters for module in self.model.modules]
+        self._run.parameters(step, parameters)
 
     def on_train_batch_begin(self, batch, logs=None):
         mode = self.model.training_mode
@@ -112,6 +140,17 @@ class ModuleTensorBoard(ModuleDiagnostics):
 
     def on_train_end(self, logs=None):
         self._close()
+
+    def get_state(self) -> State:
+        """As in `ModuleDiagnostics`, with how many measurements were judged."""
+        state = super().get_state()
+        return state._replace(config={**state.config, "judged": self._judged})
+
+    def set_state(self, state: State) -> None:
+        """As in `ModuleDiagnostics`, with how many measurements were judged."""
+        judged = int(state.config["judged"])
+        super().set_state(state)
+        self._judged = judged
 
     def _judge(self, step: int) -> None:
         self._judged = len(self.steps)

@@ -2,6 +2,7 @@
 
 import json
 import pathlib
+import shutil
 import time
 from collections.abc import Iterator
 from typing import Any, NamedTuple
@@ -182,6 +183,7 @@ def _train(
     """One training run, and what came of it."""
     name = f"k{k}_{regime.replace(', ', '_').replace(' ', '_')}"
     logs = pathlib.Path(settings.output_dir, "logs", name)
+    shutil.rmtree(logs, ignore_errors=True)  # of the demo before
     board = ModuleTensorBoard(str(logs), update_freq=settings.update_freq)
     begin = time.perf_counter()
     model.fit(

@@ -1,5 +1,7 @@
 """What every modular model offers besides training: evaluation, parts, a summary."""
 
+import functools
+import os
 from typing import Any
 
 import keras
@@ -9,6 +11,8 @@ from keras_e2e.models.summary import print_modules
 from keras_e2e.modules.boundary import ModuleBoundary
 from keras_e2e.modules.module import Module
 from keras_e2e.trainers.modular_trainer import ModularTrainer
+from keras_e2e.trainers.saved_with_weights import SavedWithWeights
+from keras_e2e.utils.backups import mend_backup, replaced_at_once
 
 
 class ModularBase(ModularTrainer):
@@ -17,6 +21,32 @@ class ModularBase(ModularTrainer):
     It stands in front of `keras.Model` among the bases of both, and holds what they offer
     besides training. `isinstance(model, ModularBase)` asks whether a model is modular.
     """
+
+    @property
+    def _saved_with_weights(self) -> SavedWithWeights:
+        """For Keras, which saves what it finds among the attributes of a model."""
+        return self._modular.saved
+
+    @functools.wraps(keras.Model.fit)
+    def fit(self, *args, **kwargs):
+        with self._modular.saved.open():
+            return super().fit(*args, **kwargs)
+
+    @functools.wraps(keras.Model.save_weights)
+    def save_weights(self, filepath, overwrite=True, **kwargs):
+        # In place, as Keras writes, a crash would leave half a file and lose the last one.
+        whole = isinstance(filepath, str | os.PathLike) and not kwargs
+        if not self._modular.saved.saves or not whole or not overwrite:
+            return super().save_weights(filepath, overwrite=overwrite, **kwargs)
+        with replaced_at_once(filepath, ".weights.h5") as path:
+            return super().save_weights(path)
+
+    @functools.wraps(keras.Model.load_weights)
+    def load_weights(self, filepath, *args, **kwargs):
+        super().load_weights(filepath, *args, **kwargs)
+        epoch = self._modular.saved.next_epoch
+        if epoch is not None:
+            mend_backup(filepath, epoch)
 
     @property
     def modules(self) -> list[Module]:

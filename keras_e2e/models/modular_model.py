@@ -83,6 +83,7 @@ class ModularModel(ModularBase, keras.Model):
         ]
         self._set_modules(specs, list(self.inputs), outputs)
         # Keras unpacks a list of one output, but not a dict.
+        self._modular.predictions = self.output
         self._modular.single_output = len(keys) == 1 and not isinstance(self.output, dict)
         self._modular.mode = self.check_training_mode(mode)
 

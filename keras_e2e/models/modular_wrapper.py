@@ -128,6 +128,7 @@ class ModularWrapper(ModularBase, keras.Model):
                 for key, t in zip(keys, outputs, strict=True)
             ],
         )
+        self._modular.predictions = tree.map_structure(spec_of, found.outputs)
         self._modular.single_output = not tree.is_nested(found.outputs)
         self._modular.mode = self.check_training_mode(self._modular.mode)
         self._example[:] = [tree.map_structure(describe, x)]

@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import keras
+from keras import ops
 
 from keras_e2e.modules.forward_record import ForwardRecord
 from keras_e2e.modules.step_context import context_of
@@ -64,7 +65,7 @@ def step_metrics(
     y_pred: Any,
     given: StepTargets,
 ) -> dict[str, Any]:
-    """The logs of a step of `fit` or `evaluate`: all metrics that it updates.
+    """The logs of a step of `fit` or `evaluate`, with the same names in every mode.
 
     Args:
         model: The modular model, after its loss was computed.
@@ -75,12 +76,46 @@ def step_metrics(
     state = model._modular
     if is_left_unbuilt(state, given):
         return {}
-    testing = context_of(state).testing
-    measured = measured_modules(state, training=not testing, testing=testing)
-    current = {metric.name: metric.result() for metric in metrics_of(measured)}
-    if y_pred is None and state.stops_before_outputs():
-        # No prediction was made: report the loss only, not stale metrics.
-        return {"loss": compat.loss_tracker(model).result(), **current}
-    logs = compiled_metrics(given)
-    stale = {metric.name for metric in metrics_of(state.with_objective())} - set(current)
-    return {name: value for name, value in logs.items() if name not in stale}
+    if y_pred is not None or not state.stops_before_outputs():
+        return compiled_metrics(given)
+    if given.y is not None and state.predictions is not None:
+        # Keras builds them, and so gives them their names, at the first prediction.
+        compat.build_metrics(model, given.y, state.predictions)
+    return model.get_metrics_result()
+
+
+def current_results(model: Any, results: Callable[[], dict]) -> dict[str, Any]:
+    """The results of all metrics: NaN if the step under way, or the latest, left one alone.
+
+    They are in the logs all the same: who writes them down (`History`, `CSVLogger`) takes
+    the names of the first epoch, or counts on as many numbers of each.
+
+    Args:
+        model: The modular model.
+        results: Function that returns what Keras would.
+    """
+    state = model._modular
+    if state.evaluates or context_of(state).testing or state.mode.name != "sequential":
+        return results()
+    updated = metrics_of(measured_modules(state, training=True, testing=False))
+    if not state.stops_before_outputs():
+        names = _names(metrics_of(state.with_objective()))
+    elif all(getattr(metric, "built", True) for metric in model.metrics):
+        names = _names(model.metrics) - {compat.loss_tracker(model).name}
+    else:  # there are no targets, so their metrics have no names
+        logged = [compat.loss_tracker(model), *updated]
+        return {metric.name: metric.result() for metric in logged}
+    undefined, nan = names - _names(updated), float("nan")
+    return {
+        name: ops.multiply(value, nan) if name in undefined else value
+        for name, value in results().items()
+    }
+
+
+def _names(metrics: Iterable[keras.metrics.Metric]) -> set[str]:
+    """The names under which the metrics are logged."""
+    names: set[str] = set()
+    for metric in metrics:
+        result = metric.result()
+        names |= {*result} if isinstance(result, dict) else {metric.name}
+    return names

@@ -17,7 +17,7 @@ from keras_e2e.trainers.backend import ModularStep, instrument
 from keras_e2e.trainers.build_heads import build_heads
 from keras_e2e.trainers.build_optimizer import build_optimizer
 from keras_e2e.trainers.forward_pass import forward, record_pass
-from keras_e2e.trainers.local_metrics import step_metrics
+from keras_e2e.trainers.local_metrics import current_results, step_metrics
 from keras_e2e.trainers.state import ModularState
 from keras_e2e.trainers.step_loss import evaluation_loss, step_loss, sum_of_penalties
 from keras_e2e.trainers.targets import StepTargets, split_targets
@@ -288,9 +288,8 @@ class ModularTrainer(ModularStep, Model):
         return step_metrics(self, compiled_metrics, y_pred, given)
 
     def get_metrics_result(self):
-        """As in Keras, also before a metric has seen its first prediction."""
-        if self._modular.stops_before_outputs() and not all(
-            getattr(metric, "built", True) for metric in self.metrics
-        ):
-            return {"loss": compat.loss_tracker(self).result()}
-        return super().get_metrics_result()
+        return current_results(self, super().get_metrics_result)
+
+    def make_test_function(self, force=False):
+        self._modular.evaluates = True
+        return super().make_test_function(force)

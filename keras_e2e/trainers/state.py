@@ -9,6 +9,7 @@ from keras_e2e.modules.step_context import context_of
 from keras_e2e.modules.training_mode import TrainedBy, TrainingMode
 from keras_e2e.objectives.base import LocalObjective, OutputSpec
 from keras_e2e.trainers.compiled_steps import CompiledSteps
+from keras_e2e.trainers.saved_with_weights import SavedWithWeights
 
 
 class LocalModule(NamedTuple):
@@ -30,6 +31,9 @@ class ModularState:
         boundary_ids: `id`s of this model's boundaries.
         steps: The `CompiledSteps`.
         recorder: The recorder that instrumented steps write to, or None.
+        saved: The `SavedWithWeights`.
+        predictions: Symbolic tensors of what the model returns; None until known.
+        evaluates: Boolean, whether the latest steps were those of `evaluate`.
     """
 
     def __init__(self, mode: TrainingMode):
@@ -41,6 +45,9 @@ class ModularState:
         self.boundary_ids: set[int] = set()
         self.steps = CompiledSteps()
         self.recorder: Any = None
+        self.saved = SavedWithWeights()
+        self.predictions: Any = None
+        self.evaluates = False
 
     def set_modules(self, modules: list[Module], outputs: list[OutputSpec]) -> None:
         """Takes the modules and outputs of the model, once they are known."""
@@ -50,6 +57,7 @@ class ModularState:
 
     def run_step(self, compile_step: Callable[[], Callable], *args) -> Any:
         """Runs the compiled step that is due; see `CompiledSteps.run`."""
+        self.evaluates = False
         if self.steps.requested:
             self.recorder.begin_execution()
         return self.steps.run(self.mode, compile_step, *args)

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import keras
 from keras.src import backend
 from keras.src.models.functional import Functional
+from keras.src.saving.keras_saveable import KerasSaveable
 from keras.src.trainers.compile_utils import CompileLoss
 from keras.src.utils.python_utils import default
 
@@ -96,6 +97,16 @@ def all_layers(layer: keras.layers.Layer) -> list[keras.layers.Layer]:
 def own_variables(layer: keras.layers.Layer) -> list[keras.Variable]:
     """The weights that `layer` holds itself, not through a sublayer."""
     return [*layer._trainable_variables, *layer._non_trainable_variables]
+
+
+def seed_states(model: keras.Model) -> list[keras.Variable]:
+    """The states of the random generators of a model's layers, each once.
+
+    Stands for `Layer._seed_generators`: `model.variables` has them, but says not which.
+    """
+    layers = model._flatten_layers()
+    found = [generator.state for layer in layers for generator in layer._seed_generators]
+    return list({id(state): state for state in found}.values())
 
 
 def loss_tracker(model: keras.Model) -> keras.metrics.Metric:
@@ -202,6 +213,13 @@ def compiled_metrics(model: keras.Model) -> tuple[Any, Any]:
     return compiled._user_metrics, compiled._user_weighted_metrics
 
 
+def build_metrics(model: keras.Model, y: Any, predictions: Any) -> None:
+    """Builds the compiled metrics from symbolic predictions (`Trainer._symbolic_build`)."""
+    for compiled in (model._compile_metrics, model._compile_loss):
+        if compiled is not None and not compiled.built:
+            compiled.build(y, predictions)
+
+
 def logits_of(tensor: Any) -> Any:
     """The tensor from which Keras computes a cross-entropy on `tensor`.
 
@@ -252,6 +270,16 @@ def batches_taken(optimizer: Any) -> Any:
     inside of it.
     """
     return getattr(optimizer, "inner_optimizer", optimizer)._iterations
+
+
+class Saveable(KerasSaveable):
+    """What Keras saves in a place of its own if it is an attribute of a model.
+
+    Stands for `KerasSaveable`. Of the types that saving knows, a loss has no content.
+    """
+
+    def _obj_type(self) -> str:
+        return "Loss"
 
 
 def release_traces() -> None:

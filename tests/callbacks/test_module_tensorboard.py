@@ -1,6 +1,8 @@
 """ModuleTensorBoard writes what the steps computed, and disturbs nothing."""
 
+import copy
 import os
+import resource
 from collections import defaultdict
 
 import keras
@@ -14,6 +16,7 @@ import keras_e2e as e2e
 from keras_e2e import diagnostics
 from keras_e2e.callbacks import ModuleTensorBoard, TrainingModeScheduler
 from keras_e2e.modules.training_mode import NAMES
+from keras_e2e.visualization.tensorboard import event_writer
 from keras_e2e.visualization.tensorboard.custom_scalars import layout
 
 MODULES = ["first", "second", "out"]
@@ -401,3 +404,54 @@ def test_in_sequential_mode_one_module_is_trained(tmp_path):
     written = Written(tmp_path / "modules").values
     found = [written[f"e2e_trained_by/0{i + 1}_{m}"] for i, m in enumerate(MODULES)]
     assert found == [[3], [1], [3]]
+
+
+# Runs, and disks that are full
+
+
+def test_a_training_from_the_first_step_on_gets_a_run_of_its_own(tmp_path):
+    """As the trials of a hyperparameter search, each with a copy of the callback."""
+    board = ModuleTensorBoard(tmp_path, 1, [diagnostics.GradRMS()])
+    for _ in range(2):
+        model = model_of_three()
+        fit(model, [copy.deepcopy(board)], steps=2)
+    fit(model, [copy.deepcopy(board)], steps=3)  # goes on
+    assert sorted(os.listdir(tmp_path)) == ["modules", "modules_2"]
+    tag = "e2e_grad_rms/01_first"
+    assert Written(tmp_path / "modules").steps[tag] == [1, 2]
+    assert Written(tmp_path / "modules_2").steps[tag] == [1, 2, 3, 4, 5]
+
+
+class FullDisk(keras.callbacks.Callback):
+    """Lets no file grow while the steps before `until` run, as a full disk does."""
+
+    def __init__(self, until):
+        super().__init__()
+        self.until, self.steps = until, 0
+        self.limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+
+    def on_train_batch_begin(self, batch, logs=None):
+        self.steps += 1
+        full = 2 < self.steps < self.until
+        limit = 1 if full else self.limits[0]
+        resource.setrlimit(resource.RLIMIT_FSIZE, (limit, self.limits[1]))
+
+    def on_train_end(self, logs=None):
+        resource.setrlimit(resource.RLIMIT_FSIZE, self.limits)
+
+
+def test_training_goes_on_where_the_disk_is_full(tmp_path, monkeypatch, caplog):
+    monkeypatch.setattr(event_writer, "FLUSH_SECONDS", 0.0)
+    monkeypatch.setattr(event_writer, "RETRY_SECONDS", 0.0)
+    model = model_of_three()
+    disk = FullDisk(until=6)
+    board = ModuleTensorBoard(tmp_path, 1, [diagnostics.GradRMS()])
+    try:
+        fit(model, [disk, board], steps=10)
+    finally:
+        disk.on_train_end()
+    assert int(model.optimizer.iterations) == 10 and len(board.steps) == 10
+    (warning,) = [r.getMessage() for r in caplog.records if "cannot write" in r.msg]
+    assert str(tmp_path / "modules") in warning and "Training goes on" in warning
+    steps = Written(tmp_path / "modules").steps["e2e_grad_rms/01_first"]
+    assert steps[:1] == [1] and steps[-3:] == [8, 9, 10] and 4 not in steps

@@ -49,7 +49,11 @@ def measured(
         for split in (task.test, task.validation)
     )
     metric = next(name for name in test if name != "loss")
-    curve = [[logs["step"], logs[metric]] for logs in trained.history if metric in logs]
+    curve = [
+        [logs["step"], logs[metric]]
+        for logs in trained.history
+        if not math.isnan(logs.get(metric, math.nan))  # one that makes no predictions
+    ]
     above = [step for step, value in curve if value >= task.success]
     modules = _modules(task, model)
     first = next(iter(modules.values()), {})

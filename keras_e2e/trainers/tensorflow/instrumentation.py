@@ -9,10 +9,12 @@ from keras import tree
 from keras_e2e.diagnostics.quantity import ModuleView, Quantity
 from keras_e2e.modules.module import Module
 from keras_e2e.modules.step_context import StepContext
+from keras_e2e.trainers.saved_with_weights import SeedStates
 from keras_e2e.trainers.tensorflow.extra_passes import ExtraPasses, first_tensor
 from keras_e2e.trainers.tensorflow.gradients import StepGradients, unscaled
 from keras_e2e.trainers.tensorflow.optimizer_step import OptimizerStep
 from keras_e2e.trainers.tensorflow.recorder import Recorder
+from keras_e2e.trainers.tensorflow.recorder_state import RecorderState
 from keras_e2e.utils import compat
 from keras_e2e.utils.graphs import strategy_scope
 
@@ -33,6 +35,8 @@ def instrument(model: Any, quantities: list[Quantity]) -> Any:
             state.recorder.carry_asked(before)
         state.steps.forget_instrumented()
     state.recorder.ask(quantities)
+    state.saved.register("quantities", RecorderState(state.recorder), part=True)
+    state.saved.register("seeds", SeedStates(model), part=True)
     return state.recorder
 
 

@@ -3,15 +3,18 @@
 import os
 import socket
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
+from absl import logging
 from tensorboard.compat.proto import event_pb2, summary_pb2, types_pb2
 from tensorboard.plugins.scalar.summary_v2 import scalar_pb
 from tensorboard.plugins.text.summary_v2 import text_pb
 
 # How long what was written may stay unseen, in the middle of a long epoch.
 FLUSH_SECONDS = 30.0
+# How long after a failed write (a full disk, say) the next one is tried.
+RETRY_SECONDS = 60.0
 
 
 class Writer:
@@ -21,6 +24,10 @@ class Writer:
     nothing, and after a step takes 0.45 ms where a record written by hand takes 0.05 ms.
     (TensorBoard's EventFileWriter computes checksums in Python, in a thread that holds
     up the next step.) Conditions that other callbacks set for `tf.summary` do not apply.
+
+    A write that fails (a full disk, say) is named in one warning, and training goes on.
+    A minute later writing is tried again, to a new file of the same run: readers stop at
+    the damaged end of the first one. What was to be written in the meantime is missing.
 
     Args:
         folder: String, the folder of the run; created if necessary.
@@ -45,16 +52,15 @@ class Writer:
         # Not at the top: where Keras runs on another backend nobody needs TensorFlow.
         import tensorflow as tf
 
-        self._descriptions = descriptions
+        self._folder, self._descriptions = folder, descriptions
         self._described: set[str] = set()
-        # A name of its own for each fit, however soon it follows the last one.
-        name = f"events.out.tfevents.{time.time_ns()}.{socket.gethostname()}.{os.getpid()}"
+        self._errors = OSError, tf.errors.OpError
+        self._warned = False
+        self._file: Any = None  # None after a failed write
         try:
             tf.io.gfile.makedirs(folder)
-            self._file = tf.io.TFRecordWriter(tf.io.gfile.join(folder, name))
-            self._add(event_pb2.Event(file_version="brain.Event:2"))
-            self.flush()
-        except (OSError, tf.errors.OpError) as error:
+            self._open()
+        except self._errors as error:
             raise OSError(
                 f"Cannot write TensorBoard logs to {folder!r}: {error}. Give a log_dir "
                 "that is a folder, or can become one, and may be written to."
@@ -65,7 +71,10 @@ class Writer:
         event = event_pb2.Event(step=step)
         # TensorFlow has a Summary class of its own, which goes by the same bytes.
         event.summary.ParseFromString(summary.SerializeToString())
-        self._add(event)
+        if self._file is None and time.monotonic() > self._tried + RETRY_SECONDS:
+            self._attempt(self._open)
+        if self._file is not None:
+            self._attempt(self._add, event)
         if time.monotonic() > self._flushed + FLUSH_SECONDS:
             self.flush()
 
@@ -93,13 +102,41 @@ class Writer:
 
     def flush(self) -> None:
         """Makes what was written visible to TensorBoard."""
-        self._file.flush()
         self._flushed = time.monotonic()
+        if self._file is not None:
+            self._attempt(self._file.flush)
 
     def close(self) -> None:
         """Flushes and closes the file."""
-        self._file.close()
+        if self._file is not None:
+            self._attempt(self._file.close)
+
+    def _open(self) -> None:
+        """Begins a file."""
+        import tensorflow as tf
+
+        self._tried = self._flushed = time.monotonic()
+        # A name of its own for each fit, however soon it follows the last one.
+        name = f"events.out.tfevents.{time.time_ns()}.{socket.gethostname()}.{os.getpid()}"
+        self._file = tf.io.TFRecordWriter(tf.io.gfile.join(self._folder, name))
+        self._described.clear()
+        self._add(event_pb2.Event(file_version="brain.Event:2"))
+        self._file.flush()
 
     def _add(self, event: Any) -> None:
         event.wall_time = time.time()
         self._file.write(event.SerializeToString())
+
+    def _attempt(self, write: Callable[..., None], *arguments: Any) -> None:
+        """Writes; gives the file up, with one warning, if it cannot be written."""
+        try:
+            write(*arguments)
+        except self._errors as error:
+            self._file, self._tried = None, time.monotonic()
+            if not self._warned:
+                self._warned = True
+                logging.warning(
+                    "ModuleTensorBoard: cannot write to %r (%s). Training goes on; writing "
+                    "is tried again each minute, and what comes in between is missing.",
+                    *(self._folder, getattr(error, "message", error)),
+                )
