@@ -13,7 +13,7 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 from absl import logging
 
-from keras_e2e.utils import compat
+from keras_e2e.utils import compat, compat_state
 
 # The entries of the weights file: this one says which of the others is what.
 INDEX = "index"
@@ -165,12 +165,12 @@ class SeedStates:
 
     def get_state(self) -> State:
         """The states, in the order of the layers."""
-        states = compat.seed_states(self._model)
+        states = compat_state.seed_states(self._model)
         return State({}, {str(i): np.asarray(v) for i, v in enumerate(states)})
 
     def set_state(self, state: State) -> None:
         """Takes up the states, if they are of as many generators."""
-        variables = compat.seed_states(self._model)
+        variables = compat_state.seed_states(self._model)
         if len(state.arrays) != len(variables):
             raise ValueError(
                 f"it is of {len(state.arrays)} generators; the model has {len(variables)}"

@@ -99,16 +99,6 @@ def own_variables(layer: keras.layers.Layer) -> list[keras.Variable]:
     return [*layer._trainable_variables, *layer._non_trainable_variables]
 
 
-def seed_states(model: keras.Model) -> list[keras.Variable]:
-    """The states of the random generators of a model's layers, each once.
-
-    Stands for `Layer._seed_generators`: `model.variables` has them, but says not which.
-    """
-    layers = model._flatten_layers()
-    found = [generator.state for layer in layers for generator in layer._seed_generators]
-    return list({id(state): state for state in found}.values())
-
-
 def loss_tracker(model: keras.Model) -> keras.metrics.Metric:
     """The metric behind the reported `loss` (`Trainer._loss_tracker`)."""
     return model._loss_tracker

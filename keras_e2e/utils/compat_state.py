@@ -69,3 +69,13 @@ def wrapped_container(item: Any) -> Any:
 
     proxies = (data_structures._DictWrapper, data_structures._TupleWrapper)
     return item.__wrapped__ if issubclass(type(item), proxies) else None
+
+
+def seed_states(model: keras.Model) -> list[keras.Variable]:
+    """The states of the random generators of a model's layers, each once.
+
+    Stands for `Layer._seed_generators`: `model.variables` has them, but says not which.
+    """
+    layers = model._flatten_layers()
+    found = [generator.state for layer in layers for generator in layer._seed_generators]
+    return list({id(state): state for state in found}.values())
