@@ -30,7 +30,7 @@ class AutoMode(ModuleDiagnostics):
     takes
     twice as long, so that the mode cannot switch back and forth.
 
-    A module is *stalled* if the loss has fallen, but plateaued with much of it left. It is
+    A module is *stalled* if the loss has fallen, but rests with much of it left. It is
     switched only if its objective has labels of its own, which show that there is something
     to learn, and only once: there may be nothing more to learn. It goes back when the local
     losses have plateaued, whatever the task loss does.
@@ -57,8 +57,7 @@ class AutoMode(ModuleDiagnostics):
         update_freq: Integer, the number of steps from one measurement to the next.
             Defaults to 10.
         warmup: Integer, the number of steps after the start, and after each switch,
-            before a verdict counts. Defaults to 200: in the runs of this package on the
-            parity of k digits, modules that learn have then begun to.
+            before a verdict counts. Defaults to 100: a verdict takes ten measurements.
         patience: Integer, the number of steps after which a local loss that has not
             fallen by more than `min_delta` counts as plateaued. Defaults to 200.
         min_delta: Float between 0 and 1, the share of its value by which a local loss
@@ -94,7 +93,7 @@ class AutoMode(ModuleDiagnostics):
         self,
         update_freq: int = 10,
         *,
-        warmup: int = 200,
+        warmup: int = 100,
         patience: int = 200,
         min_delta: float = 0.05,
         quantities: QuantitySet | Iterable[Quantity] = "default",

@@ -8,14 +8,14 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from keras_e2e.diagnostics import Verdict
+from keras_e2e.diagnostics import Verdict, states
 from keras_e2e.diagnostics.plateau import MEASUREMENTS, UNMOVED, fallen, plateaued
 from keras_e2e.modules.training_mode import TrainingMode
 from keras_e2e.utils.validation import check_integer
 
-# Dead units and lost signals are causes that a module's own objective may cure; frozen
-# weights are not.
-CURABLE = ("starved", "stalled", "dormant", "vanishing")
+# Dead units and lost signals are causes that a module's own objective may cure; these are
+# not.
+INCURABLE = ("frozen", "exploding", "conflicting")
 
 
 class Decision(NamedTuple):
@@ -124,7 +124,7 @@ class AutoModePolicy:
     Args:
         update_freq: Integer, steps from one measurement to the next. Defaults to 10.
         warmup: Integer, steps after the start, and after each switch, before a verdict
-            counts. Defaults to 200.
+            counts. Defaults to 100.
         patience: Integer, steps after which a local loss that has not fallen counts as
             plateaued; twice as many after each return. Defaults to 200.
         min_delta: Float between 0 and 1, the share of its value by which a local loss
@@ -152,7 +152,7 @@ class AutoModePolicy:
     """
 
     update_freq: int = 10
-    warmup: int = 200
+    warmup: int = 100
     patience: int = 200
     min_delta: float = 0.05
 
@@ -222,7 +222,8 @@ def needing_help(history: History) -> dict[str, Verdict]:
     return {
         module: verdict
         for module, verdict in history.verdicts.items()
-        if verdict.state in CURABLE and module in helped.get(verdict.no_signal_reason, ())
+        if verdict.state not in INCURABLE
+        and module in helped.get(verdict.no_signal_reason, ())
     }
 
 
@@ -231,10 +232,14 @@ def _train_locally(history: History, no_signal: Mapping[str, Verdict]) -> Decisi
     # Where the task loss had fallen before, it need not fall again.
     starved = "starved" in causes.values()
     stop = sorted({*history.mode.stop, *no_signal})
+    said = [
+        f"{name}: {states.summary(causes[name], math.nan, no_signal[name].numbers)}"
+        for name in sorted(no_signal)
+    ]
     return Decision(
         history.steps[-1],
         TrainingMode("mixed", stop=stop),
-        "; ".join(f"{name}: {no_signal[name].summary}" for name in sorted(no_signal)) + ".",
+        "; ".join(said) + ".",
         causes,
         history.task_loss if starved else math.inf,
     )

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from keras_e2e.diagnostics import inference
 from keras_e2e.diagnostics.inference import NOTHING, Estimate, Trend
-from keras_e2e.diagnostics.plateau import MEASUREMENTS, at_start
+from keras_e2e.diagnostics.plateau import MEASUREMENTS, at_start, plateaued
 
 # How far it looks back for quantities that are expensive, and how many measurements of the
 # loss it looks at, evenly spaced: a verdict costs as much late in a run as early.
@@ -35,12 +35,15 @@ class Learning(NamedTuple):
         trend: `Trend` of the loss, None with too few measurements.
         skill: `Estimate` of the skill over the latter half; not known without one.
         far: Boolean, whether much of the loss is left.
+        rests: Boolean, whether it fell by less than 5 % over the latest measurements
+            (`plateau.plateaued`): no proof that it will not fall again.
     """
 
     start: float
     trend: Trend | None
     skill: Estimate
     far: bool
+    rests: bool
 
     @property
     def gained(self) -> float:
@@ -178,7 +181,7 @@ def learning(
         since: Integer, the index of the first measurement in the present mode.
     """
     if not len(losses):
-        return Learning(math.nan, None, NOTHING, far=False)
+        return Learning(math.nan, None, NOTHING, far=False, rests=False)
     count = len(losses) - since
     every = max(1, count // LOOKBACK)
     # Counted from the end, so that the latest is among them.
@@ -189,7 +192,7 @@ def learning(
     skill = inference.mean(late) if len(late) else NOTHING
     level = own.level.value if own else math.nan
     left = 1.0 - skill.value if skill.known else level / start if start > 0 else 0.0
-    return Learning(start, own, skill, left > FAR)
+    return Learning(start, own, skill, left > FAR, plateaued(losses[since:]))
 
 
 def sign_test(says: int, count: int) -> float:

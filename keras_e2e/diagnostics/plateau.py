@@ -42,7 +42,7 @@ def plateaued(
         span: Integer: over how many measurements it must have fallen. Defaults to 20.
         min_delta: Float: the share by which it must have fallen. Defaults to 0.05.
     """
-    values = np.asarray(losses, float)
+    values = np.asarray(losses[-2 * (span + MEASUREMENTS) :], float)
     values = values[np.isfinite(values)][-span - MEASUREMENTS :]
     if len(values) < span + MEASUREMENTS:
         return False

@@ -44,9 +44,9 @@ class Verdict(NamedTuple):
             right, in the trainings of `benchmarks/verdicts.py`.
         numbers: Dict of the medians that the verdict rests on, by quantity, and
             `loss at start`.
-        no_signal_reason: `"starved"` or `"stalled"` where the SNR and the loss say that no
-            usable signal arrives, whatever the state, which may name a cause (dormant
-            units, say); empty otherwise.
+        no_signal_reason: What `AutoMode` acts on, whatever the state, which may name a
+            cause (dormant units, say): `"starved"`, or `"stalled"` where the loss rests
+            with much of it left, be it for good or not. Empty otherwise.
         why: String, what the state does not say, in a sentence: why an unclear module is
             not judged, for instance; empty otherwise.
         cause: String, the module whose fault this one's state is an effect of; empty if
@@ -149,7 +149,8 @@ def judge(
         serves = module if own else modules[-1]
         if not own:
             measured.pop("local_alignment", None)
-        measured["loss"] = late("loss", serves)
+        # With the loss it also has the skill of what it serves.
+        measured |= {quantity: late(quantity, serves) for quantity in ("loss", "skill")}
         if serves not in of_loss:
             losses = history.get("loss", {}).get(serves, ())
             skills = history.get("skill", {}).get(serves, ())
@@ -247,14 +248,15 @@ def _judge_by_loss(evidence: Evidence) -> Verdict:
     """The verdict on a module without a plain fault, by the loss that it serves."""
     learned, numbers = evidence.learning, evidence.numbers
 
-    def verdict(state: str, confidence: float, reason: str = "") -> Verdict:
+    reason = "stalled" if learned.is_informed() and learned.far and learned.rests else ""
+
+    def verdict(state: str, confidence: float, reason: str = reason) -> Verdict:
         return Verdict(state, min(confidence, MOST), numbers, reason)
 
     if learned.trend is None:
         return Verdict("unclear", 0.0, numbers, why=reasons.LACKING)
     if learned.is_informed() and learned.is_flat():
-        state = "stalled" if learned.far else "converged"
-        return verdict(state, learned.flat(), "stalled" if learned.far else "")
+        return verdict("stalled" if learned.far else "converged", learned.flat())
     if learned.is_informed() or learned.is_falling():
         falling = learned.trend.fall.above(0.0)
         return verdict("healthy", max(learned.informed(), falling))

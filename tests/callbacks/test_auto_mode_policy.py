@@ -225,15 +225,16 @@ def run_of_parity(step, decisions):
 def test_a_whole_run_from_starved_to_local_and_back():
     decisions, modes = replay(run_of_parity)
     assert [d.mode for d in decisions] == [mixed("a"), END_TO_END]
-    assert decisions[0].step == 201, "at the first measurement after the warmup"
-    # The loss of a is below 1.05 times its end from step 445 on; the median of the first
+    assert decisions[0].step == 101, "at the first measurement after the warmup"
+    assert decisions[0].reason == "a: Starved: skill 0, loss 0.693 (0.693 at the start)."
+    # The loss of a is below 1.05 times its end from step 345 on; the median of the first
     # ten of the 20 + 10 measurements that are compared lies 245 steps back.
-    assert decisions[1].step == 691
-    assert modes[201] == END_TO_END and modes[211] == modes[691] == mixed("a")
-    assert modes[701] == END_TO_END
+    assert decisions[1].step == 591
+    assert modes[101] == END_TO_END and modes[111] == modes[591] == mixed("a")
+    assert modes[601] == END_TO_END
 
 
-@pytest.mark.parametrize(("amplitude", "expected"), [(0.003, [201]), (0.5, [])])
+@pytest.mark.parametrize(("amplitude", "expected"), [(0.001, [101]), (0.5, [])])
 def test_what_scatters_too_much_to_tell_changes_nothing(amplitude, expected):
     """What decides is stated exactly; whether a run gets there is a matter of chance."""
 
