@@ -108,7 +108,8 @@ def train(folder: pathlib.Path) -> None:
     variables = [*model.variables, *model.optimizer.variables]
     kept_values = [v for row in recorder.kept for each in row for v in each]
     np.savez(folder / "done", *[np.asarray(v) for v in [*variables, *kept_values]])
-    config = {key: value for key, value in state.config.items() if key != "auto_mode"}
+    placed = ("auto_mode", "next_epoch")  # where in an epoch: not kept by Keras
+    config = {key: value for key, value in state.config.items() if key not in placed}
     decisions = [decision.get_config() for decision in auto.decisions]
     said = {
         **{"config": config, "decisions": decisions, "history": auto.history},
