@@ -256,6 +256,7 @@ class ModuleDiagnostics(keras.callbacks.Callback):
         The measurements in the latest mode count; the loss at the start is that of the
         first measurement of all.
         """
+        self.read_pending()
         if not self.modes:
             return {}
         latest = self.modes[-1]
