@@ -28,7 +28,10 @@ STEPS_PER_EXECUTION = 5
 ENCODERS = {"digits": (128, 64), "fashion_mnist": (256, 128)}
 
 
-def regimes(epochs: int) -> dict[str, dict[int, TrainingMode | ModeName]]:
+Schedules = dict[str, dict[int, TrainingMode | ModeName]]
+
+
+def regimes(epochs: int) -> Schedules:
     """The schedules that are compared, all with the same number of steps."""
     half = max(1, epochs // 2)
     return {
@@ -89,7 +92,7 @@ def run(settings: Settings) -> list[Run]:
         f"{settings.tuples:,} training tuples, {settings.epochs} epochs, Adam "
         f"{settings.learning_rate:g}, seed {settings.seed}."
     )
-    runs = _train_all(settings, console)
+    runs = train_all(settings, regimes(settings.epochs), console)
     _print_accuracies(console, settings, runs)
     _print_verdicts(console, runs)
     draw(runs, settings, folder / "demo.png")
@@ -101,8 +104,14 @@ def run(settings: Settings) -> list[Run]:
     return runs
 
 
-def _train_all(settings: Settings, console: Console) -> list[Run]:
-    """All regimes for each k, with a progress bar, or lines where it cannot be shown."""
+def train_all(settings: Settings, schedules: Schedules, console: Console) -> list[Run]:
+    """Trains all regimes for each k, and shows progress: a bar, or lines.
+
+    Args:
+        settings: What to run.
+        schedules: Dict from the name of a regime to its training mode by epoch.
+        console: Where progress is shown.
+    """
     if settings.data == "digits":  # Fashion-MNIST comes with a test set of its own
         images = tasks.load_digits(settings.seed)
     else:
@@ -117,11 +126,10 @@ def _train_all(settings: Settings, console: Console) -> list[Run]:
     )
     runs: list[Run] = []
     with bar as progress:
-        schedules = regimes(settings.epochs)
         total = len(settings.k) * len(schedules) * settings.epochs
         task = progress.add_task("", total=total)
         for k in settings.k:
-            for found in _train_regimes(settings, k, images, progress, task):
+            for found in _train_regimes(settings, k, schedules, images, progress, task):
                 runs.append(found)
                 if not console.is_terminal:
                     console.print(
@@ -133,7 +141,12 @@ def _train_all(settings: Settings, console: Console) -> list[Run]:
 
 
 def _train_regimes(
-    settings: Settings, k: int, images: Any, progress: Progress, task: Any
+    settings: Settings,
+    k: int,
+    schedules: Schedules,
+    images: Any,
+    progress: Progress,
+    task: Any,
 ) -> Iterator[Run]:
     """All regimes for one k, from the same weights.
 
@@ -145,7 +158,7 @@ def _train_regimes(
     model = _model(settings, k, train[0].shape[-1])
     variables = [*model.weights, *model.optimizer.variables]
     start = [v.numpy() for v in variables]
-    for regime, schedule in regimes(settings.epochs).items():
+    for regime, schedule in schedules.items():
         for variable, value in zip(variables, start, strict=True):
             variable.assign(value)
         keras.utils.set_random_seed(settings.seed)
