@@ -92,11 +92,15 @@ class Learning(NamedTuple):
         return 1.0 - self.trend.fall.above(CONVERGED * self.gained)
 
     def is_hopeless(self) -> bool:
-        """Whether the next thousand steps would bring next to nothing, beyond doubt."""
+        """Whether the next thousand steps would bring next to nothing.
+
+        With an error of 1 % at each look, not at all together: what is said of the skill
+        holds at all.
+        """
         if self.trend is None:
             return False
         ahead = self.trend.fall_within(max(HORIZON, self.trend.steps))
-        return ahead.high < UNMOVED * abs(self.start)
+        return ahead.above(UNMOVED * abs(self.start)) < inference.ERROR
 
 
 class Evidence:

@@ -26,6 +26,8 @@ STILL = 1e-7
 # A mean cosine between local and task gradient that is worth a word. Where the task's
 # gradient is noise it scatters about zero, so it need not be asked for.
 CONFLICT = -0.1
+# How certain it must be that the mean is below zero.
+OPPOSED = 0.999
 # Of what training achieves, the share that is lost with the module frozen. Below it
 # training does as well without.
 IDLE = 0.02
@@ -232,7 +234,8 @@ def _faults(evidence: Evidence, largest: float) -> list[tuple[str, float]]:
     # Steps get small where there is nothing left to learn.
     converged = evidence.learning.is_informed() and evidence.learning.is_flat()
     aligned = evidence.mean("local_alignment")
-    opposed = aligned.high < 0.0 and aligned.value < CONFLICT
+    # Of an expensive quantity there are too few looks to add up their errors.
+    against = 1.0 - aligned.above(0.0) if aligned.value < CONFLICT else 0.0
     return [
         ("exploding", share("signal_gain", lambda v: v > GAIN_HIGH)),
         # Dead units pass no signal on, and without one nothing moves.
@@ -240,7 +243,7 @@ def _faults(evidence: Evidence, largest: float) -> list[tuple[str, float]]:
         ("vanishing", share("signal_gain", lambda v: v < GAIN_LOW)),
         ("vanishing", share("grad_rms", lambda v: v <= GRADIENT_LOW * largest)),
         ("frozen", 1.0 if evidence.is_frozen(0.0 if converged else STILL) else 0.0),
-        ("conflicting", 1.0 - aligned.above(0.0) if opposed else 0.0),
+        ("conflicting", against if against > OPPOSED else 0.0),
     ]
 
 
