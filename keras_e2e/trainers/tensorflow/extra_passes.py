@@ -83,15 +83,20 @@ class ExtraPasses:
             return tf.cast(y, tf.float32)
         return tf.one_hot(tf.cast(tf.reshape(y, (-1,)), tf.int32), max(shape[1], 2))
 
-    def reference(self, y_pred: Any) -> tuple | None:
-        """The compiled loss of predictions, and of their mean given for every example."""
+    def reference(self, y_pred: Any, task_loss: Any) -> tuple | None:
+        """The compiled loss of predictions, and of their mean given for every example.
+
+        The task loss is the first of them where it has no penalties.
+        """
         compiled = compat.compiled_loss(self.model)
         if y_pred is None or compiled is None or self.given.y is None:
             return None
         y, weight = self.given.y, self.given.sample_weight
+        penalized = bool(self.model.losses)
         with keras.StatelessScope():  # a loss of several outputs keeps metrics
             constant = tree.map_structure(_mean_for_all, y_pred)
-            return tuple(compiled(y, p, sample_weight=weight) for p in (y_pred, constant))
+            own = compiled(y, y_pred, sample_weight=weight) if penalized else task_loss
+            return own, compiled(y, constant, sample_weight=weight)
 
     def _only_labels(self) -> bool:
         return self.given.y is None and bool(self.given.labels)

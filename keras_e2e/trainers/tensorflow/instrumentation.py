@@ -100,8 +100,9 @@ class StepInstrumentation:
         self.halves = self.passes.halves() if "halves" in self.needs else None
         self.local = self.passes.local() if "local" in self.needs else None
         self.classes = self.passes.classes() if "classes" in self.needs else None
-        wanted = "reference" in self.needs
-        self.reference = self.passes.reference(self.y_pred) if wanted else None
+        self.reference = None
+        if "reference" in self.needs:
+            self.reference = self.passes.reference(self.y_pred, self._task_loss())
         own, at_taps = found[: len(variables)], found[len(variables) :]
         direct, below = at_taps[: len(taps)], at_taps[len(taps) :]
         # Always those where there are any: in mixed precision a cast hides them from the
@@ -220,11 +221,14 @@ class StepInstrumentation:
             if found.get(id(v)) is not None
         }
 
+    def _task_loss(self) -> Any:
+        return self.losses.task if self.outputs else None
+
     def _loss_of(self, module: Module) -> Any:
         """The local loss of a module; for the last one the task loss."""
         if module.boundary is not None:
             return self.losses.local.get(module.name)
-        return self.losses.task if self.outputs else None
+        return self._task_loss()
 
 
 def _over_replicas(tensor: Any) -> Any:
