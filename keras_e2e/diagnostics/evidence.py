@@ -34,6 +34,8 @@ class Learning(NamedTuple):
         start: Float, the loss at the start of training.
         trend: `Trend` of the loss, None with too few measurements.
         skill: `Estimate` of the skill over the latter half; not known without one.
+        skill_now: The same over the latest eighth, ten measurements at least: a loss that
+            falls at last has no use for what was before.
         far: Boolean, whether much of the loss is left.
         rests: Boolean, whether it fell by less than 5 % over the latest measurements
             (`plateau.plateaued`): no proof that it will not fall again.
@@ -42,6 +44,7 @@ class Learning(NamedTuple):
     start: float
     trend: Trend | None
     skill: Estimate
+    skill_now: Estimate
     far: bool
     rests: bool
 
@@ -53,7 +56,7 @@ class Learning(NamedTuple):
     def informed(self) -> float:
         """How certain it is, from 0 to 1, that something was learned from the inputs."""
         if self.skill.known:
-            return 1.0 if self.skill.low > INFORMED else self.skill.above(INFORMED)
+            return max(self.skill.above(INFORMED), self.skill_now.above(INFORMED))
         if self.trend is None:
             return 0.0
         moved = self.trend.level.times(-1.0)
@@ -62,7 +65,9 @@ class Learning(NamedTuple):
     def is_informed(self) -> bool:
         """Whether it is beyond doubt that something was learned from the inputs."""
         if self.skill.known:
-            return self.skill.low > 0.0 and self.skill.value > INFORMED
+            return any(
+                s.low > 0.0 and s.value > INFORMED for s in (self.skill, self.skill_now)
+            )
         if self.trend is None:
             return False
         return self.trend.level.high < self.start - UNMOVED * abs(self.start)
@@ -110,6 +115,7 @@ class Evidence:
         measured: Dict from quantity to its measurements, NaN where there was none; those
             of `loss` are of the loss that the module serves.
         learned: `Learning`, of that loss.
+        first: The first ten measurements of `dormant_fraction`, be it in another mode.
 
     Attributes:
         learning: That of the arguments.
@@ -119,8 +125,13 @@ class Evidence:
         size: Integer, the number of measurements of the loss.
     """
 
-    def __init__(self, measured: Mapping[str, Sequence[float]], learned: Learning):
-        self._measured, self.learning = measured, learned
+    def __init__(
+        self,
+        measured: Mapping[str, Sequence[float]],
+        learned: Learning,
+        first: Sequence[float] = (),
+    ):
+        self._measured, self.learning, self._first = measured, learned, first
         self.size = len(measured["loss"])
         self.latest = {name: _latest(values) for name, values in measured.items()}
         numbers = {name: median(known) for name, (_, known) in self.latest.items()}
@@ -133,6 +144,19 @@ class Evidence:
         if len(known) < MEASUREMENTS:
             return 0.0
         return sign_test(sum(map(says, known)), len(known))
+
+    def dormant(self, bound: float) -> float:
+        """How certain it is that too many units are dormant, and it is a fault.
+
+        It is one where they were so from the start, or much of the loss is left. Units
+        that fall silent while all is learned are not needed: two of ten suffice for a
+        parity.
+        """
+        fine = self.learning.is_informed() and not self.learning.far
+        born = sum(value >= bound for value in self._first)
+        if fine and sign_test(born, len(self._first)) < 0.5:
+            return 0.0
+        return self.share("dormant_fraction", lambda value: value >= bound)
 
     def mean(self, quantity: str, share: float = 1.0) -> Estimate:
         """The mean of the latest share of the measurements."""
@@ -185,18 +209,20 @@ def learning(
         since: Integer, the index of the first measurement in the present mode.
     """
     if not len(losses):
-        return Learning(math.nan, None, NOTHING, far=False, rests=False)
+        return Learning(math.nan, None, NOTHING, NOTHING, far=False, rests=False)
     count = len(losses) - since
     every = max(1, count // LOOKBACK)
     # Counted from the end, so that the latest is among them.
     chosen = slice(since + (count - 1) % every if count else since, None, every)
     start = at_start(losses)
     own = inference.trend(steps[chosen], losses[chosen])
-    late = skills[since + count // 2 :: every]
-    skill = inference.mean(late) if len(late) else NOTHING
+    skill = inference.mean(skills[since + count // 2 :: every])
+    skill_now = inference.mean(skills[-max(MEASUREMENTS, count // 8) :: every])
+    if not skill_now.known or count < MEASUREMENTS:
+        skill_now = skill
     level = own.level.value if own else math.nan
-    left = 1.0 - skill.value if skill.known else level / start if start > 0 else 0.0
-    return Learning(start, own, skill, left > FAR, plateaued(losses[since:]))
+    left = 1.0 - skill_now.value if skill.known else level / start if start > 0 else 0.0
+    return Learning(start, own, skill, skill_now, left > FAR, plateaued(losses[since:]))
 
 
 def sign_test(says: int, count: int) -> float:

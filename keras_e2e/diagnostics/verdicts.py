@@ -157,7 +157,8 @@ def judge(
             losses = history.get("loss", {}).get(serves, ())
             skills = history.get("skill", {}).get(serves, ())
             of_loss[serves] = learning(steps, losses, skills, since)
-        evidence[module] = Evidence(measured, of_loss[serves])
+        first = history.get("dormant_fraction", {}).get(module, ())[:MEASUREMENTS]
+        evidence[module] = Evidence(measured, of_loss[serves], first)
     gradients = [e.numbers.get("grad_rms", math.nan) for e in evidence.values()]
     largest = max(filter(math.isfinite, gradients), default=math.nan)
     for module in modules:
@@ -239,7 +240,7 @@ def _faults(evidence: Evidence, largest: float) -> list[tuple[str, float]]:
     return [
         ("exploding", share("signal_gain", lambda v: v > GAIN_HIGH)),
         # Dead units pass no signal on, and without one nothing moves.
-        ("dormant", share("dormant_fraction", lambda v: v >= DORMANT)),
+        ("dormant", evidence.dormant(DORMANT)),
         ("vanishing", share("signal_gain", lambda v: v < GAIN_LOW)),
         ("vanishing", share("grad_rms", lambda v: v <= GRADIENT_LOW * largest)),
         ("frozen", 1.0 if evidence.is_frozen(0.0 if converged else STILL) else 0.0),

@@ -19,6 +19,8 @@ FLAT = {
     "skill": 0.001 * SCATTER,
     "descent": 1e-6 * SCATTER,
 }
+HALF = {"skill": 0.5 + 0.001 * SCATTER}
+LATE = np.concatenate([FLAT["loss"][:85], np.full(15, 0.01) + 0.001 * SCATTER[:15]])
 HEALTHY = {
     "loss": FALLING,
     "skill": 1.0 - FALLING / 2.3,
@@ -75,8 +77,12 @@ def test_a_module_that_learns_is_healthy():
         ({"grad_rms": [1.0] * 8 + [INF] * (COUNT - 8)}, "exploding"),
         ({"update_ratio": [NAN] * COUNT}, "exploding"),  # with a gradient: weights of NaN
         ({"dormant_fraction": [0.9] * COUNT}, "dormant"),
-        ({"dormant_fraction": with_end("dormant_fraction", *[0.9] * 8)}, "dormant"),
-        ({"dormant_fraction": with_end("dormant_fraction", *[0.9] * 7)}, "healthy"),
+        # Units fall silent: not needed where all is learned, a fault where it is not.
+        ({"dormant_fraction": with_end("dormant_fraction", *[0.9] * 10)}, "healthy"),
+        ({**HALF, "dormant_fraction": with_end("dormant_fraction", *[0.9] * 8)}, "dormant"),
+        ({**HALF, "dormant_fraction": with_end("dormant_fraction", *[0.9] * 7)}, "healthy"),
+        # It falls at last, and has no use for what was before.
+        ({"loss": LATE, "skill": 1.0 - LATE / 0.69}, "healthy"),
         ({"local_alignment": [NAN] * 90 + [-0.5, -0.4] * 5}, "conflicting"),
         ({"local_alignment": [NAN] * 97 + [-0.5] * 3}, "healthy"),  # too few
         ({"local_alignment": [NAN] * 90 + [-0.9, 0.7] * 5}, "healthy"),  # it scatters

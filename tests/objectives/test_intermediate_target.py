@@ -303,11 +303,11 @@ def test_a_target_that_makes_no_sense_is_refused(arguments, said):
 @pytest.mark.parametrize(
     ("loss", "h", "labels", "said"),
     [
-        (None, (B, C), (B, C), ["(6, 4)", "(6,)"]),
-        (None, (B, 5, C), (B,), ["(6,)", "(6, 5)"]),
-        (None, (B, 5, C), (B, 4), ["(6, 4)", "(6, 5)"]),
-        ("mse", (B, C), (B,), ["(6,)", "(6, 4)", "'mse'"]),
-        ("mse", (B, C), (B, 3), ["(6, 3)", "(6, 4)"]),
+        (None, (B, C), (B, C), ["(None, 4)", "(None,)"]),
+        (None, (B, 5, C), (B,), ["(None,)", "(None, 5)"]),
+        (None, (B, 5, C), (B, 4), ["(None, 4)", "(None, 5)"]),
+        ("mse", (B, C), (B,), ["(None,)", "(None, 4)", "'mse'"]),
+        ("mse", (B, C), (B, 3), ["(None, 3)", "(None, 4)"]),
     ],
     ids=str,
 )
