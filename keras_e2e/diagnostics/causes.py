@@ -4,6 +4,8 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
+from keras_e2e.diagnostics.evidence import GAIN_LOW
+
 # A module in one of these states is at fault itself, whatever the others do.
 OWN = ("conflicting",)
 
@@ -15,11 +17,12 @@ def name_causes(verdicts: Mapping[str, Any]) -> dict[str, Any]:
     units leave the modules behind them without input and those before them without
     signal. The first in this order is the cause, the others are its effects:
 
-    1. a module through which the signal explodes, the worst of them;
+    1. a module through which the signal explodes, the worst of them; or else the first
+       whose numbers are not finite;
     2. the first whose units are dormant or that swallows the signal: those behind it lack
        input, those before it lack a signal;
     3. the first that does not change although it gets a gradient, or is not trainable;
-    4. the first whose numbers are not finite, or that is starved.
+    4. the first that is starved.
 
     Args:
         verdicts: Dict from module, in order, to its `Verdict`.
@@ -51,8 +54,16 @@ def _root(alarming: Mapping[str, Any]) -> str:
     known = [name for name in by_state["exploding"] if not math.isnan(gain(name))]
     if known:
         return max(known, key=gain)
-    swallowing = [name for name in by_state["vanishing"] if not math.isnan(gain(name))]
-    blocking = [name for name in alarming if name in (*by_state["dormant"], *swallowing)]
+    if by_state["exploding"]:
+        return by_state["exploding"][0]
+    swallowed = any(gain(name) < GAIN_LOW for name in alarming)
+    vanishing = [
+        name
+        for name in by_state["vanishing"]
+        # The first module has no input whose signal could be measured.
+        if not math.isnan(gain(name)) or not swallowed
+    ]
+    blocking = [name for name in alarming if name in (*by_state["dormant"], *vanishing)]
     if blocking:
         return blocking[0]
     moved = [name for name in by_state["frozen"] if _is_own(alarming[name])]

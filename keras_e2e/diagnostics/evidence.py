@@ -13,6 +13,9 @@ from keras_e2e.diagnostics.plateau import MEASUREMENTS, at_start, plateaued
 # How far it looks back for quantities that are expensive, and how many measurements of the
 # loss it looks at, evenly spaced: a verdict costs as much late in a run as early.
 LOOKBACK = 500
+# The signal at a module's input, relative to that at its output. A module of many layers
+# may well lose two decades.
+GAIN_LOW, GAIN_HIGH = 1e-3, 1e3
 # As many steps again that lower the loss by less than this share of what was gained.
 CONVERGED = 0.02
 # BatchNorm's moving averages lag by hundreds of steps (momentum .99): before, what is

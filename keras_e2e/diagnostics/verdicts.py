@@ -11,13 +11,18 @@ from typing import NamedTuple
 
 from keras_e2e.diagnostics import reasons, states
 from keras_e2e.diagnostics.causes import name_causes
-from keras_e2e.diagnostics.evidence import LOOKBACK, Evidence, Learning, learning
+from keras_e2e.diagnostics.evidence import (
+    GAIN_HIGH,
+    GAIN_LOW,
+    LOOKBACK,
+    Evidence,
+    Learning,
+    learning,
+)
 from keras_e2e.diagnostics.plateau import MEASUREMENTS
 from keras_e2e.diagnostics.states import Place
 
-# The signal at a module's input, relative to that at its output; and a gradient relative
-# to the largest of any module. A module of many layers may well lose two decades.
-GAIN_LOW, GAIN_HIGH = 1e-3, 1e3
+# A gradient relative to the largest of any module.
 GRADIENT_LOW = 1e-5
 # Dormant units: healthy ReLU networks leave up to half of theirs unused.
 DORMANT = 0.7

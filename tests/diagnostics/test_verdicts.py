@@ -233,7 +233,11 @@ DEAD = {"dormant_fraction": [1.0] * COUNT, "signal_gain": [0.0] * COUNT}
         ({"a": NO_GRADIENT, "b": {"signal_gain": [1e-6] * COUNT}}, "b", ["a"]),
         ({"a": NO_GRADIENT, "b": NO_GRADIENT, "c": {"signal_gain": [0.0] * COUNT}}, "c",
          ["a", "b"]),
+        # Saturated units at the start: the signal arrives, and goes no further.
+        ({"a": NO_GRADIENT, "b": {"dormant_fraction": [0.9] * COUNT}}, "a", ["b"]),
         ({"c": {"signal_gain": [1e6] * COUNT}, "a": DEAD}, "c", ["a"]),
+        # Weights of NaN behind which a ReLU makes zeros.
+        ({"a": {"update_ratio": [NAN] * COUNT}, "b": DEAD, "c": DEAD}, "a", ["b", "c"]),
         (dict.fromkeys(("a", "b", "c"), NOISE) | {"out": FLAT}, "a", ["b", "c", "out"]),
         ({"out": {"loss": [NAN] * COUNT}}, "a", ["b", "c", "out"]),
     ],
