@@ -225,6 +225,8 @@ def learning(
         skill_now = skill
     level = own.level.value if own else math.nan
     left = 1.0 - skill_now.value if skill.known else level / start if start > 0 else 0.0
+    if level < 0.0:  # how low such a loss may get is not known
+        left = 0.0
     return Learning(start, own, skill, skill_now, left > FAR, plateaued(losses[since:]))
 
 

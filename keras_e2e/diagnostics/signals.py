@@ -75,6 +75,8 @@ class SignalCoherence(Quantity):
 class ModuleLoss(Quantity):
     """The loss that trains a module: its local loss, or the task loss for the last one.
 
+    A module that an objective sends a signal has none (`objectives.Signal`).
+
     Args:
         schedule: Integer or `None`: when it is measured (see `Quantity`). Defaults to
             `None`, whenever the callback measures.
@@ -104,7 +106,10 @@ class Skill(Quantity):
     0 where the prediction does as well for all examples alike, as with a model that knows
     only how frequent the classes are; 1 where nothing is left of the loss; below 0 where
     the inputs mislead. With the squared error it is the coefficient of determination of
-    predictions that are right on average. Measured of the last module alone.
+    predictions that are right on average. A loss that may be below zero has no level at
+    which nothing is left; where either of the two is, the difference is taken as a share
+    of the larger size. Measured of the last module alone, on batches of two examples or
+    more: with one, its prediction is the mean.
 
     Args:
         schedule: Integer or `None`: when it is measured (see `Quantity`). Defaults to
@@ -129,4 +134,9 @@ class Skill(Quantity):
         loss, reference = (
             module.total(ops.cast(value, "float32")) for value in module.prediction_losses
         )
-        return 1.0 - loss / reference, state
+        # A share of a number below zero would turn the sign round.
+        larger = ops.maximum(ops.abs(loss), ops.abs(reference))
+        size = ops.where(ops.minimum(loss, reference) < 0.0, larger, reference)
+        examples = module.num_examples / module.total(ops.ones(()))
+        skill = (reference - loss) / size
+        return ops.where(examples > 1.0, skill, float("nan")), state

@@ -108,6 +108,27 @@ def test_padding_counts_in_no_mean():
     np.testing.assert_allclose(history["skill"]["out"], [expected], rtol=1e-4)
 
 
+def test_a_batch_of_one_example_has_no_skill_for_its_prediction_is_the_mean():
+    model = model_of_two()
+    watch = ModuleDiagnostics(1, [Skill()])
+    model.fit(X[:5], Y[:5], 2, verbose=0, callbacks=[watch], shuffle=False)
+    known = np.isfinite(watch.history["skill"]["out"])
+    assert known.tolist() == [True, True, False]  # two batches of two, one of one
+
+
+@pytest.mark.parametrize("offset", [-0.1, -1.0, -100.0])
+def test_skill_has_the_right_sign_where_the_loss_is_below_zero(offset):
+    def shifted(y, prediction):
+        return keras.ops.mean(keras.ops.square(y - prediction), -1) + offset
+
+    model = model_of_two(optimizer=keras.optimizers.Adam(0.05), loss=shifted)
+    kernel = model.get_layer("out").kernel
+    kernel.assign(tf.zeros_like(kernel))
+    history = measured(model, Skill(), epochs=60)["skill"]["out"]
+    assert history[0] == pytest.approx(0.0, abs=1e-6)
+    assert history[-1] > 0.004 and np.abs(history).max() <= 2.0
+
+
 @pytest.mark.parametrize("mode", ["end_to_end", "local"])
 def test_there_is_no_skill_without_a_compiled_loss(mode):
     inputs = keras.Input((5,))

@@ -59,6 +59,8 @@ def test_a_module_that_learns_is_healthy():
         (FLAT, "starved"),
         ({"loss": RESTING, "skill": [0.95] * COUNT}, "converged"),
         ({"loss": RESTING + 1.0, "skill": [0.5] * COUNT}, "stalled"),
+        # How much of a loss is left that may be below zero is not known.
+        ({"loss": RESTING - 1.0, "skill": [0.6] * COUNT}, "converged"),
         ({"skill": FLAT["skill"]}, "healthy"),  # it falls
         ({"loss": FLAT["loss"]}, "healthy"),  # it has learned something
         # Nobody can tell: the scatter is larger than what was learned.

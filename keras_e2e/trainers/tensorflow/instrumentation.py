@@ -227,6 +227,8 @@ class StepInstrumentation:
     def _loss_of(self, module: Module) -> Any:
         """The local loss of a module; for the last one the task loss."""
         if module.boundary is not None:
+            if module.objective is not None and module.objective.feedback_source:
+                return None  # a signal of the objective's making adds 0: it has no loss
             return self.losses.local.get(module.name)
         return self._task_loss()
 

@@ -1,0 +1,46 @@
+"""Verdicts on whole trainings that the benchmark does not have."""
+
+import keras
+import numpy as np
+import pytest
+
+import keras_e2e as e2e
+
+layers = keras.layers
+RNG = np.random.default_rng(0)
+X = RNG.normal(size=(256, 6)).astype("float32")
+CLASSES = (X[:, 0] > 0).astype(int) + (X[:, 1] > 0)
+
+
+def model_of_three(objective=None):
+    base = keras.Sequential(
+        [
+            keras.Input((6,)),
+            layers.Dense(16, "tanh", name="a"),
+            layers.Dense(16, "tanh", name="b"),
+            layers.Dense(3, "softmax", name="out"),
+        ]
+    )
+    return e2e.modularize(base, {"a": objective, "b": objective})
+
+
+@pytest.mark.parametrize("signal", ["feedback_alignment", "synthetic_gradient"])
+def test_a_module_that_a_signal_trains_is_judged_by_the_loss_of_the_task(signal):
+    model = model_of_three(signal)
+    model.compile(keras.optimizers.Adam(0.01), "sparse_categorical_crossentropy")
+    model.training_mode = "local"
+    watch = e2e.callbacks.ModuleDiagnostics(update_freq=4)
+    model.fit(X, CLASSES, epochs=20, verbose=0, callbacks=[watch])
+    assert np.isnan(watch.history["loss"]["a"]).all(), "a signal has no loss"
+    found = watch.verdicts()
+    assert {name: verdict.state for name, verdict in found.items()} == dict.fromkeys(
+        ("a", "b", "out"), "healthy"
+    )
+
+
+def test_a_training_with_batches_of_one_example_is_healthy():
+    model = model_of_three()
+    model.compile(keras.optimizers.SGD(0.05), "sparse_categorical_crossentropy")
+    watch = e2e.callbacks.ModuleDiagnostics()
+    model.fit(X, CLASSES, 1, epochs=6, verbose=0, callbacks=[watch])
+    assert [verdict.state for verdict in watch.verdicts().values()] == ["healthy"] * 3
