@@ -44,7 +44,10 @@ class Descent(Quantity):
 
     name = "descent"
     formula = "-g . mean(dtheta before)"
-    interpretation = "above 0 the module's steps lower the loss on batches not seen yet"
+    interpretation = (
+        "above 0 the module's steps lower the loss on batches not seen yet; near or below "
+        "0 is common in healthy training, too"
+    )
     unit = "loss per step"
     source = "Lan et al. 2019, loss change allocation (arXiv 1909.01440), on a fresh batch"
     extra_outputs = ("descent_cosine",)

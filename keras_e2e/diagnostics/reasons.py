@@ -1,4 +1,6 @@
-"""Why a module is unclear, in a sentence each."""
+"""Why a module is judged so, or is not, in a sentence each."""
+
+import math
 
 from keras_e2e.diagnostics.evidence import HORIZON, UNMOVED, Evidence, Learning
 from keras_e2e.diagnostics.plateau import MEASUREMENTS
@@ -20,6 +22,24 @@ def too_few(evidence: Evidence) -> str:
         f"A verdict takes {MEASUREMENTS} measurements in one training mode; so far there "
         f"{'is' if count == 1 else 'are'} {count}. Lower update_freq or train longer."
     )
+
+
+def not_finite(evidence: Evidence) -> str:
+    """Says which numbers are no longer finite.
+
+    Args:
+        evidence: `Evidence` of the module.
+    """
+    wild = {}
+    for name in ("loss", "grad_rms", "update_ratio"):
+        last, _ = evidence.latest.get(name, ([], []))
+        count = sum(not math.isfinite(value) for value in last)
+        if count:
+            wild[name] = f"{name} in {count} of the latest {len(last)} measurements"
+    found = ", ".join(wild.values())
+    weights = wild.keys() == {"update_ratio"}
+    end = " Some weights have become NaN." if weights else ""
+    return f"Numbers are NaN or infinite: {found}.{end}"
 
 
 def undecided(learned: Learning, evidence: Evidence) -> str:

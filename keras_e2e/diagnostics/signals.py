@@ -28,7 +28,7 @@ class SignalGain(Quantity):
 
     name = "signal_gain"
     formula = "norm(delta_{m-1}) / norm(delta_m)"
-    interpretation = "O(1); its product over depth says where the signal dies"
+    interpretation = "about 1; its product over depth says where the signal dies"
     source = "Pennington et al. 2017, dynamical isometry (arXiv 1711.04735)"
     healthy = (0.1, 10.0)
 
@@ -90,7 +90,7 @@ class ModuleLoss(Quantity):
 
     name = "loss"
     formula = "local loss of the module; task loss of the last"
-    interpretation = "falls"
+    interpretation = "falls; a module without one is judged by the task loss"
     source = "the compiled loss, or the objective's own source"
 
     def compute(self, module: ModuleView, state: list) -> tuple[Any, list]:
@@ -124,7 +124,9 @@ class Skill(Quantity):
 
     name = "skill"
     formula = "1 - loss / loss of the mean prediction"
-    interpretation = "0: no better than a prediction that is the same for all examples"
+    interpretation = (
+        "0: no better than a prediction that is the same for all examples; 1: no loss left"
+    )
     source = "the skill score of forecasts, Murphy 1988"
     extra_passes = ("reference",)
 

@@ -55,7 +55,7 @@ class Verdict(NamedTuple):
             cause (dormant units, say): `"starved"`, or `"stalled"` where the loss rests
             with much of it left, be it for good or not. Empty otherwise.
         why: String, what the state does not say, in a sentence: why an unclear module is
-            not judged, for instance; empty otherwise.
+            not judged, or which numbers are not finite, for instance; empty otherwise.
         cause: String, the module whose fault this one's state is an effect of; empty if
             it is no effect.
         place: `Place`, what the module is and has, which the advice depends on.
@@ -88,9 +88,9 @@ class Verdict(NamedTuple):
             return f"{self.summary}. Effect of {self.cause}: mend that first."
         known = states.BY_NAME[self.state]
         said = " ".join(filter(None, [known.meaning, self.why]))
-        if self.state == "unclear":
+        if self.state in ("unclear", "exploding"):
             said = self.why or known.meaning
-        advice = states.advice(self.state, self.place)
+        advice = states.advice(self.state, self.place, self.numbers)
         return " ".join(filter(None, [f"{self.summary}.", said, advice]))
 
     @property
@@ -222,7 +222,8 @@ def _judge_one(evidence: Evidence, largest: float, frozen: bool) -> Verdict:
         return Verdict("unclear", 0.0, evidence.numbers, why=reasons.FROZEN)
     blown = evidence.blown()
     if blown >= CERTAIN:
-        return Verdict("exploding", min(blown, MOST), evidence.numbers)
+        wild = reasons.not_finite(evidence)
+        return Verdict("exploding", min(blown, MOST), evidence.numbers, why=wild)
     if evidence.size < MEASUREMENTS:
         few = reasons.too_few(evidence)
         return Verdict("unclear", 0.0, evidence.numbers, why=few)

@@ -12,9 +12,10 @@ from keras_e2e.callbacks.steps import batches_per_step
 from keras_e2e.diagnostics import OnDemand
 from keras_e2e.diagnostics.verdicts import with_measured
 from keras_e2e.models.diagnosed import as_modules, refuse_model
-from keras_e2e.models.diagnosis import Diagnosis, explanations
+from keras_e2e.models.diagnosis import Diagnosis
 from keras_e2e.models.diagnosis_data import TrainingData, ValidationData
 from keras_e2e.models.diagnosis_steps import Progress, StopAfter
+from keras_e2e.models.diagnosis_words import explanations
 from keras_e2e.modules.training_mode import ModeName, TrainingMode
 from keras_e2e.trainers.modular_trainer import ModularTrainer
 from keras_e2e.utils.state import preserve_everything
@@ -161,12 +162,32 @@ def _notes(model: keras.Model, modular: Any, stop: StopAfter) -> list[str]:
             f"{model.name!r} is judged as one module: it has no layer that all paths from "
             "input to output cross, with weights before and after it."
         )
+    elif not isinstance(model, ModularTrainer):
+        notes += _split(modular)
     if stop.taken < stop.steps:
         notes.append(
             f"The data ended after {stop.taken} of {stop.steps} steps. Give data that can "
             "be gone through again, or fewer steps."
         )
     return notes
+
+
+def _split(modular: Any) -> list[str]:
+    """Which layers stand behind the names of the modules, where these do not say it."""
+    spans = []
+    for module in modular.modules:
+        layers = [layer.name for layer in module.layers if layer.weights]
+        if layers and layers != [module.name]:
+            between = " to " if len(layers) > 1 else ""
+            last = layers[-1] if between else ""
+            spans.append(f"{module.name} ({layers[0]}{between}{last})")
+    if not spans:
+        return []
+    return [
+        "A module goes by its last layer and is judged as a whole. Its layers with "
+        f"weights: {', '.join(spans)}. To look closer, diagnose "
+        "e2e.modularize(model, boundaries), compiled."
+    ]
 
 
 def _refuse_mode(model: Any, mode: Any) -> None:

@@ -2,8 +2,8 @@
 
 import html
 import io
+import itertools
 import math
-from collections.abc import Iterable
 from numbers import Integral
 from typing import Any, NamedTuple
 
@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 from keras_e2e.diagnostics import Verdict, default_quantities, states
-from keras_e2e.diagnostics.quantity import Described
+from keras_e2e.models.diagnosis_words import SYMBOLS
 
 # The numbers that the table shows, of those that were measured.
 SHOWN = (
@@ -24,6 +24,10 @@ SHOWN = (
     "dormant_fraction",
 )
 WIDTH = 100
+# So many measurements without a number, and one is gone.
+LATE = 10
+# Columns of words; the others are numbers.
+WORDS = ("#", "module", "verdict")
 
 
 class _Sheet(NamedTuple):
@@ -38,8 +42,9 @@ class Diagnosis(NamedTuple):
     """What `diagnose` found.
 
     Printed (and in a notebook) it is a table of the modules, a second one of what was
-    measured on demand, what each number means, and a sentence for each module that is
-    unclear or that something can be done about: causes first, with their effects.
+    measured on demand, a sentence for each module that is unclear or that something can be
+    done about (causes first, with their effects), how it was made, and what each number
+    means.
 
     Attributes:
         verdicts: Dict from module to its `diagnostics.Verdict`, in order.
@@ -71,18 +76,17 @@ class Diagnosis(NamedTuple):
                 title=sheet.title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False
             )
             for name in sheet.header:
-                left = name in ("#", "module", "verdict")
                 broken = name.replace("_", "_\n").replace("confidence", "confi-\ndence")
                 table.add_column(
                     broken,
-                    justify="left" if left else "right",
+                    justify="left" if name in WORDS else "right",
                     overflow="fold",
                     no_wrap=name != "module",  # the only one that is as long as it likes
                 )
             for row in sheet.rows:
                 table.add_row(*row)
             console.print(table)
-        for lines in (self._remarks(), self._messages(), self._explained()):
+        for lines in (self._messages(), self._remarks(), self._explained()):
             for line in lines:
                 console.print(line)
             if lines:
@@ -90,24 +94,25 @@ class Diagnosis(NamedTuple):
         return text.getvalue().rstrip()
 
     def __repr__(self) -> str:
-        judged = ", ".join(f"{name}: {v.state}" for name, v in self.verdicts.items())
+        judged = ", ".join(f"{name}: {_state(v)}" for name, v in self.verdicts.items())
         return f"<Diagnosis after {self.trained_steps} steps: {judged}>"
 
     def _repr_html_(self) -> str:
         """What a notebook shows."""
         parts = []
         for sheet in self._sheets():
-            rows = [
-                "<tr>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in row) + "</tr>"
-                for row in sheet.rows
-            ]
-            header = "".join(self._heading(name) for name in sheet.header)
-            parts.append(
-                f"<table><caption>{html.escape(sheet.title)}</caption><thead><tr>{header}"
-                f"</tr></thead><tbody>{''.join(rows)}</tbody></table>"
+            names = sheet.header
+            header = "".join(
+                _cell("th", name, name, self.explanations.get(name)) for name in names
             )
-        lines = [*self._remarks(), *self._messages()]
-        parts += [f"<p>{html.escape(line)}</p>" for line in lines]
+            rows = [map(_cell, itertools.repeat("td"), names, row) for row in sheet.rows]
+            body = "".join(f"<tr>{''.join(row)}</tr>" for row in rows)
+            parts.append(
+                f'<table><caption style="text-align:left">{html.escape(sheet.title)}'
+                f"</caption><thead><tr>{header}</tr></thead><tbody>{body}</tbody></table>"
+            )
+        for line in (*self._messages(), *self._remarks()):
+            parts.append(f"<p>{html.escape(line)}</p>")
         items = "".join(f"<li>{html.escape(line)}</li>" for line in self._explained())
         return "".join(parts) + (f"<ul>{items}</ul>" if items else "")
 
@@ -179,8 +184,12 @@ class Diagnosis(NamedTuple):
                 f"Loss on the validation data: {before:.4g} before, {after:.4g} after "
                 f"{self.trained_steps} steps."
             )
-        numbers = [n for found in self.measured.values() for n in found.values()]
-        if any(map(math.isnan, numbers)):
+        cells = [cell for sheet in self._sheets() for row in sheet.rows for cell in row]
+        if any(cell.startswith("(") for cell in cells):
+            notes.append("In parentheses: an effect of the fault of another module.")
+        if "NaN" in cells:
+            notes.append("NaN: infinite, 0 / 0, or made from such numbers.")
+        if "" in cells:
             notes.append(
                 "Blank: the quantity does not apply to this module, or has no value here."
             )
@@ -201,30 +210,30 @@ class Diagnosis(NamedTuple):
                 lines.append(f"{module}: {verdict.message}")
             if module in effects:
                 lines.append(f"{', '.join(effects[module])}: effects of {module}")
+        if not any(verdict.alarm for verdict in self.verdicts.values()):
+            lines.insert(0, "No alarm: no fault was found in any module.")
         return lines
 
     def _explained(self) -> list[str]:
         """What each number in the tables means."""
         names = [name for sheet in self._sheets() for name in sheet.header]
-        return [self.explanations[name] for name in names if name in self.explanations]
-
-    def _heading(self, name: str) -> str:
-        title = self.explanations.get(name)
-        hint = f' title="{html.escape(title)}"' if title else ""
-        return f"<th{hint}>{html.escape(name)}</th>"
+        known = [self.explanations[name] for name in names if name in self.explanations]
+        return [*known, SYMBOLS] if known else []
 
     def _sheets(self) -> list[_Sheet]:
-        sheets = [self._judged()]
-        return [*sheets, self._on_demand()] if self.measured else sheets
+        return [self._judged(), *([self._on_demand()] if self.measured else [])]
 
     def _judged(self) -> _Sheet:
         known = {name for verdict in self.verdicts.values() for name in verdict.numbers}
         columns = [name for name in SHOWN if name in known]
         rows = []
         for number, (module, verdict) in enumerate(self.verdicts.items(), start=1):
-            confidence = "" if verdict.state == "unclear" else f"{verdict.confidence:.0%}"
-            numbers = [verdict.numbers.get(name, math.nan) for name in columns]
-            rows.append((str(number), module, verdict.state, confidence, *_texts(numbers)))
+            confidence = "-" if verdict.state == "unclear" else f"{verdict.confidence:.0%}"
+            texts = _texts([verdict.numbers.get(name, math.nan) for name in columns])
+            for place, name in enumerate(columns):
+                if _is_lost(self.history.get(name, {}).get(module, [])):
+                    texts[place] = "NaN"  # the median is that of before
+            rows.append((str(number), module, _state(verdict), confidence, *texts))
         header = ("#", "module", "verdict", "confidence", *columns)
         return _Sheet(f"Modules after {self.trained_steps} steps", header, rows)
 
@@ -237,23 +246,20 @@ class Diagnosis(NamedTuple):
         return _Sheet("Measured on demand, before those steps", header, rows)
 
 
-def explanations(quantities: Iterable[Described]) -> dict[str, str]:
-    """For each number a sentence: what it is, how to read it, and what is usual."""
-    return {name: _explanation(each, name) for each in quantities for name in each.columns}
+def _state(verdict: Verdict) -> str:
+    """The state of a module, in parentheses if it is an effect."""
+    return f"({verdict.state})" if verdict.cause else verdict.state
 
 
-def _explanation(described: Described, column: str) -> str:
-    text = f"{column} = {described.formula}"
-    if column != described.name:
-        text = f"{column}: measured with {described.name} = {described.formula}"
-    if described.unit:
-        text += f" [{described.unit}]"
-    if described.interpretation:
-        text += f": {described.interpretation}"
-    if described.healthy is not None and column == described.name:
-        low, high = described.healthy
-        text += f"; healthy from {low:g} to {high:g}"
-    return text + "."
+def _is_lost(values: list[float]) -> bool:
+    """Whether there were numbers, and there are none any more."""
+    return all(map(math.isnan, values[-LATE:])) and any(map(math.isfinite, values))
+
+
+def _cell(tag: str, column: str, text: str, hint: str | None = None) -> str:
+    side = "left" if column in WORDS else "right"
+    title = f' title="{html.escape(hint)}"' if hint else ""
+    return f'<{tag} style="text-align:{side}"{title}>{html.escape(text)}</{tag}>'
 
 
 def _texts(numbers: list[float]) -> list[str]:

@@ -262,13 +262,13 @@ def test_a_module_that_gets_a_gradient_and_does_not_follow_is_a_fault_of_its_own
     ("place", "words"),
     [
         (Place(task=True), "inputs and targets belong together"),
-        (Place(objective="Prediction"), "Train it by its own objective first"),
+        (Place(objective="Prediction"), "train it by its own objective"),
         (
             Place(objective="IntermediateTarget", labels=False),
             "labels that y does not hold",
         ),
-        (Place(objective="IntermediateTarget", labels=True), "Train it by its own"),
-        (Place(), "Give its boundary an objective"),
+        (Place(objective="IntermediateTarget", labels=True), "train it by its own"),
+        (Place(), "give its boundary an objective"),
     ],
 )
 def test_advice_fits_what_the_module_is_and_has(place, words):
@@ -322,3 +322,34 @@ def test_a_module_without_which_training_does_as_well_is_idle(state, utility, ex
         assert found.message.startswith(
             f"Idle (80 % confidence): frozen_utility {utility:.3g}."
         )
+
+
+def test_advice_goes_by_the_numbers():
+    flat = states.advice("starved", Place(), {"update_ratio": 1e-3})
+    assert flat.startswith("First check that inputs and targets belong together")
+    small = states.advice("starved", Place(), {"update_ratio": 5e-6})
+    assert small.startswith("The steps are small (update_ratio 5e-06")
+    some = {"dormant_fraction": 0.8, "skill": 0.0}
+    assert "inputs and targets" in states.advice("dormant", Place(), some)
+    for other in ({**some, "dormant_fraction": 1.0}, {**some, "skill": 0.5}, {}):
+        assert "inputs and targets" not in states.advice("dormant", Place(), other)
+
+
+def test_what_is_not_trainable_is_told_from_what_does_not_move():
+    words = "None of its weights is trainable"
+    assert words in states.advice("frozen", Place(), {"grad_rms": 0.1})
+    for numbers in ({"update_ratio": 0.0}, {}):
+        assert words not in states.advice("frozen", Place(), numbers)
+
+
+def test_numbers_that_are_not_finite_are_named():
+    verdict = state_of(loss=[1.0] * 8 + [NAN] * (COUNT - 8))
+    assert "loss in 10 of the latest 10 measurements" in verdict.message
+    assert "grows" not in verdict.message
+    assert "Some weights have become NaN" in state_of(update_ratio=[NAN] * COUNT).message
+
+
+def test_what_is_not_a_number_is_no_evidence_in_words():
+    assert states.summary("vanishing", 0.9, {"signal_gain": NAN, "grad_rms": 0.0}) == (
+        "Vanishing (90 % confidence): grad_rms 0"
+    )

@@ -198,7 +198,7 @@ def test_the_steps_are_those_of_the_diagnosis():
     model.fit(X, Y, verbose=0)
     found = e2e.diagnose(model, X, Y, steps=52)
     assert found.trained_steps == 52 and found.steps[-1] != 52
-    assert "Modules after 52 steps" in str(found) and "Blank" not in str(found)
+    assert "Modules after 52 steps" in str(found)
 
 
 def test_quantities_on_demand_take_arrays():
@@ -238,7 +238,7 @@ def test_a_notebook_shows_the_tables_and_messages():
     assert page.count("<table>") == page.count("</table>") == 2
     for cell in ("confidence", "dormant", "90%", "0.5", "reset_utility", "0.1"):
         assert f">{cell}<" in page
-    assert "<td></td>" in page and "Blank: " in page and "Blank: " in str(found)
+    assert '"></td>' in page and "Blank: " in page and "Blank: " in str(found)
     assert "Modules after 100 steps" in page
     assert name in str(found)  # no markup of rich's
     assert repr(found) == f"<Diagnosis after 100 steps: {name}: dormant, out: unclear>"
@@ -262,8 +262,40 @@ def test_causes_come_first_and_their_effects_in_one_line():
     }
     found = Diagnosis(verdicts, {}, [], {}, 50)
     text = str(found)
-    lines = ["b1: Frozen", "b2: Dormant", "b3, cls: effects of b2"]
+    assert "(vanishing)" in text and "(starved)" in text and "No alarm" not in text
+    assert "b3: (vanishing), cls: (starved)>" in repr(found)
+    lines = ["b1: Frozen", "b2: Dormant", "b3, cls: effects of b2", "In parentheses"]
     assert sorted(map(text.index, lines)) == [*map(text.index, lines)]
     assert "b3: " not in text and "cls: Starved" not in text
     assert found.to_dict()["verdicts"]["cls"]["cause"] == "b2"
     assert "<p>b3, cls: effects of b2</p>" in found._repr_html_()
+
+
+def test_without_an_alarm_it_says_so():
+    verdicts = {
+        "a": Verdict("healthy", 0.9, {}),
+        "b": Verdict("unclear", 0.0, {}, why="Why."),
+    }
+    text = str(Diagnosis(verdicts, {}, [], {}, 50))
+    assert text.index("No alarm: ") < text.index("b: Unclear. Why.")
+
+
+def test_what_is_no_longer_a_number_is_shown_as_such():
+    numbers = {"loss": 2.3, "update_ratio": 0.5}
+    history = {
+        "loss": {"a": [math.nan] * 12},  # it never had one: the number is that of the task
+        "update_ratio": {"a": [0.5, 0.5, *[math.nan] * 10]},
+    }
+    found = Diagnosis({"a": Verdict("exploding", 0.9, numbers)}, history, [], {}, 50)
+    row = next(line for line in str(found).splitlines() if "exploding" in line)
+    assert row.split()[-2:] == ["2.3", "NaN"]
+
+
+def test_the_layers_behind_the_names_are_told():
+    names = [f"d{i}" for i in range(8)]
+    stack = [layers.Dense(4, name=name) for name in names]
+    model = keras.Sequential([keras.Input((8,)), *stack])
+    model.compile("sgd", "mse")
+    found = e2e.diagnose(model, X, X[:, :4], steps=10, update_freq=1, verbose=0)
+    last = [*found.verdicts][-1]
+    assert last == "d7" and " to d7)" in found.notes[0]

@@ -89,6 +89,15 @@ class RunData:
             before = step
         return found
 
+    def _latest_of(self, module: str, since: float) -> dict[str, float]:
+        """The latest number of each quantity of a module, none from before a step."""
+        return {
+            quantity: series[module].values[-1]
+            for quantity, series in self.quantities.items()
+            if module in series and series[module].values
+            if series[module].steps[-1] >= since
+        }
+
     def verdict(self, module: str) -> Verdict | None:
         """The latest verdict on a module, with the latest numbers; None without one.
 
@@ -100,14 +109,13 @@ class RunData:
             return None
         state = named(code, list(states.BY_NAME))
         since = self.switches()[-1][0] if self.modes.steps else -math.inf
-        numbers = {
-            quantity: series[module].values[-1]
-            for quantity, series in self.quantities.items()
-            if module in series and series[module].values
-            if series[module].steps[-1] >= since
-        }
+        numbers = self._latest_of(module, since)
+        # A module without a loss of its own serves the task, whose loss is the last's.
+        serves = module if "loss" in numbers else self.modules[-1]
+        of_task = self._latest_of(serves, since)
+        numbers |= {name: of_task[name] for name in ("loss", "skill") if name in of_task}
         if "loss" in numbers:
-            numbers["loss at start"] = self.quantities["loss"][module].values[0]
+            numbers["loss at start"] = self.quantities["loss"][serves].values[0]
         confidence = _latest(self.confidence.get(module))
         by_number = {int(m.split("_", 1)[0]): m.split("_", 1)[1] for m in self.modules}
         cause, place = (_code(kept.get(module)) for kept in (self.causes, self.places))

@@ -24,6 +24,7 @@ from keras_e2e.visualization.tensorboard import plugin as ours
 from keras_e2e.visualization.tensorboard import run_reader
 from keras_e2e.visualization.tensorboard.event_writer import Writer
 from keras_e2e.visualization.tensorboard.plugin import FILES, STATIC, ModulesPlugin, as_json
+from keras_e2e.visualization.tensorboard.run_data import Scalar, gather
 from keras_e2e.visualization.tensorboard.run_reader import MOST_MEASUREMENTS, Runs
 
 MODULES = ["encoder", "mixer", "classifier"]
@@ -358,3 +359,16 @@ def test_the_page_knows_how_each_state_looks(name):
     text = (STATIC / name).read_text()
     for state in states.BY_NAME:
         assert f"'{state}'" in text, f"{state} is not in {name}"
+
+
+def test_what_serves_the_task_is_judged_by_its_loss():
+    starved = states.CODES["starved"]
+    run = gather(
+        "modules",
+        [
+            Scalar("e2e_loss/02_out", [1, 11], [0.7, 0.6]),
+            Scalar("e2e_verdict/01_encoder", [11], [starved]),
+            Scalar("e2e_verdict/02_out", [11], [starved]),
+        ],
+    )
+    assert run.verdict("01_encoder").summary == "Starved: loss 0.6 (0.7 at the start)"

@@ -224,10 +224,18 @@ def test_a_live_run_grows_without_a_reload(browser, server):
         log.put(501, "loss", [0.3, 0.2, 0.1])
         log.put(501, "gradient_snr", [0.5] * 3)
         log.put(501, "grad_rms", [0.5] * 3)
-        log.judge(501, ["dormant", "healthy", "healthy"])
+        log.judge(501, ["dormant", "starved", "starved"])
+        log.put(501, "cause", [0, 1, 1])
         log.close()
         see(tab.frame.locator(".status"), "up to step 501")
         see(tab.panel.locator(".alarms"), "dormant")
+        # An effect has not the look of an alarm.
+        see(tab.panel.locator(".chain li").nth(1), "effect of encoder")
+        looks = tab.panel.locator(".chain .badge").evaluate_all(
+            "all => all.map(e => getComputedStyle(e).backgroundColor)"
+        )
+        assert looks[0] != looks[1] == looks[2] == "rgba(0, 0, 0, 0)"
+        sync_api.expect(tab.panel.get_by_text("without alarm")).to_be_hidden()
         see(tab.panel.locator("table tr").nth(1), "501")  # still open
         assert heat.evaluate("() => window.draws") > 0
         assert heat.evaluate("plot => plot.layout.xaxis.range") == zoom

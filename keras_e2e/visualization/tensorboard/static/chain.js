@@ -5,6 +5,7 @@ import {h, plural, whole} from './dom.js';
 const SHORT = new Intl.NumberFormat('en', {notation: 'compact', maximumSignificantDigits: 4});
 
 // Those with a look of their own in style.css; others of a newer version go by the alarm.
+// An effect has none of an alarm's colors: nothing is to be mended there.
 const KNOWN = [
   'unclear', 'healthy', 'converged', 'starved', 'vanishing', 'exploding', 'dormant', 'frozen',
   'conflicting', 'stalled', 'idle',
@@ -12,6 +13,7 @@ const KNOWN = [
 
 function looks(verdict) {
   if (!verdict) return 'none';
+  if (verdict.cause) return 'effect';
   if (KNOWN.includes(verdict.state)) return verdict.state;
   return verdict.alarm ? 'alarm' : 'unknown';
 }
@@ -41,6 +43,7 @@ export function chain(run) {
       h('span', {class: 'fact'}, parameters),
       h('span', {class: 'fact'}, trainedBy),
       badge(module.verdict),
+      module.verdict?.cause ? h('span', {class: 'fact'}, `effect of ${module.verdict.cause}`) : null,
     );
   });
   const list = h('ol', {class: 'chain', tabindex: 0, 'aria-label': 'Modules in order'}, ...boxes);

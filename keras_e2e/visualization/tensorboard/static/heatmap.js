@@ -120,7 +120,7 @@ export function occurring(cells) {
   const count = [0, 0, 0];
   for (const cell of all) if (cell && special(cell.value) !== null) count[special(cell.value)] += 1;
   const notes = SPECIAL.flatMap((name, i) =>
-    count[i] ? [{color: specialColors()[i], text: `${name} (${plural(count[i], 'cell')})`}] : [],
+    count[i] ? [{color: specialColors()[i], text: `${name} (${plural(count[i], 'cell')})${i ? '' : ': not defined here, or overflown'}`}] : [],
   );
   if (all.includes(null)) notes.push({color: colors().plot, text: 'no measurement'});
   return notes;

@@ -99,7 +99,7 @@ export class Panel {
     this.alarms.replaceChildren(alarms(run));
     this.calmSummary.textContent = calmSummary(run);
     this.calmList.replaceChildren(...calm(run));
-    this.calm.hidden = run.modules.every((module) => module.verdict?.alarm);
+    this.calm.hidden = !calm(run).length;
     if (first) this.calm.open = run.modules.length <= 6;
     this.chain.replaceChildren(chain(run));
   }

@@ -1,0 +1,29 @@
+"""What each number of a diagnosis means, in a sentence."""
+
+from collections.abc import Iterable
+
+from keras_e2e.diagnostics.quantity import Described
+
+SYMBOLS = (
+    "In the formulas: g is the gradient, theta the weights, dtheta what a step changes of "
+    "them, delta_m the gradient at the output of module m, h its output."
+)
+
+
+def explanations(quantities: Iterable[Described]) -> dict[str, str]:
+    """For each number a sentence: what it is, how to read it, and what is usual."""
+    return {name: _explanation(each, name) for each in quantities for name in each.columns}
+
+
+def _explanation(described: Described, column: str) -> str:
+    text = f"{column} = {described.formula}"
+    if column != described.name:
+        text = f"{column}: measured with {described.name} = {described.formula}"
+    if described.unit:
+        text += f" [{described.unit}]"
+    if described.interpretation:
+        text += f": {described.interpretation}"
+    if described.healthy is not None and column == described.name:
+        low, high = described.healthy
+        text += f"; healthy from {low:g} to {high:g}"
+    return text + "."
