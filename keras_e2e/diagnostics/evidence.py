@@ -16,6 +16,8 @@ LOOKBACK = 500
 # The signal at a module's input, relative to that at its output. A module of many layers
 # may well lose two decades.
 GAIN_LOW, GAIN_HIGH = 1e-3, 1e3
+# With so many of its units dormant, a module passes next to nothing on.
+ALL = 0.95
 # As many steps again that lower the loss by less than this share of what was gained.
 CONVERGED = 0.02
 # BatchNorm's moving averages lag by hundreds of steps (momentum .99): before, what is
@@ -151,13 +153,16 @@ class Evidence:
     def dormant(self, bound: float) -> float:
         """How certain it is that too many units are dormant, and it is a fault.
 
-        It is one where they were so from the start, or much of the loss is left. Units
-        that fall silent while all is learned are not needed: two of ten suffice for a
-        parity.
+        It is one where they were so from the start. Units that fall silent while all is
+        learned are not needed: two of ten suffice for a parity. Where nothing is learned
+        and some units act, noise has silenced the others: no signal is the cause.
         """
-        fine = self.learning.is_informed() and not self.learning.far
+        learned = self.learning
+        fine = learned.is_informed() and not learned.far
+        some_act = self.numbers.get("dormant_fraction", 1.0) < ALL
+        silenced = learned.is_uninformed() and learned.is_hopeless() and some_act
         born = sum(value >= bound for value in self._first)
-        if fine and sign_test(born, len(self._first)) < 0.5:
+        if (fine or silenced) and sign_test(born, len(self._first)) < 0.5:
             return 0.0
         return self.share("dormant_fraction", lambda value: value >= bound)
 

@@ -83,6 +83,15 @@ def test_a_module_that_learns_is_healthy():
         ({"dormant_fraction": with_end("dormant_fraction", *[0.9] * 10)}, "healthy"),
         ({**HALF, "dormant_fraction": with_end("dormant_fraction", *[0.9] * 8)}, "dormant"),
         ({**HALF, "dormant_fraction": with_end("dormant_fraction", *[0.9] * 7)}, "healthy"),
+        # Noise silences units, too.
+        (
+            {**FLAT, "dormant_fraction": with_end("dormant_fraction", *[0.9] * 10)},
+            "starved",
+        ),
+        (
+            {**FLAT, "dormant_fraction": with_end("dormant_fraction", *[1.0] * 10)},
+            "dormant",
+        ),
         # It falls at last, and has no use for what was before.
         ({"loss": LATE, "skill": 1.0 - LATE / 0.69}, "healthy"),
         ({"local_alignment": [NAN] * 90 + [-0.5, -0.4] * 5}, "conflicting"),
