@@ -4,7 +4,7 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from keras_e2e.diagnostics.evidence import GAIN_LOW
+from keras_e2e.diagnostics.evidence import GAIN_HIGH, GAIN_LOW
 
 # A module in one of these states is at fault itself, whatever the others do.
 OWN = ("conflicting",)
@@ -48,12 +48,12 @@ def _root(alarming: Mapping[str, Any]) -> str:
     }
 
     def gain(name: str) -> float:
-        found = alarming[name].numbers.get("signal_gain", math.nan)
-        return found if math.isfinite(found) else math.nan
+        return alarming[name].numbers.get("signal_gain", math.nan)
 
-    known = [name for name in by_state["exploding"] if not math.isnan(gain(name))]
-    if known:
-        return max(known, key=gain)
+    # The gain of a module whose numbers are not finite may be one from before.
+    growing = [name for name in by_state["exploding"] if gain(name) > GAIN_HIGH]
+    if growing:
+        return max(growing, key=gain)
     if by_state["exploding"]:
         return by_state["exploding"][0]
     swallowed = any(gain(name) < GAIN_LOW for name in alarming)

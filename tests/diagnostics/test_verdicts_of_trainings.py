@@ -38,6 +38,33 @@ def test_a_module_that_a_signal_trains_is_judged_by_the_loss_of_the_task(signal)
     )
 
 
+def test_where_weights_turn_nan_the_first_module_is_the_cause_not_the_last_gain():
+    base = keras.Sequential(
+        [
+            keras.Input((6,)),
+            layers.Dense(16, "relu", name="a"),
+            layers.Dense(16, "relu", name="b"),
+            layers.Dense(3, "softmax", name="out"),
+        ]
+    )
+    model = e2e.modularize(base, ["a", "b"])
+    model.compile("sgd", "sparse_categorical_crossentropy")
+
+    class Spoil(keras.callbacks.Callback):
+        def on_train_batch_begin(self, batch, logs=None):
+            if batch == 3:
+                for name in ("a", "b"):
+                    kernel = self.model.get_layer(name).kernel
+                    kernel.assign(kernel * np.nan)
+
+    watch = e2e.callbacks.ModuleDiagnostics(update_freq=1)
+    model.fit(X, CLASSES, epochs=4, batch_size=16, verbose=0, callbacks=[Spoil(), watch])
+    found = watch.verdicts()
+    assert found["a"].state == found["b"].state == "exploding"
+    assert found["b"].cause == "a" and found["b"].numbers["signal_gain"] < 100.0
+    assert [name for name, verdict in found.items() if verdict.alarm] == ["a"]
+
+
 def test_a_training_with_batches_of_one_example_is_healthy():
     model = model_of_three()
     model.compile(keras.optimizers.SGD(0.05), "sparse_categorical_crossentropy")
