@@ -1,6 +1,5 @@
 """What the measurements of one module say: faults, and whether its loss still moves."""
 
-import itertools
 import math
 import statistics
 from collections.abc import Callable, Mapping, Sequence
@@ -143,9 +142,21 @@ class Evidence:
         numbers["loss at start"] = learned.start
         self.numbers = {n: value for n, value in numbers.items() if not math.isnan(value)}
 
-    def share(self, quantity: str, says: Callable[[float], bool]) -> float:
-        """How certain it is that most measurements say so: a sign test of the latest."""
+    def share(
+        self, quantity: str, says: Callable[[float], bool], ever: bool = False
+    ) -> float:
+        """How certain it is that most measurements say so: a sign test of the latest.
+
+        Args:
+            quantity: String.
+            says: Function that says whether a measurement does.
+            ever: Boolean, whether old ones will do where there are none of late. Defaults
+                to `False`.
+        """
         _, known = self.latest.get(quantity, ([], []))
+        if ever and not known:
+            past = (float(v) for v in self._measured.get(quantity, ()))
+            known = [value for value in past if not math.isnan(value)][-MEASUREMENTS:]
         if len(known) < MEASUREMENTS:
             return 0.0
         return sign_test(sum(map(says, known)), len(known))
@@ -252,11 +263,17 @@ def median(values: Sequence[float]) -> float:
 
 
 def _latest(values: Sequence[float]) -> tuple[list[float], list[float]]:
-    """The latest ten measurements, and the latest ten that are not NaN, in order."""
+    """The latest ten measurements, and the latest ten that are not NaN, in order.
+
+    An expensive quantity is measured now and then, so these may lie further back; one that
+    has come to have no value has no latest ones.
+    """
     last = [float(value) for value in values[-MEASUREMENTS:]]
     known = [value for value in last if not math.isnan(value)]
-    if len(known) < MEASUREMENTS:  # an expensive quantity is measured now and then
-        found = (float(v) for v in reversed(values[-LOOKBACK:]))
-        numbers = itertools.islice((v for v in found if not math.isnan(v)), MEASUREMENTS)
-        known = list(numbers)[::-1]
+    if len(known) < MEASUREMENTS:
+        far = [float(value) for value in values[-LOOKBACK:]]
+        places = [i for i, value in enumerate(far) if not math.isnan(value)]
+        usual = len(far) / max(len(places), 1)
+        stale = not places or len(far) - places[-1] > 2 * usual + 1
+        known = [] if stale else [far[i] for i in places[-MEASUREMENTS:]]
     return last, known

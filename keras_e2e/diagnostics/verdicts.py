@@ -244,7 +244,8 @@ def _faults(evidence: Evidence, largest: float) -> list[tuple[str, float]]:
     # Of an expensive quantity there are too few looks to add up their errors.
     against = 1.0 - aligned.above(0.0) if aligned.value < CONFLICT else 0.0
     return [
-        ("exploding", share("signal_gain", lambda v: v > GAIN_HIGH)),
+        # What has exploded may be dead by now.
+        ("exploding", share("signal_gain", lambda v: v > GAIN_HIGH, ever=True)),
         # Dead units pass no signal on, and without one nothing moves.
         ("dormant", evidence.dormant(DORMANT)),
         ("vanishing", share("signal_gain", lambda v: v < GAIN_LOW)),

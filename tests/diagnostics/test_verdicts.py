@@ -247,6 +247,16 @@ DEAD = {"dormant_fraction": [1.0] * COUNT, "signal_gain": [0.0] * COUNT}
         # Saturated units at the start: the signal arrives, and goes no further.
         ({"a": NO_GRADIENT, "b": {"dormant_fraction": [0.9] * COUNT}}, "a", ["b"]),
         ({"c": {"signal_gain": [1e6] * COUNT}, "a": DEAD}, "c", ["a"]),
+        # Where the signal died on the way its old numbers count for nothing.
+        (
+            {
+                "a": NO_GRADIENT,
+                "b": {**NO_GRADIENT, "signal_gain": [0.5] * 20 + [NAN] * 80},
+                "c": {**NO_GRADIENT, "signal_gain": [0.5] * 20 + [0.0] * 80},
+            },
+            "c",
+            ["a", "b"],
+        ),
         # Weights of NaN behind which a ReLU makes zeros.
         ({"a": {"update_ratio": [NAN] * COUNT}, "b": DEAD, "c": DEAD}, "a", ["b", "c"]),
         (dict.fromkeys(("a", "b", "c"), NOISE) | {"out": FLAT}, "a", ["b", "c", "out"]),
