@@ -155,11 +155,15 @@ class Evidence:
         """
         _, known = self.latest.get(quantity, ([], []))
         if ever and not known:
-            past = (float(v) for v in self._measured.get(quantity, ()))
-            known = [value for value in past if not math.isnan(value)][-MEASUREMENTS:]
+            known = self._past(quantity)
         if len(known) < MEASUREMENTS:
             return 0.0
         return sign_test(sum(map(says, known)), len(known))
+
+    def _past(self, quantity: str) -> list[float]:
+        """The last ten measurements that are not NaN, however old."""
+        values = (float(value) for value in self._measured.get(quantity, ()))
+        return [value for value in values if not math.isnan(value)][-MEASUREMENTS:]
 
     def dormant(self, bound: float) -> float:
         """How certain it is that too many units are dormant, and it is a fault.
@@ -194,8 +198,8 @@ class Evidence:
         for name in {"loss", "grad_rms", "update_ratio"} & set(self.latest):
             # A weight that gets a gradient makes a step, so a ratio of NaN is one of NaN.
             stepped = name == "update_ratio" and any(map(math.isfinite, gradients))
-            last, known = self.latest[name]
-            if name == "loss" or stepped or known:  # it was measured
+            last, _ = self.latest[name]
+            if name == "loss" or stepped or self._past(name):  # it was measured
                 wild = sum(not math.isfinite(value) for value in last)
                 found = max(found, sign_test(wild, len(last)))
         return found

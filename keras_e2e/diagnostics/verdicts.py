@@ -241,6 +241,7 @@ def _faults(evidence: Evidence, largest: float) -> list[tuple[str, float]]:
     # Steps get small where there is nothing left to learn.
     converged = evidence.learning.is_informed() and evidence.learning.is_flat()
     aligned = evidence.mean("local_alignment")
+    still = evidence.is_frozen(0.0 if converged else STILL)
     # Of an expensive quantity there are too few looks to add up their errors.
     against = 1.0 - aligned.above(0.0) if aligned.value < CONFLICT else 0.0
     return [
@@ -249,8 +250,9 @@ def _faults(evidence: Evidence, largest: float) -> list[tuple[str, float]]:
         # Dead units pass no signal on, and without one nothing moves.
         ("dormant", evidence.dormant(DORMANT)),
         ("vanishing", share("signal_gain", lambda v: v < GAIN_LOW)),
-        ("vanishing", share("grad_rms", lambda v: v <= GRADIENT_LOW * largest)),
-        ("frozen", 1.0 if evidence.is_frozen(0.0 if converged else STILL) else 0.0),
+        # Where all are 0 the loss is, too: nothing is left to learn.
+        ("vanishing", share("grad_rms", lambda v: v <= GRADIENT_LOW * largest > 0.0)),
+        ("frozen", 1.0 if still and largest != 0.0 else 0.0),
         ("conflicting", against if against > OPPOSED else 0.0),
     ]
 

@@ -216,6 +216,13 @@ def test_a_module_frozen_by_the_mode_is_not_called_frozen():
     assert found.state == "unclear"
 
 
+def test_a_loss_of_zero_has_no_gradient_and_no_fault():
+    zero = {"loss": [1.0] * 5 + [0.0] * (COUNT - 5), "skill": [0.5] * 5 + [1.0] * 95}
+    nothing = {"grad_rms": [0.0] * COUNT, "signal_gain": [NAN] * COUNT}
+    nothing["update_ratio"] = [0.0] * COUNT
+    assert state_of(**zero, **nothing, other={**zero, **nothing}).state == "converged"
+
+
 def chain(**changed):
     """The verdicts on four modules; `changed` by module."""
     history = {
