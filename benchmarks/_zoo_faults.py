@@ -240,7 +240,10 @@ FAULTS = {
         rate_zero, ("frozen",), (PLAIN, CNN, "residual net", "lstm"), rebuilt=True
     ),
     "gradient stopped": Fault(gradient_stopped, SHUT, (PLAIN, NORMAL, CNN), rebuilt=True),
-    "drowned in noise": Fault(drowned, ("starved",), (PLAIN, CNN), True, rebuilt=True),
+    # It lets through a ten-thousandth of the signal, too.
+    "drowned in noise": Fault(
+        drowned, ("starved", "vanishing"), (PLAIN, CNN), True, rebuilt=True
+    ),
     "random labels": Fault(random_labels, ("starved",), (PLAIN, CNN, "transformer"), True),
     "parity of four": Fault(parity, ("starved",), (PLAIN,)),
     "opposed objective": Fault(opposed, ("conflicting",), (PLAIN, "lstm"), rebuilt=True),
