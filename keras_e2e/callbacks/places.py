@@ -39,6 +39,7 @@ def places(model: Any) -> dict[str, Place]:
             labels=module.name not in lack
             if module.objective is not None and module.objective.requires_labels
             else None,
+            trained=bool(model._modular.trained_variables(module)),
             normalized=any(
                 type(layer).__name__.endswith(NORMALIZING) for layer in module.layers
             ),

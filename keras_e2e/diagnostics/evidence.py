@@ -187,17 +187,23 @@ class Evidence:
         count = min(int(share * len(values)), LOOKBACK)
         return inference.mean(values[len(values) - count :])
 
-    def blown(self) -> float:
+    def blown(self, trained: bool = False) -> float:
         """As `share`, of measurements that are infinite, or NaN after numbers.
 
         A loss is never NaN but for that: it is measured in every mode that trains the
         module.
+
+        Args:
+            trained: Boolean, whether steps are known to change the module, so that an
+                update of NaN is one. Defaults to `False`.
         """
         gradients = self.latest.get("grad_rms", ([], []))[1]
         found = 0.0
         for name in {"loss", "grad_rms", "update_ratio"} & set(self.latest):
             # A weight that gets a gradient makes a step, so a ratio of NaN is one of NaN.
-            stepped = name == "update_ratio" and any(map(math.isfinite, gradients))
+            stepped = name == "update_ratio" and (
+                trained or any(map(math.isfinite, gradients))
+            )
             last, _ = self.latest[name]
             if name == "loss" or stepped or self._past(name):  # it was measured
                 wild = sum(not math.isfinite(value) for value in last)

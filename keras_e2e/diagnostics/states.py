@@ -32,12 +32,15 @@ class Place(NamedTuple):
         labels: Boolean, whether the labels that the objective requires were given; `None`
             where it requires none, or that is not known.
         normalized: Boolean, whether a layer that normalizes is in it.
+        trained: Boolean, whether the steps change any of its weights; `None` where that
+            is not known. It goes into no log.
     """
 
     task: bool = False
     objective: str = ""
     labels: bool | None = None
     normalized: bool = False
+    trained: bool | None = None
 
     @property
     def code(self) -> int:

@@ -167,8 +167,9 @@ def judge(
     gradients = [e.numbers.get("grad_rms", math.nan) for e in evidence.values()]
     largest = max(filter(math.isfinite, gradients), default=math.nan)
     for module in modules:
-        verdict = _judge_one(evidence[module], largest, module in frozen)
         place = places.get(module, Place(task=module == modules[-1]))
+        trained = bool(place.trained)
+        verdict = _judge_one(evidence[module], largest, module in frozen, trained)
         found[module] = verdict._replace(place=place)
     return name_causes(found)
 
@@ -210,17 +211,18 @@ def with_measured(
     return found
 
 
-def _judge_one(evidence: Evidence, largest: float, frozen: bool) -> Verdict:
+def _judge_one(evidence: Evidence, largest: float, frozen: bool, trained: bool) -> Verdict:
     """The verdict on one module.
 
     Args:
         evidence: The `Evidence` of the module.
         largest: Float, the largest gradient of any module.
         frozen: Boolean, whether the training mode freezes the module on purpose.
+        trained: Boolean, whether steps are known to change the module.
     """
     if frozen:
         return Verdict("unclear", 0.0, evidence.numbers, why=reasons.FROZEN)
-    blown = evidence.blown()
+    blown = evidence.blown(trained)
     if blown >= CERTAIN:
         wild = reasons.not_finite(evidence)
         return Verdict("exploding", min(blown, MOST), evidence.numbers, why=wild)

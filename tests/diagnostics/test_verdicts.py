@@ -223,6 +223,14 @@ def test_a_loss_of_zero_has_no_gradient_and_no_fault():
     assert state_of(**zero, **nothing, other={**zero, **nothing}).state == "converged"
 
 
+def test_nothing_but_nan_is_no_frozen_module():
+    nothing = {"update_ratio": [NAN] * COUNT, "grad_rms": [NAN] * COUNT}
+    history = {name: {"m": [*values]} for name, values in {**HEALTHY, **nothing}.items()}
+    for trained, state in ((None, "frozen"), (False, "frozen"), (True, "exploding")):
+        places = {"m": Place(task=True, trained=trained)}
+        assert judge(history, STEPS, places=places)["m"].state == state
+
+
 def chain(**changed):
     """The verdicts on four modules; `changed` by module."""
     history = {
