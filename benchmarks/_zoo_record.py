@@ -128,7 +128,6 @@ def record(
         "name": name,
         "setting": setting,
         "module": run.module,
-        "states": list(FAULTS[name].states) if kind == "fault" else [],
         "unseen": SETTINGS[setting].unseen,
         "accumulated": getattr(run.optimizer, "gradient_accumulation_steps", None) or 1,
         "steps": watch.steps,

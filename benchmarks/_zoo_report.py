@@ -8,6 +8,7 @@ import pathlib
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
+from _zoo_faults import FAULTS
 from rich.console import Console
 from rich.table import Table
 
@@ -51,6 +52,8 @@ def judged(folder: pathlib.Path, seeds: int) -> Iterator[Judged]:
     """All verdicts on all runs."""
     for path in sorted(folder.glob("*.json")):
         run = json.loads(path.read_text())
+        if run["kind"] == "fault":
+            run["states"] = FAULTS[run["name"]].states
         if int(path.stem.rsplit(" ", 1)[1]) >= seeds:
             continue
         for step in JUDGED_AT:

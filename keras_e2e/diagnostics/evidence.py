@@ -27,6 +27,8 @@ FAR = 0.25
 # A skill below this is hardly any: the loss is at the level of a constant prediction.
 # Where there is no skill, a loss that has fallen by less than `UNMOVED` of its start.
 INFORMED, UNMOVED = 0.02, 0.1
+# So many skills in a row that are above it are no chance (.4 % if half of all were).
+STREAK = 8
 # An expected fall of the loss within `HORIZON` steps below this share of it is negligible.
 NEGLIGIBLE, HORIZON = 0.05, 1000
 
@@ -40,6 +42,8 @@ class Learning(NamedTuple):
         skill: `Estimate` of the skill over the latter half; not known without one.
         skill_now: The same over the latest eighth, ten measurements at least: a loss that
             falls at last has no use for what was before.
+        above: Boolean, whether each of the latest eight skills is above next to nothing:
+            one that is rising has no mean to speak of.
         far: Boolean, whether much of the loss is left.
         rests: Boolean, whether it fell by less than 5 % over the latest measurements
             (`plateau.plateaued`): no proof that it will not fall again.
@@ -49,6 +53,7 @@ class Learning(NamedTuple):
     trend: Trend | None
     skill: Estimate
     skill_now: Estimate
+    above: bool
     far: bool
     rests: bool
 
@@ -60,7 +65,8 @@ class Learning(NamedTuple):
     def informed(self) -> float:
         """How certain it is, from 0 to 1, that something was learned from the inputs."""
         if self.skill.known:
-            return max(self.skill.above(INFORMED), self.skill_now.above(INFORMED))
+            sure = max(self.skill.above(INFORMED), self.skill_now.above(INFORMED))
+            return max(sure, sign_test(STREAK, STREAK)) if self.above else sure
         if self.trend is None:
             return 0.0
         moved = self.trend.level.times(-1.0)
@@ -69,7 +75,7 @@ class Learning(NamedTuple):
     def is_informed(self) -> bool:
         """Whether it is beyond doubt that something was learned from the inputs."""
         if self.skill.known:
-            return any(
+            return self.above or any(
                 s.low > 0.0 and s.value > INFORMED for s in (self.skill, self.skill_now)
             )
         if self.trend is None:
@@ -119,7 +125,7 @@ class Evidence:
         measured: Dict from quantity to its measurements, NaN where there was none; those
             of `loss` are of the loss that the module serves.
         learned: `Learning`, of that loss.
-        first: The first ten measurements of `dormant_fraction`, be it in another mode.
+        first: The first measurement of `dormant_fraction`, be it in another mode.
 
     Attributes:
         learning: That of the arguments.
@@ -176,8 +182,8 @@ class Evidence:
         fine = learned.is_informed() and not learned.far
         some_act = self.numbers.get("dormant_fraction", 1.0) < ALL
         silenced = learned.is_uninformed() and learned.is_hopeless() and some_act
-        born = sum(value >= bound for value in self._first)
-        if (fine or silenced) and sign_test(born, len(self._first)) < 0.5:
+        born = any(value >= bound for value in self._first)
+        if (fine or silenced) and not born:
             return 0.0
         return self.share("dormant_fraction", lambda value: value >= bound)
 
@@ -238,7 +244,7 @@ def learning(
         since: Integer, the index of the first measurement in the present mode.
     """
     if not len(losses):
-        return Learning(math.nan, None, NOTHING, NOTHING, far=False, rests=False)
+        return Learning(math.nan, None, NOTHING, NOTHING, False, False, False)
     count = len(losses) - since
     every = max(1, count // LOOKBACK)
     # Counted from the end, so that the latest is among them.
@@ -253,7 +259,10 @@ def learning(
     left = 1.0 - skill_now.value if skill.known else level / start if start > 0 else 0.0
     if level < 0.0:  # how low such a loss may get is not known
         left = 0.0
-    return Learning(start, own, skill, skill_now, left > FAR, plateaued(losses[since:]))
+    lately = skills[max(since, len(skills) - STREAK) :]
+    above = len(lately) == STREAK and all(value > INFORMED for value in lately)
+    rests = plateaued(losses[since:])
+    return Learning(start, own, skill, skill_now, above, left > FAR, rests)
 
 
 def sign_test(says: int, count: int) -> float:

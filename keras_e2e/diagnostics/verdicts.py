@@ -162,7 +162,7 @@ def judge(
             losses = history.get("loss", {}).get(serves, ())
             skills = history.get("skill", {}).get(serves, ())
             of_loss[serves] = learning(steps, losses, skills, since)
-        first = history.get("dormant_fraction", {}).get(module, ())[:MEASUREMENTS]
+        first = history.get("dormant_fraction", {}).get(module, ())[:1]
         evidence[module] = Evidence(measured, of_loss[serves], first)
     gradients = [e.numbers.get("grad_rms", math.nan) for e in evidence.values()]
     largest = max(filter(math.isfinite, gradients), default=math.nan)

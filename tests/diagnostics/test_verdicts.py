@@ -92,6 +92,9 @@ def test_a_module_that_learns_is_healthy():
             {**FLAT, "dormant_fraction": with_end("dormant_fraction", *[1.0] * 10)},
             "dormant",
         ),
+        # It has just begun to learn.
+        ({**FLAT, "skill": [0.0] * 92 + [*np.linspace(0.1, 0.9, 8)]}, "healthy"),
+        ({**FLAT, "skill": [0.0] * 93 + [*np.linspace(0.1, 0.9, 7)]}, "unclear"),
         # It falls at last, and has no use for what was before.
         ({"loss": LATE, "skill": 1.0 - LATE / 0.69}, "healthy"),
         ({"local_alignment": [NAN] * 90 + [-0.5, -0.4] * 5}, "conflicting"),
