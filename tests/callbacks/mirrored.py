@@ -33,8 +33,9 @@ def main():
         ]
         x, y = np.ones((8, 4), "float32"), np.ones((8, 1), "float32")
         model.fit(x, y, batch_size=2, epochs=2, verbose=0, callbacks=used)
-        auto = callbacks.AutoMode(update_freq=2, backup_dir=os.path.join(folder, "backup"))
-        model.fit(x, y, batch_size=2, verbose=0, callbacks=[auto])
+        auto = callbacks.AutoMode(update_freq=2)
+        kept = keras.callbacks.BackupAndRestore(os.path.join(folder, "backup"), 2)
+        model.fit(x, y, batch_size=2, verbose=0, callbacks=[auto, kept])
     print([callback.steps for callback in (*used[1:], auto)])
     print([str(mode) for mode in used[1].modes])
 
