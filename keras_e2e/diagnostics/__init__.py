@@ -30,7 +30,7 @@ def default_quantities() -> list[Quantity]:
 
     >>> import keras_e2e as e2e
     >>> [quantity.name for quantity in e2e.diagnostics.default_quantities()][:3]
-    ['loss', 'grad_rms', 'update_ratio']
+    ['loss', 'skill', 'grad_rms']
     """
     return [
         ModuleLoss(),

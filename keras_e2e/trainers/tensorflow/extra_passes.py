@@ -9,7 +9,7 @@ from keras import tree
 from keras_e2e.modules.step_context import step_context
 from keras_e2e.modules.training_mode import TrainingMode
 from keras_e2e.trainers.local_losses import build_outputs, missing
-from keras_e2e.trainers.tensorflow.gradients import StepGradients, unscaled
+from keras_e2e.trainers.tensorflow.gradients import StepGradients, over_replicas, unscaled
 from keras_e2e.utils import compat
 from keras_e2e.utils.graphs import unique
 
@@ -143,18 +143,20 @@ def first_tensor(x: Any) -> Any:
 
 
 def _mean_for_all(prediction: Any) -> Any:
-    """The mean over the batch, in the place of each example; padding does not count."""
+    """The mean over the whole batch, for each example; padding does not count."""
     values = tf.cast(prediction, tf.float32)
     mask = compat.mask_of(prediction)
     if mask is None:
-        mean = tf.reduce_mean(values, axis=0, keepdims=True)
+        counts = tf.ones_like(values)
     else:
         features = [1] * (values.shape.rank - mask.shape.rank)
         shape = tf.concat([tf.shape(mask), tf.constant(features, tf.int32)], axis=0)
         counts = tf.reshape(tf.cast(mask, values.dtype), shape)
-        total = tf.reduce_sum(counts, axis=0, keepdims=True)
-        weighted = tf.reduce_sum(values * counts, axis=0, keepdims=True)
-        mean = tf.math.divide_no_nan(weighted, total)
+    weighted, total = (
+        over_replicas(tf.reduce_sum(each, axis=0, keepdims=True))
+        for each in (values * counts, counts)
+    )
+    mean = tf.math.divide_no_nan(weighted, total)
     constant = mean + tf.zeros_like(values)
     compat.set_mask(constant, mask)
     return constant

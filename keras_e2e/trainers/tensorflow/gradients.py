@@ -131,3 +131,11 @@ def _sum(first: Any, second: Any) -> Any:
 def _variables(modules: list[Module]) -> set[int]:
     """`id`s of what the losses that reach these modules may change, heads included."""
     return {id(v) for module in modules for v in module.all_trainable_variables}
+
+
+def over_replicas(tensor: Any) -> Any:
+    """The sum of a tensor over the replicas; the tensor itself on one device."""
+    if tf.distribute.get_strategy().num_replicas_in_sync == 1:
+        return tensor
+    context = tf.distribute.get_replica_context()
+    return context.all_reduce(tf.distribute.ReduceOp.SUM, tensor)

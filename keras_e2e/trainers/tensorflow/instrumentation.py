@@ -11,7 +11,7 @@ from keras_e2e.modules.module import Module
 from keras_e2e.modules.step_context import StepContext
 from keras_e2e.trainers.saved_with_weights import SeedStates
 from keras_e2e.trainers.tensorflow.extra_passes import ExtraPasses, first_tensor
-from keras_e2e.trainers.tensorflow.gradients import StepGradients, unscaled
+from keras_e2e.trainers.tensorflow.gradients import StepGradients, over_replicas, unscaled
 from keras_e2e.trainers.tensorflow.optimizer_step import OptimizerStep
 from keras_e2e.trainers.tensorflow.recorder import Recorder
 from keras_e2e.trainers.tensorflow.recorder_state import RecorderState
@@ -148,7 +148,7 @@ class StepInstrumentation:
             classes=self.classes,
         )
         size = tf.shape(first_tensor(self.passes.batch[0]))[0]
-        examples = _over_replicas(tf.cast(size, tf.float32))
+        examples = over_replicas(tf.cast(size, tf.float32))
         self.state.recorder.write(
             [
                 self._view(module, before, trained_by, further, examples)
@@ -197,7 +197,7 @@ class StepInstrumentation:
             ),
             signal=_joined([self._unscaled(t) for t in signals]),
             input_signal=_joined([self._unscaled(t) for t in sent_back]),
-            total=_over_replicas,
+            total=over_replicas,
             num_examples=examples,
             halves=(of(further.halves[0]), of(further.halves[1]))
             if further.halves
@@ -216,7 +216,7 @@ class StepInstrumentation:
         """Gradients by variable, over all replicas."""
         return {
             # Keras leaves the static shape of some gradients open.
-            id(v): _over_replicas(tf.ensure_shape(found[id(v)], v.shape))
+            id(v): over_replicas(tf.ensure_shape(found[id(v)], v.shape))
             for v in self.state.steps.variables(self.model)
             if found.get(id(v)) is not None
         }
@@ -231,14 +231,6 @@ class StepInstrumentation:
                 return None  # a signal of the objective's making adds 0: it has no loss
             return self.losses.local.get(module.name)
         return self._task_loss()
-
-
-def _over_replicas(tensor: Any) -> Any:
-    """The sum of a tensor over the replicas; the tensor itself on one device."""
-    if tf.distribute.get_strategy().num_replicas_in_sync == 1:
-        return tensor
-    context = tf.distribute.get_replica_context()
-    return context.all_reduce(tf.distribute.ReduceOp.SUM, tensor)
 
 
 def _joined(tensors: list) -> Any:

@@ -301,10 +301,12 @@ def test_the_default_quantities_have_names_of_their_own():
     assert len(names) == len(set(names))
     assert set(names) == {
         "loss",
+        "skill",
         "grad_rms",
         "update_ratio",
         "signal_gain",
         "gradient_snr",
+        "descent",
         "signal_coherence",
         "dormant_fraction",
     }
