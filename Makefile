@@ -19,9 +19,10 @@ demo: setup
 
 test test-quick test-jax test-lower-bounds: export TF_CPP_MIN_LOG_LEVEL = 2
 
-# worksteal hands out tests in runs of neighbors and evens out the two workers at the
-# end, so the few slow files do not leave one of them idle.
-PYTEST := -m pytest -n 2 --dist worksteal
+# worksteal hands out tests in runs of neighbors and evens out the workers at the end, so
+# the few slow files do not leave one of them idle. Three for two cores: a fifth of the time
+# a worker waits, for a process, a file or a browser.
+PYTEST := -m pytest -n 3 --dist worksteal
 
 test: setup
 	$(BIN)/python $(PYTEST) --doctest-modules tests keras_e2e
