@@ -27,8 +27,7 @@ class AutoMode(ModuleDiagnostics):
     stops the gradient, and the objective trains it, together with the modules before it
     back to the next such boundary. Once its local loss has plateaued and the task loss has
     begun to fall, everything is trained end to end again. After each return the next one
-    takes
-    twice as long, so that the mode cannot switch back and forth.
+    takes twice as long, so that the mode cannot switch back and forth.
 
     A module is *stalled* if the loss has fallen, but rests with much of it left. It is
     switched only if its objective has labels of its own, which show that there is something

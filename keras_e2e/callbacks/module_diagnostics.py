@@ -60,9 +60,9 @@ class ModuleDiagnostics(keras.callbacks.Callback):
         update_freq: Integer, the number of steps from one measurement to the next.
             The first step of all is measured. Defaults to 10.
         quantities: `"default"`, `"full"` (with those that are expensive), or a list of
-            `Quantity` objects in place of the default ones. Verdicts need `gradient_snr`
-            and `loss`; `[*e2e.diagnostics.default_quantities(), Mine()]` adds a quantity of
-            your own. Defaults to `"default"`.
+            `Quantity` objects in place of the default ones. Verdicts need `loss` and are
+            better with `skill`; `[*e2e.diagnostics.default_quantities(), Mine()]` adds a
+            quantity of your own. Defaults to `"default"`.
         expensive_update_freq: Integer, the number of steps from one measurement of the
             expensive quantities to the next, in place of their own schedules. Defaults
             to `None`: each keeps its schedule.

@@ -98,9 +98,10 @@ class GradientSNR(Quantity):
     over entries, and the share that is left out cancels in the ratio. So neither the
     memory for `m` nor the time grows with the model.
 
-    A low value with a low loss is convergence; a low value with the loss at its
-    starting value is starvation (see `judge`). The quantity is that of
-    Shalev-Shwartz, Shamir & Shammah (2017), "Failures of Gradient-Based Deep Learning".
+    A value of 0 alone is no fault: where batches are small it is the rule in healthy
+    training too, for the noise of each step is turned back by later ones, and no verdict
+    rests on it (see `judge`). The quantity is that of Shalev-Shwartz, Shamir & Shammah
+    (2017), "Failures of Gradient-Based Deep Learning".
 
     Args:
         decay: Float between 0 and 1: decay of the averages from one measurement to the
@@ -122,9 +123,7 @@ class GradientSNR(Quantity):
 
     name = "gradient_snr"
     formula = "norm(E g)^2 / trace(Var g)"
-    interpretation = (
-        "0 with the loss at its starting value: the module gets no usable signal"
-    )
+    interpretation = "above 0 batches agree on a direction; 0 alone is no fault"
     source = "Shalev-Shwartz et al. 2017 (arXiv 1703.07950)"
     healthy = (0.01, 10.0)
     extra_outputs = ("gradient_snr_error",)
