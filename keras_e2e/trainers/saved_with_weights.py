@@ -13,7 +13,8 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 from absl import logging
 
-from keras_e2e.utils import compat, compat_state
+from keras_e2e.utils import compat
+from keras_e2e.utils.compat import state as compat_state
 
 # The entries of the weights file: this one says which of the others is what.
 INDEX = "index"

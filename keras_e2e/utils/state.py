@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import keras
 import numpy as np
 
-from keras_e2e.utils import compat_state
+from keras_e2e.utils.compat import state as compat_state
 
 # Objects of these packages are looked into. A subclass of a user's has one of theirs among
 # its bases.

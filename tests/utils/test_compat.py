@@ -1,4 +1,4 @@
-"""What keras_e2e/utils/compat.py stands for is there, and does what it says."""
+"""What keras_e2e/utils/compat/ stands for is there, and does what it says."""
 
 import gc
 import weakref
