@@ -5,10 +5,11 @@ from typing import Any, NamedTuple
 
 import keras
 
+from keras_e2e.callbacks.measurement_schedule import MeasurementSchedule
 from keras_e2e.callbacks.measurement_state import pack, unpack
 from keras_e2e.callbacks.places import places
 from keras_e2e.callbacks.quantity_sets import QuantitySet, quantities_of
-from keras_e2e.callbacks.steps import StepCounter, count_steps
+from keras_e2e.callbacks.steps import count_steps
 from keras_e2e.diagnostics import Quantity, Verdict, judge
 from keras_e2e.modules.training_mode import TrainingMode
 from keras_e2e.trainers.modular_trainer import ModularTrainer
@@ -94,6 +95,8 @@ class ModuleDiagnostics(keras.callbacks.Callback):
     ([1, 3], ['unclear', 'unclear'])
     """
 
+    _schedule: MeasurementSchedule  # of the latest `fit`
+
     def __init__(
         self,
         update_freq: int = 10,
@@ -112,11 +115,9 @@ class ModuleDiagnostics(keras.callbacks.Callback):
         self.history: dict[str, dict[str, list[float]]] = {}
         self.steps: list[int] = []
         self.modes: list[TrainingMode] = []
-        self._counter = StepCounter()
         # The first measurement in the latest mode, and up to where it was looked for.
         self._since = self._looked_at = 0
         self._due: list[str] = []
-        self._missed: set[str] = set()
         self._epoch = self._batch = 0
         self._executions = self._measured_execution = 0
         self._measured_in: Any = None
@@ -140,7 +141,10 @@ class ModuleDiagnostics(keras.callbacks.Callback):
                 f"{type(self.model).__name__}. Use keras_e2e.modularize(model, ...)."
             )
         self.module_names = [module.name for module in self.model.modules]
-        self._due, self._missed, self._pending = [], set(), []
+        self._due, self._pending = [], []
+        self._schedule = MeasurementSchedule(
+            self.quantities, self.update_freq, self.expensive_update_freq
+        )
         self._batch = self._executions = 0
         self.history = {
             column: {module: [] for module in self.module_names} for column in self.columns
@@ -152,18 +156,20 @@ class ModuleDiagnostics(keras.callbacks.Callback):
         self.read_pending()  # where a subclass does not when an epoch ends
         self.model._modular.saved.settle()
         self._epoch = epoch
-        self._counter.begin_epoch(self.model)
+        self._schedule.begin_epoch(self.model)
 
     def on_train_batch_begin(self, batch, logs=None):
         self._batch, self._executions = batch, self._executions + 1
-        self._due = self._due_at(batch)
-        self._measured_in = self.model.training_mode  # another callback may set the next
+        self._due = self._schedule.due_at(batch, self._steps_from(batch))
         if self._due:
+            self._measured_in = self.model.training_mode  # others may set the next
             self.model.request_diagnostics(self._due)
 
     def on_train_batch_end(self, batch, logs=None):
-        self.read_pending()  # of the batch before: this one is under way
-        self._keep(batch + 1)
+        if self._pending:
+            self.read_pending()  # of the batch before: this one is under way
+        if self._due:
+            self._keep(batch + 1)
 
     def _keep(self, after: int) -> None:
         """Keeps what the execution under way measured, to be read later."""
@@ -188,9 +194,9 @@ class ModuleDiagnostics(keras.callbacks.Callback):
 
     def _take(self, pending: _Pending) -> None:
         snapshot = pending.snapshot
-        self._counter.correct(pending.after, snapshot.batches_now)
+        self._schedule.correct(pending.after, snapshot.batches_now)
         if not snapshot.measured:
-            self._missed.update(pending.due)
+            self._schedule.missed.update(pending.due)
             return
         self._measured_execution = pending.execution
         found = snapshot.read()
@@ -199,7 +205,7 @@ class ModuleDiagnostics(keras.callbacks.Callback):
             for quantity in self.quantities
             for column in quantity.columns
         }
-        step = self._counter.step_after(snapshot.batches)
+        step = self._schedule.step_after(snapshot.batches)
         self.steps.append(max(step, self.steps[-1] + 1) if self.steps else step)
         self.modes.append(pending.mode)
         for column, by_module in self.history.items():
@@ -231,7 +237,7 @@ class ModuleDiagnostics(keras.callbacks.Callback):
         state = pack(self.history, self.steps, self.modes)
         config = {
             "mode": self.model.training_mode.get_config(),
-            "missed": sorted(self._missed),
+            "missed": sorted(self._schedule.missed),
             "next_epoch": self._epoch + (done == (self.params or {}).get("steps")),
         }
         return state._replace(config={**state.config, **config})
@@ -248,7 +254,7 @@ class ModuleDiagnostics(keras.callbacks.Callback):
         self._since = self._looked_at = 0
         # Not by `model.training_mode`, which would begin the running averages anew.
         self.model._modular.mode = mode
-        self._missed = missed
+        self._schedule.missed = missed
 
     def verdicts(self) -> dict[str, Verdict]:
         """Judges each module by the measurements so far (`diagnostics.judge`).
@@ -271,27 +277,6 @@ class ModuleDiagnostics(keras.callbacks.Callback):
 
     def _iterations(self) -> int:
         return count_steps(self.model)
-
-    def _due_at(self, batch: int) -> list[str]:
-        """The names of the quantities that the execution starting here is to measure."""
-        scheduled = [
-            quantity.name
-            for quantity in self.quantities
-            if quantity.schedule is not None
-            and self._falls(batch, self.expensive_update_freq or quantity.schedule)
-        ]
-        always = [q.name for q in self.quantities if q.schedule is None]
-        due = (
-            scheduled + always if scheduled or self._falls(batch, self.update_freq) else []
-        )
-        if self._missed and self._falls(batch, 1):
-            due = [q.name for q in self.quantities if q.name in {*due, *self._missed}]
-            self._missed.clear()
-        return due
-
-    def _falls(self, batch: int, every: int) -> bool:
-        """Whether a multiple of `every` falls in the execution that starts here."""
-        return self._counter.ends_in(batch, self._steps_from(batch), every)
 
     def _steps_from(self, batch: int) -> int:
         """The steps of the execution that starts here; the last one may be shorter."""

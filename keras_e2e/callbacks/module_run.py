@@ -3,11 +3,10 @@
 Loads TensorBoard, so it is imported where a `ModuleTensorBoard` starts, not before.
 """
 
+import math
 import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
-
-import numpy as np
 
 from keras_e2e.diagnostics import Quantity, Verdict, states
 from keras_e2e.modules import training_mode
@@ -38,6 +37,8 @@ class ModuleRun:
     ):
         self._names, self._quantities = module_names, quantities
         self._mode: TrainingMode | None = None
+        # By quantities and modules that were measured together.
+        self._tags_of: dict[tuple, list[str]] = {}
         descriptions = tags.descriptions(module_names, quantities)
         self._writer = Writer(folder, descriptions)
         self._writer.write(step, custom_scalars.summary(module_names, quantities))
@@ -54,33 +55,45 @@ class ModuleRun:
             mode: The mode from this step on.
             trained_by: What trains each module in it (`TRAINED_BY`).
         """
-        for each in (self._mode, mode):
-            if each is not None:
-                self._writer.scalars(step, [_mode_scalar(each)])
+        if self._mode is not None:
+            self._writer.scalars(step, [_mode_scalar(self._mode)])
         codes = [TRAINED_BY.index(what) for what in trained_by]
-        self._writer.scalars(step, self._by_module("trained_by", codes))
+        scalars = [_mode_scalar(mode), *self._by_module("trained_by", codes)]
+        self._writer.scalars(step, scalars)
         text = f"Training mode **{mode}** from step {step} on."
         self._writer.text(step, tags.MODE_TEXT, text)
         self._mode = mode
 
     def measurements(self, step: int, measured: Mapping[str, Mapping[str, float]]) -> None:
         """Writes numbers, by quantity and module, and what follows from them."""
-        scalars = [] if self._mode is None else [_mode_scalar(self._mode)]
-        for column, values in measured.items():
-            for position, module in enumerate(self._names):
-                if module in values:
-                    tag = tags.module_tag(column, position, module)
-                    scalars.append((tag, values[module]))
+        there = tuple([(column, *values) for column, values in measured.items()])
+        names = self._tags_of.get(there)
+        if names is None:
+            names = self._tags_of[there] = self._tags(measured)
+        numbers = [n for values in measured.values() for n in values.values()]
         for quantity in self._quantities:
             if quantity.healthy is not None and measured[quantity.name]:
-                ends = tags.band_tags(quantity.name)
-                scalars += zip(ends, quantity.healthy, strict=True)
+                numbers += quantity.healthy
         gains = measured.get("signal_gain")
         if gains:
-            with np.errstate(over="ignore"):  # infinity is written as such
-                product = np.prod(np.array([*gains.values()], "float32"))
-            scalars.append((tags.SIGNAL_GAIN_PRODUCT, product))
+            numbers.append(math.prod(gains.values()))
+        scalars = [*zip(names, numbers, strict=True)]
+        if self._mode is not None:
+            scalars.append(_mode_scalar(self._mode))
         self._writer.scalars(step, scalars)
+
+    def _tags(self, measured: Mapping[str, Mapping[str, float]]) -> list[str]:
+        """The tags of numbers, and of what follows from them, in order."""
+        places = {name: position for position, name in enumerate(self._names)}
+        found = [
+            tags.module_tag(column, places[module], module)
+            for column, values in measured.items()
+            for module in values
+        ]
+        for quantity in self._quantities:
+            if quantity.healthy is not None and measured[quantity.name]:
+                found += tags.band_tags(quantity.name)
+        return [*found, tags.SIGNAL_GAIN_PRODUCT] if measured.get("signal_gain") else found
 
     def verdicts(self, step: int, verdicts: Mapping[str, Verdict]) -> None:
         """Writes the verdict on each module, as numbers and as a text."""

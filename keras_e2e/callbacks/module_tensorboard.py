@@ -118,7 +118,7 @@ class ModuleTensorBoard(ModuleDiagnostics):
 
     def on_train_batch_begin(self, batch, logs=None):
         mode = self.model.training_mode
-        if mode != self._mode:
+        if mode is not self._mode and mode != self._mode:
             self.read_pending()  # measured in the mode before
             state = self.model._modular
             trained_by = [state.trained_by(module) for module in state.modules]

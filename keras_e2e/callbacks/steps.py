@@ -68,8 +68,17 @@ class StepCounter:
             num_batches: Integer, how many there are.
             every: Integer. Defaults to 1: any step.
         """
+        return self.batches_before(batch, every) < num_batches
+
+    def batches_before(self, batch: int, every: int = 1) -> int:
+        """How many batches there are before the next in which such a step ends.
+
+        Args:
+            batch: As in `ends_in`.
+            every: As in `ends_in`.
+        """
         period = math.lcm(self._per_update, self._per_step * every)
-        return (self._per_update - 1 - self._first - batch) % period < num_batches
+        return (self._per_update - 1 - self._first - batch) % period
 
 
 def count_batches(model: Any) -> int:

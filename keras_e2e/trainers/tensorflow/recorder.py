@@ -40,10 +40,11 @@ class Recorder:
         self.quantities = list(quantities)
         self.columns = [name for quantity in quantities for name in quantity.columns]
         self.values = _local_variable((HEAD + 2 * len(shapes) * len(self.columns),))
+        replicas = tf.distribute.get_strategy().experimental_local_results(self.values)
+        self._first_replica = replicas[0]
         self._snapshot: Snapshot | None = None
-        # Whether the next execution is the first of a fit, whose optimizer may be another;
-        # and whether executions were seen in which no step need be a measurement.
-        self._first, self._may_measure_nothing = True, False
+        # Whether executions were seen in which no step need be a measurement.
+        self._may_measure_nothing = False
         self.kept = [
             [[_local_variable(s) for s in state_shapes(q, own)] for q in quantities]
             for own in shapes.values()
@@ -53,7 +54,9 @@ class Recorder:
     def begin_fit(self) -> None:
         """Forgets which quantities were requested, because a `fit` begins."""
         self._asked.clear()
-        self._first = True
+        self.snapshot()  # what was measured last can be read until something new is
+        # The optimizer may be another, and its first step no measurement.
+        self.values.assign(tf.zeros_like(self.values))
 
     def with_added(self, wanted: Sequence[Quantity]) -> list[Quantity]:
         """The quantities there are with those that are wanted too.
@@ -123,14 +126,15 @@ class Recorder:
         They are those of its latest step that is a measurement, and there may be none.
         """
         self._snapshot = None
-        if self._first or self._may_measure_nothing:
+        if self._may_measure_nothing:
             self.values.assign(tf.zeros_like(self.values))
-        self._first = False
 
     def snapshot(self) -> Snapshot:
         """The numbers of the latest instrumented execution, without waiting for them."""
         if self._snapshot is None:
-            values = self.values.read_value()
+            # `values.read_value()`, in a third of the time.
+            handle = self._first_replica.handle
+            values = tf.raw_ops.ReadVariableOp(resource=handle, dtype=tf.float32)
             self._snapshot = Snapshot(values, self.module_names, self.columns)
         return self._snapshot
 
