@@ -5,13 +5,8 @@ from typing import Any
 
 from keras import ops
 
-from keras_e2e.diagnostics.quantity import (
-    EXPENSIVE,
-    ModuleView,
-    Quantity,
-    dot,
-    sum_of_squares,
-)
+from keras_e2e.diagnostics.entries import dot, sum_of_squares
+from keras_e2e.diagnostics.quantity import EXPENSIVE, ModuleView, Quantity
 from keras_e2e.utils.validation import is_number
 
 # A gradient whose root mean square is below this is rounding error: no direction.

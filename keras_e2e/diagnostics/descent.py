@@ -1,15 +1,14 @@
 """By how much a module's steps lower the loss on examples that they were not made from."""
 
-import math
 from typing import Any
 
 from keras import ops
 
-from keras_e2e.diagnostics.quantity import ModuleView, Quantity, joined_entries, stride
+from keras_e2e.diagnostics.joint import JointQuantity, Rows, shapes_of
 from keras_e2e.utils.validation import check_integer, is_number
 
 
-class Descent(Quantity):
+class Descent(JointQuantity):
     """Fall of the loss per step that a module's steps bring on a batch they have not seen.
 
     `-g . mean(dtheta)`: the gradient `g` on this batch, times a running average of the
@@ -62,28 +61,33 @@ class Descent(Quantity):
         check_integer("Descent: entries", entries, 1)
         self.decay, self.entries = decay, int(entries)
 
-    def init_state(self, shapes: list[tuple]) -> list[tuple]:
-        sizes = [-(-math.prod(s) // stride(s, self.entries)) for s in shapes]
-        return [(), (sum(sizes),)]
+    def init_states(self, shapes):
+        return [(), Rows(shapes, self.entries).shape]
 
-    def compute(self, module: ModuleView, state: list) -> tuple[Any, list]:
+    def compute_all(self, modules, state):
         weight, sums = state
-        pairs = [
-            pair
-            for pair in zip(module.gradients, module.updates, strict=True)
-            if None not in (pair[0], pair[1])
-        ]
-        if not pairs:
-            return None, state
-        gradient, update = (
-            joined_entries(tensors, self.entries, sums.shape[0], weighted=True)
-            for tensors in zip(*pairs, strict=True)
+        steps = [_steps(m.gradients, m.updates) for m in modules]
+        applies = [any(g is not None for g, _ in own) for own in steps]
+        if not any(applies):
+            return None, applies, state
+        rows = Rows([shapes_of(m) for m in modules], self.entries)
+        gradients, updates = (
+            rows.join([[pair[i] for pair in own] for own in steps], weighted=True)
+            for i in range(2)
         )
-        descent = -ops.sum(gradient * sums)
-        squares = ops.sum(ops.square(gradient)), ops.sum(ops.square(sums))
-        # One after the other: the product of two small numbers may be zero.
-        cosine = descent / ops.sqrt(squares[0]) / ops.sqrt(squares[1])
+        product, *squares = rows.sums(
+            [gradients * sums, ops.square(gradients), ops.square(sums)]
+        )
         known = weight > 0.0
-        value = ops.where(known, descent / ops.maximum(weight, 1.0), float("nan"))
-        cosine = ops.where(known, cosine, float("nan"))
-        return (value, cosine), [self.decay * weight + 1.0, self.decay * sums + update]
+        values = ops.where(known, -product / ops.maximum(weight, 1.0), float("nan"))
+        # One after the other: the product of two small numbers may be zero.
+        cosines = -product / ops.sqrt(squares[0]) / ops.sqrt(squares[1])
+        cosines = ops.where(known, cosines, float("nan"))
+        following = [self.decay * weight + 1.0, self.decay * sums + updates]
+        return [values, cosines], applies, following
+
+
+def _steps(gradients: list, updates: list) -> list[tuple]:
+    """Pairs of gradient and update, of None where either is missing."""
+    pairs = zip(gradients, updates, strict=True)
+    return [p if all(t is not None for t in p) else (None, None) for p in pairs]

@@ -3,15 +3,10 @@
 import math
 from typing import Any
 
+import numpy as np
 from keras import ops
 
-from keras_e2e.diagnostics.quantity import (
-    ModuleView,
-    Quantity,
-    joined_entries,
-    stride,
-    sum_of_squares,
-)
+from keras_e2e.diagnostics.joint import JointQuantity, Rows, shapes_of, sums_of_squares
 from keras_e2e.utils.validation import check_integer, is_number
 
 # A gradient SNR below this was noise in the runs on the parity of k digits
@@ -19,7 +14,7 @@ from keras_e2e.utils.validation import check_integer, is_number
 SNR_FLOOR = 0.02
 
 
-class GradRMS(Quantity):
+class GradRMS(JointQuantity):
     """Root mean square of a module's gradient: `norm(g) / sqrt(P)` over `P` parameters.
 
     Args:
@@ -38,15 +33,17 @@ class GradRMS(Quantity):
     interpretation = "flat within about 10x across modules"
     source = "Schneider et al. 2021, Cockpit (arXiv 2102.06604)"
 
-    def compute(self, module: ModuleView, state: list) -> tuple[Any, list]:
-        square = sum_of_squares(module.gradients)
-        if square is None:
-            return None, state
-        count = sum(math.prod(g.shape) for g in module.gradients if g is not None)
-        return ops.sqrt(square / count), state
+    def compute_all(self, modules, state):
+        there = [[g for g in m.gradients if g is not None] for m in modules]
+        applies = [*map(bool, there)]
+        if not any(applies):
+            return None, applies, state
+        counts = [sum(math.prod(g.shape) for g in own) for own in there]
+        squares = sums_of_squares(there)
+        return [ops.sqrt(squares / np.array(counts, "float32"))], applies, state
 
 
-class UpdateRatio(Quantity):
+class UpdateRatio(JointQuantity):
     """Size of the step relative to the weights: `norm(dtheta) / norm(theta)`.
 
     The update is the one the optimizer made, not learning rate times gradient.
@@ -68,16 +65,19 @@ class UpdateRatio(Quantity):
     source = "Karpathy 2015, CS231n course notes"
     healthy = (1e-4, 1e-2)
 
-    def compute(self, module: ModuleView, state: list) -> tuple[Any, list]:
-        update = sum_of_squares(module.updates)
-        if update is None:
-            return None, state
-        ratio = ops.sqrt(update / sum_of_squares(module.variables))
+    def compute_all(self, modules, state):
+        there = [[u for u in m.updates if u is not None] for m in modules]
+        applies = [*map(bool, there)]
+        if not any(applies):
+            return None, applies, state
+        squares = sums_of_squares(there)
+        ratios = ops.sqrt(squares / sums_of_squares([m.variables for m in modules]))
         # Of weights of zero that stay where they are it is no 0 / 0.
-        return ops.where(ops.equal(update, 0.0), 0.0, ratio), state
+        found = ops.where(ops.equal(squares, 0.0), 0.0, ratios)
+        return [found], applies, state
 
 
-class GradientSNR(Quantity):
+class GradientSNR(JointQuantity):
     """Signal-to-noise ratio of a module's gradient: `norm(E g)^2 / trace(Var g)`.
 
     Mean and variance are over batches, estimated from exponential moving averages over
@@ -138,30 +138,35 @@ class GradientSNR(Quantity):
         check_integer("GradientSNR: entries", entries, 1)
         self.decay, self.entries = decay, int(entries)
 
-    def init_state(self, shapes: list[tuple]) -> list[tuple]:
-        # Sums over the steps: six of numbers (see `_add`), and that of the gradients of all
-        # variables, in one tensor, for which a few operations do.
-        sizes = [-(-math.prod(s) // stride(s, self.entries)) for s in shapes]
-        return [(6,), (sum(sizes),)]
+    def init_states(self, shapes):
+        # Sums over the steps: six of numbers (see `_add`), and that of the gradients.
+        return [(6, len(shapes)), Rows(shapes, self.entries).shape]
 
-    def compute(self, module: ModuleView, state: list) -> tuple[Any, list]:
-        gradients = [g for g in module.gradients if g is not None]
-        if not gradients:
-            return None, state
+    def compute_all(self, modules, state):
+        applies = [any(g is not None for g in m.gradients) for m in modules]
+        if not any(applies):
+            return None, applies, state
         moments, sums = state
-        flat = joined_entries(gradients, self.entries, sums.shape[0])
-        square = ops.sum(ops.square(flat))
-        added = self._add(moments, square, ops.sum(flat * sums))
-        following = [added, self.decay * sums + flat]
-        finite = ops.isfinite(square)
-        value, error = (
-            ops.where(finite, number, float("nan")) for number in self._numbers(*following)
+        rows = Rows([shapes_of(m) for m in modules], self.entries)
+        gradients = rows.join([m.gradients for m in modules])
+        added = self.decay * sums + gradients
+        square, product, signal = rows.sums(
+            [ops.square(gradients), gradients * sums, ops.square(added)]
         )
-        kept = [ops.where(finite, n, old) for n, old in zip(following, state, strict=True)]
-        return (value, error), kept
+        following = self._add(moments, square, product)
+        finite = ops.isfinite(square)
+        columns = [
+            ops.where(finite, number, float("nan"))
+            for number in self._numbers(following, signal)
+        ]
+        kept = [
+            ops.where(finite, following, moments),
+            ops.where(rows.spread(finite), added, sums),
+        ]
+        return columns, applies, kept
 
     def _add(self, moments: Any, square: Any, product: Any) -> Any:
-        """The sums over the steps, with a step more.
+        """The sums over the steps, with a step more; a vector each, by module.
 
         They are those of the weights, of their squares and of `norm(g)^2`, and those of the
         products of each gradient with the average of those before it, by their squared
@@ -169,36 +174,40 @@ class GradientSNR(Quantity):
 
         Args:
             moments: The sums before the step.
-            square: The squared norm of the step's gradient.
-            product: Its inner product with the sum of the gradients before it.
+            square: The squared norms of the step's gradients.
+            product: Their inner products with the sums of the gradients before them.
         """
-        decay = self.decay
+        decay, weight = self.decay, moments[0]
         # Weights of 1, decay, decay^2, ...: one pass over the gradient less than for
         # weights that add up to 1.
         decays = [decay, decay**2, decay, *[decay**4] * 3]
-        weight = moments[0]
-        product = product / ops.maximum(weight, 1.0)
-        # A pair of steps counts by the product of its weights: what the latest brings in.
-        pairs = ops.square(decay * weight)
-        one = ops.ones_like(square)
-        new = [one, one, square, pairs, pairs * product, pairs * ops.square(product)]
-        return moments * ops.convert_to_tensor(decays, "float32") + ops.stack(new)
+        # A pair of steps counts by the product of its weights: what the latest brings in
+        # is (decay * weight)^2, times powers of product / weight.
+        one, scale = ops.ones_like(square), decay**2
+        new = [one, one, square]
+        new += [ops.square(weight), weight * product, ops.square(product)]
+        scales = np.array([1.0, 1.0, 1.0, scale, scale, scale], "float32")[:, None]
+        return moments * np.array(decays, "float32")[:, None] + ops.stack(new) * scales
 
-    def _numbers(self, moments: Any, sums: Any) -> tuple[Any, Any]:
-        """The ratio and its standard error."""
+    def _numbers(self, moments: Any, squared_sums: Any) -> tuple[Any, Any]:
+        """The ratios and their standard errors.
+
+        With `w` the sum of the weights, `v` that of their squares, `q` that of `norm(g)^2`
+        and `s` the squared norm of that of the gradients, `norm(m)^2` is `s / w^2`, and `c`
+        is `v / w^2`.
+        """
         weight, weight_square, squares, *scatter = ops.unstack(moments, 6)
-        signal = ops.sum(ops.square(sums)) / ops.square(weight)
-        spread = squares / weight
-        c = weight_square / ops.square(weight)
         # Of equal gradients the difference is a rounding error, of either sign.
-        noise = ops.maximum(spread - signal, 0.0)
-        snr = ops.maximum(signal - c * spread, 0.0) / noise
+        noise = ops.maximum(squares * weight - squared_sums, 0.0)
+        signal = squared_sums * weight - weight_square * squares
         # After one batch c is 1 and both differences are rounding errors.
-        value = ops.where(weight > 1.0, snr, float("nan"))
-        # (s - norm(m)^2) / (1 - c) is the variance.
-        total = ops.square(ops.square(weight) - weight_square) / 4.0
-        count = total / scatter[0]  # as many products of equal weight would say as much
+        value = ops.where(
+            weight > 1.0, ops.maximum(signal, 0.0) / (weight * noise), float("nan")
+        )
+        # noise / (w^2 - v) is the variance. Products of equal weight would say as much if
+        # there were pairs^2 / scatter[0] of them.
+        pairs = ops.square(weight) - weight_square
         around = ops.maximum(scatter[2] - ops.square(scatter[1]) / scatter[0], 0.0)
-        error = ops.sqrt(around / total * count / (count - 1.0))
-        error = error * (1.0 - c) / noise
+        left = ops.square(pairs) / 4.0 - scatter[0]
+        error = ops.sqrt(around / left) * pairs / noise
         return value, ops.where(weight > 1.0 + self.decay, error, float("nan"))

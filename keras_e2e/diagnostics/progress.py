@@ -5,15 +5,8 @@ from typing import Any
 
 from keras import ops
 
-from keras_e2e.diagnostics.quantity import (
-    EXPENSIVE,
-    ModuleView,
-    Quantity,
-    dot,
-    spaced_entries,
-    stride,
-    sum_of_squares,
-)
+from keras_e2e.diagnostics.entries import dot, spaced_entries, stride, sum_of_squares
+from keras_e2e.diagnostics.quantity import EXPENSIVE, ModuleView, Quantity
 from keras_e2e.utils.validation import check_integer
 
 

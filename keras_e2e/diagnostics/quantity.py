@@ -1,11 +1,8 @@
 """The contract of a quantity that is measured inside the training step."""
 
-import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
-
-from keras import ops
 
 from keras_e2e.utils.validation import check_integer
 
@@ -35,6 +32,8 @@ class ModuleView:
         loss: Scalar, the module's loss: its local loss, or the task loss for the last
             module; `None` where it was not computed.
         activation: Tensor `(batch, ...)`, the module's output; `None` for the last module.
+        shapes: List of the shapes of all its trainable variables, in the places of
+            `gradients`; `None` where those of the tensors say it all.
         mask: Boolean tensor `(batch, positions...)`, Keras's mask of the activation,
             False where there is padding; `None` where all of it counts.
         signal: Tensor, the gradient of the loss with respect to the module's output: what
@@ -77,6 +76,7 @@ class ModuleView:
     prediction_losses: tuple[Any, Any] | None = None
     classes: Any = None
     mask: Any = None
+    shapes: list[tuple] | None = None
 
 
 class Described:
@@ -235,65 +235,3 @@ class Quantity(Described):
 def _computed_by(quantity: Quantity) -> dict[str, Any]:
     """The attributes of a quantity that its numbers depend on."""
     return {name: value for name, value in vars(quantity).items() if name != "schedule"}
-
-
-def unpadded(activation: Any, mask: Any) -> Any:
-    """An activation with zeros in the places of padding."""
-    if mask is None:
-        return activation
-    kept = ops.cast(mask, activation.dtype)
-    return activation * ops.reshape(
-        kept, (*ops.shape(kept), *[1] * (len(activation.shape) - len(kept.shape)))
-    )
-
-
-def sum_of_squares(tensors: list) -> Any:
-    """The squared norm of several tensors taken together; None for no tensor."""
-    squares = [ops.sum(ops.square(t)) for t in tensors if t is not None]
-    return sum(squares[1:], squares[0]) if squares else None
-
-
-def dot(left: list, right: list) -> Any:
-    """The inner product of two lists of tensors; None where no place has both."""
-    terms = [
-        ops.sum(a * b)
-        for a, b in zip(left, right, strict=True)
-        if a is not None and b is not None
-    ]
-    return sum(terms[1:], terms[0]) if terms else None
-
-
-def spaced_entries(tensor: Any, entries: int) -> Any:
-    """Evenly spaced entries of a tensor, about as many as asked, as a flat tensor."""
-    flat, step = ops.reshape(tensor, (-1,)), stride(tensor.shape, entries)
-    return flat if step == 1 else flat[::step]
-
-
-def joined_entries(
-    tensors: Sequence, entries: int, size: int, *, weighted: bool = False
-) -> Any:
-    """Evenly spaced entries of several tensors in one, on which a few operations do.
-
-    Args:
-        tensors: List of tensors.
-        entries: Integer, about how many of each, at most.
-        size: Integer, the length of the result, which has zeros at its end if need be.
-        weighted: Boolean, whether each stands for those left out, so that an inner product
-            is about that of all entries. Defaults to `False`.
-    """
-    parts = []
-    for tensor in tensors:
-        part, step = spaced_entries(tensor, entries), stride(tensor.shape, entries)
-        parts.append(part * math.sqrt(step) if weighted and step > 1 else part)
-    joined = ops.concatenate(parts)
-    missing = size - joined.shape[0]
-    return ops.pad(joined, (0, missing)) if missing else joined
-
-
-def stride(shape: tuple, entries: int) -> int:
-    """The distance from one of these entries to the next."""
-    found = max(1, -(-math.prod(shape) // entries))
-    # With no common factor, the entries go through all places of the last axis.
-    while found > 1 and math.gcd(found, shape[-1]) > 1:
-        found += 1
-    return found

@@ -1,9 +1,14 @@
 """Checks of what a user's quantity says and returns, with errors that name its class."""
 
-from collections.abc import Iterable
+import math
+from collections.abc import Iterable, Sequence
 from numbers import Integral
-from typing import Any
+from typing import Any, NamedTuple
 
+import numpy as np
+from keras import ops
+
+from keras_e2e.diagnostics.joint import JointQuantity
 from keras_e2e.diagnostics.quantity import ModuleView, Quantity
 
 
@@ -38,12 +43,23 @@ def check_quantities(who: str, quantities: Any) -> list[Quantity]:
     return given
 
 
-def state_shapes(quantity: Quantity, shapes: list[tuple]) -> list[tuple]:
-    """The shapes that a quantity's `init_state` returns.
+def state_shapes(quantity: Quantity, shapes: list[list[tuple]]) -> list[list[tuple]]:
+    """The shapes of what a quantity keeps: of each module, or of all at once in one list.
+
+    Args:
+        quantity: The `Quantity`.
+        shapes: List with, for each module, the shapes of its trainable variables.
 
     Raises:
         TypeError: If they are not a list of tuples of integers.
     """
+    if isinstance(quantity, JointQuantity):
+        return [quantity.init_states(shapes)]
+    return [_state_shapes(quantity, own) for own in shapes]
+
+
+def _state_shapes(quantity: Quantity, shapes: list[tuple]) -> list[tuple]:
+    """The shapes that a quantity's `init_state` returns, of one module."""
     found = quantity.init_state(shapes)
     good = isinstance(found, list) and all(
         isinstance(shape, tuple | list) and all(isinstance(n, Integral) for n in shape)
@@ -57,13 +73,64 @@ def state_shapes(quantity: Quantity, shapes: list[tuple]) -> list[tuple]:
     return [tuple(shape) for shape in found]
 
 
-def measured_by(quantity: Quantity, view: ModuleView, state: list) -> tuple[list, list]:
-    """What a quantity's `compute` returns: a number for each column, and the next state.
+class Measured(NamedTuple):
+    """What a quantity measured in a step.
+
+    Attributes:
+        columns: List with, for each of the quantity's `columns`, a vector with a number for
+            each module; NaN where it does not apply.
+        applies: List of booleans, whether it applies to the module.
+        state: The next kept tensors, in lists as `state_shapes` returns them.
+    """
+
+    columns: list
+    applies: list[bool]
+    state: list[list]
+
+
+def measured_by(
+    quantity: Quantity, views: Sequence[ModuleView], state: list[list]
+) -> Measured:
+    """What a quantity measures of all modules.
+
+    Args:
+        quantity: The `Quantity`.
+        views: List of a `ModuleView` of each module.
+        state: The kept tensors, in lists as `state_shapes` returns them.
 
     Raises:
         TypeError: If `compute` returns something else than a value and a list.
         ValueError: If it returns another number of values or tensors than expected.
     """
+    if isinstance(quantity, JointQuantity):
+        columns, applies, following = quantity.compute_all(views, state[0])
+        if columns is None:
+            return nothing_of(quantity, len(views), state)
+        return Measured(columns, applies, [following])
+    each = [_measured_by(quantity, v, kept) for v, kept in zip(views, state, strict=True)]
+    following = [kept for _, kept in each]
+    applies = [numbers is not None for numbers, _ in each]
+    if not any(applies):
+        return nothing_of(quantity, len(views), following)
+    absent = [math.nan] * len(quantity.columns)
+    rows = [absent if numbers is None else numbers for numbers, _ in each]
+    columns = [
+        ops.stack([ops.cast(number, "float32") for number in column])
+        for column in zip(*rows, strict=True)
+    ]
+    return Measured(columns, applies, following)
+
+
+def nothing_of(quantity: Quantity, num_modules: int, state: list[list]) -> Measured:
+    """What a quantity measures that applies to no module."""
+    absent = np.full(num_modules, np.nan, "float32")
+    return Measured([absent] * len(quantity.columns), [False] * num_modules, state)
+
+
+def _measured_by(
+    quantity: Quantity, view: ModuleView, state: list
+) -> tuple[list | None, list]:
+    """A number for each column, or None, and the next state, of one module."""
     who = f"{type(quantity).__name__}.compute"
     found = quantity.compute(view, state)
     pair = isinstance(found, tuple) and len(found) == 2
@@ -79,7 +146,7 @@ def measured_by(quantity: Quantity, view: ModuleView, state: list) -> tuple[list
             "many as init_state returned shapes."
         )
     if value is None:
-        return [None] * len(quantity.columns), list(following)
+        return None, list(following)
     numbers = list(value) if isinstance(value, tuple) else [value]
     if len(numbers) != len(quantity.columns):
         raise ValueError(

@@ -4,7 +4,8 @@ from typing import Any
 
 from keras import ops
 
-from keras_e2e.diagnostics.quantity import EXPENSIVE, ModuleView, Quantity, unpadded
+from keras_e2e.diagnostics.entries import unpadded
+from keras_e2e.diagnostics.quantity import EXPENSIVE, ModuleView, Quantity
 from keras_e2e.utils.validation import check_integer, is_number
 
 # The most classes that a probe predicts: as many as ImageNet has.
@@ -56,10 +57,9 @@ class DormantFraction(Quantity):
         # The number of examples cancels in the ratio: sums will do.
         seen = unpadded(ops.abs(activation), module.mask)
         use = module.total(ops.sum(seen, axis=axes))
-        score = use / ops.mean(use)
-        dormant = ops.cast(score <= self.threshold, "float32")
-        # With every unit at zero the score is 0/0: all are dormant.
-        return ops.where(ops.max(use) > 0, ops.mean(dormant), 1.0), state
+        # Without a quotient, so that with every unit at zero all are dormant.
+        active = use > self.threshold * ops.mean(use)
+        return 1.0 - ops.mean(ops.cast(active, "float32")), state
 
 
 class ProbeAccuracy(Quantity):

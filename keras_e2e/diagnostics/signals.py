@@ -4,10 +4,12 @@ from typing import Any
 
 from keras import ops
 
-from keras_e2e.diagnostics.quantity import ModuleView, Quantity, sum_of_squares
+from keras_e2e.diagnostics.entries import sum_of_squares
+from keras_e2e.diagnostics.joint import JointQuantity, vector
+from keras_e2e.diagnostics.quantity import ModuleView, Quantity
 
 
-class SignalGain(Quantity):
+class SignalGain(JointQuantity):
     """How much signal passes back through a module.
 
     A signal is the gradient of the loss with respect to a module's output. The gain is
@@ -32,15 +34,24 @@ class SignalGain(Quantity):
     source = "Pennington et al. 2017, dynamical isometry (arXiv 1711.04735)"
     healthy = (0.1, 10.0)
 
-    def compute(self, module: ModuleView, state: list) -> tuple[Any, list]:
-        if module.signal is None or module.input_signal is None:
-            return None, state
-        sent = module.total(sum_of_squares([module.input_signal]))
-        received = module.total(sum_of_squares([module.signal]))
-        return ops.sqrt(sent / received), state
+    def compute_all(self, modules, state):
+        ends = [(m.input_signal, m.signal) for m in modules]
+        applies = [all(end is not None for end in pair) for pair in ends]
+        if not any(applies):
+            return None, applies, state
+        sent, received = (
+            modules[0].total(
+                vector(
+                    sum_of_squares([pair[i]]) if there else None
+                    for pair, there in zip(ends, applies, strict=True)
+                )
+            )
+            for i in range(2)
+        )
+        return [ops.sqrt(sent / received)], applies, state
 
 
-class SignalCoherence(Quantity):
+class SignalCoherence(JointQuantity):
     """Agreement of the examples of a batch on what a module should do.
 
     `norm(mean_b delta_b)^2 / mean_b norm(delta_b)^2` for the signal `delta_b` of each
@@ -63,13 +74,18 @@ class SignalCoherence(Quantity):
     interpretation = "1/B incoherent, 1 unanimous; only changes mean something"
     source = "Chatterjee & Zielinski 2020 (arXiv 2008.01217), of gradients there"
 
-    def compute(self, module: ModuleView, state: list) -> tuple[Any, list]:
-        if module.signal is None:
-            return None, state
-        batch = module.total(ops.cast(ops.shape(module.signal)[0], "float32"))
-        mean = module.total(ops.sum(module.signal, axis=0)) / batch
-        square = module.total(sum_of_squares([module.signal])) / batch
-        return sum_of_squares([mean]) / square, state
+    def compute_all(self, modules, state):
+        signals = [m.signal for m in modules]
+        applies = [signal is not None for signal in signals]
+        if not any(applies):
+            return None, applies, state
+        total = modules[0].total
+        first = signals[applies.index(True)]
+        batch = total(ops.cast(ops.shape(first)[0], "float32"))
+        sums = [None if s is None else total(ops.sum(s, axis=0)) for s in signals]
+        agreed = vector(sum_of_squares([each]) for each in sums)
+        squares = total(vector(sum_of_squares([signal]) for signal in signals))
+        return [agreed / batch / squares], applies, state
 
 
 class ModuleLoss(Quantity):

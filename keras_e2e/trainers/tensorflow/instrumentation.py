@@ -206,6 +206,7 @@ class StepInstrumentation:
             later_gradients=of(further.later),
             prediction_losses=further.reference if module.boundary is None else None,
             classes=further.classes,
+            shapes=[tuple(v.shape) for v in own],
             mask=compat.mask_of(crossings[ends[0]].output) if len(ends) == 1 else None,
         )
 
@@ -215,8 +216,7 @@ class StepInstrumentation:
     def _summed(self, found: Mapping[int, Any]) -> dict[int, Any]:
         """Gradients by variable, over all replicas."""
         return {
-            # Keras leaves the static shape of some gradients open.
-            id(v): over_replicas(tf.ensure_shape(found[id(v)], v.shape))
+            id(v): over_replicas(_shaped(found[id(v)], v.shape))
             for v in self.state.steps.variables(self.model)
             if found.get(id(v)) is not None
         }
@@ -231,6 +231,13 @@ class StepInstrumentation:
                 return None  # a signal of the objective's making adds 0: it has no loss
             return self.losses.local.get(module.name)
         return self._task_loss()
+
+
+def _shaped(gradient: Any, shape: Any) -> Any:
+    """A gradient with its static shape, which Keras leaves open for some."""
+    if gradient.shape.is_fully_defined():
+        return gradient
+    return tf.ensure_shape(gradient, shape)
 
 
 def _joined(tensors: list) -> Any:

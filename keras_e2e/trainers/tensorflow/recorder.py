@@ -4,9 +4,10 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 
 import numpy as np
 import tensorflow as tf
+from keras import tree
 
 from keras_e2e.diagnostics.quantity import ModuleView, Quantity
-from keras_e2e.diagnostics.quantity_checks import measured_by, state_shapes
+from keras_e2e.diagnostics.quantity_checks import measured_by, nothing_of, state_shapes
 from keras_e2e.trainers.tensorflow.optimizer_step import Outcome
 from keras_e2e.trainers.tensorflow.snapshot import HEAD, Snapshot, as_floats
 from keras_e2e.utils.validation import did_you_mean
@@ -45,9 +46,10 @@ class Recorder:
         self._snapshot: Snapshot | None = None
         # Whether executions were seen in which no step need be a measurement.
         self._may_measure_nothing = False
+        # By quantity, in lists: of each module, or of all at once in one.
         self.kept = [
-            [[_local_variable(s) for s in state_shapes(q, own)] for q in quantities]
-            for own in shapes.values()
+            [[_local_variable(s) for s in own] for own in state_shapes(q, [*shapes.values()])]
+            for q in quantities
         ]
         self._asked: set[str] = set()
 
@@ -157,10 +159,9 @@ class Recorder:
         self._reset([q for q in self.quantities if everything or not q.keep_across_modes])
 
     def _reset(self, chosen: Sequence[Quantity]) -> None:
-        for row in self.kept:
-            for quantity, kept in zip(self.quantities, row, strict=True):
-                for variable in kept if quantity in chosen else ():
-                    variable.assign(tf.zeros_like(variable))
+        for quantity, lists in zip(self.quantities, self.kept, strict=True):
+            for variable in tree.flatten(lists) if quantity in chosen else ():
+                variable.assign(tf.zeros_like(variable))
 
     def write(
         self, views: Sequence[ModuleView], measured: Collection[str], outcome: Outcome
@@ -174,28 +175,33 @@ class Recorder:
             measured: Names of the quantities to measure.
             outcome: The `Outcome` of the step.
         """
-        rows, applies = [], []
-        for row, view in enumerate(views):
-            numbers: list = []
-            for quantity, kept in zip(self.quantities, self.kept[row], strict=True):
-                if quantity.name not in measured:
-                    numbers += [None] * len(quantity.columns)
-                    continue
-                state = [tf.identity(v) for v in kept]
-                found, following = measured_by(quantity, view, state)
-                for variable, old, new in zip(kept, state, following, strict=True):
-                    if outcome.taken is not None:
-                        new = tf.where(outcome.taken, new, old)
-                    variable.assign(new)
-                numbers += found
-            rows += [tf.cast(np.nan if n is None else n, tf.float32) for n in numbers]
-            applies += [0.0 if n is None else 1.0 for n in numbers]
+        columns, applies = [], []
+        for quantity, lists in zip(self.quantities, self.kept, strict=True):
+            state = tree.map_structure(tf.identity, lists)
+            if quantity.name in measured:
+                found = measured_by(quantity, views, state)
+                self._keep(lists, state, found.state, outcome)
+            else:
+                found = nothing_of(quantity, len(views), state)
+            columns += found.columns
+            applies += [found.applies] * len(found.columns)
         now = as_floats(outcome.batches)
-        new = tf.concat([[1.0], now, tf.stack(rows), tf.constant(applies, tf.float32)], 0)
+        numbers = tf.reshape(tf.stack(columns), [-1])
+        there = tf.reshape(tf.constant(applies, tf.float32), [-1])
+        new = tf.concat([[1.0], now, numbers, there], 0)
         if outcome.measured is not None:
             self._may_measure_nothing = True
             new = tf.where(outcome.measured, new, tf.identity(self.values)[len(now) :])
         self.values.assign(tf.concat([now, new], 0))
+
+    def _keep(self, lists: list, state: list, following: list, outcome: Outcome) -> None:
+        """Keeps what a quantity returned to be kept, if the step was one."""
+        for variable, old, new in zip(
+            *map(tree.flatten, (lists, state, following)), strict=True
+        ):
+            if outcome.taken is not None:
+                new = tf.where(outcome.taken, new, old)
+            variable.assign(new)
 
 
 def _shown(quantity: Quantity) -> str:

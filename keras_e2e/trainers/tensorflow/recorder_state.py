@@ -52,10 +52,12 @@ class RecorderState:
             variable.assign(array)
 
     def _kept(self) -> list[tuple[str, Any, list]]:
-        """Each module, each quantity, and what it keeps."""
+        """Each quantity, and what it keeps of each module: of "" what it keeps of all."""
         recorder = self._recorder
         return [
             (module, quantity, variables)
-            for module, row in zip(recorder.module_names, recorder.kept, strict=True)
-            for quantity, variables in zip(recorder.quantities, row, strict=True)
+            for quantity, lists in zip(recorder.quantities, recorder.kept, strict=True)
+            for module, variables in zip(
+                [""] if len(lists) == 1 else recorder.module_names, lists, strict=True
+            )
         ]

@@ -21,7 +21,7 @@ class Snapshot:
     in one transfer.
 
     Args:
-        values: Tensor with `HEAD` entries, the numbers by module and column, and 1 for each
+        values: Tensor with `HEAD` entries, the numbers by column and module, and 1 for each
             number that is there, 0 for the others.
         module_names: List of the names of the modules.
         columns: List of the names of the numbers.
@@ -54,15 +54,15 @@ class Snapshot:
 
     def read(self) -> dict[str, dict[str, float]]:
         """The numbers by name and module, with no entry where there is none."""
-        shape = (2, len(self._names), len(self._columns))
+        shape = (2, len(self._columns), len(self._names))
         values, there = self._values[HEAD:].reshape(shape).tolist()
         return {
             name: {
-                module: values[row][column]
-                for row, module in enumerate(self._names)
-                if there[row][column]
+                module: value
+                for module, value, is_there in zip(self._names, *of_column, strict=True)
+                if is_there
             }
-            for column, name in enumerate(self._columns)
+            for name, *of_column in zip(self._columns, values, there, strict=True)
         }
 
 

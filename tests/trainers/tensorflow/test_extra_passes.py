@@ -8,7 +8,7 @@ from keras import layers, ops
 
 import keras_e2e as e2e
 from keras_e2e.diagnostics import Quantity
-from keras_e2e.diagnostics.quantity import sum_of_squares
+from keras_e2e.diagnostics.entries import sum_of_squares
 
 X = np.random.default_rng(0).normal(size=(16, 6)).astype("float32")
 Y = np.arange(16) % 3
