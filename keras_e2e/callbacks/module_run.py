@@ -3,20 +3,28 @@
 Loads TensorBoard, so it is imported where a `ModuleTensorBoard` starts, not before.
 """
 
+import functools
 import math
 import os
 import re
-from collections.abc import Iterable, Mapping, Sequence
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from keras_e2e.diagnostics import Quantity, Verdict, states
 from keras_e2e.modules import training_mode
 from keras_e2e.modules.training_mode import TRAINED_BY, TrainingMode
-from keras_e2e.visualization.tensorboard import custom_scalars, tags
-from keras_e2e.visualization.tensorboard.event_writer import Writer
+from keras_e2e.visualization.tensorboard import custom_scalars, event_writer, tags
+
+# So many measurements and modes are written at once: one by one, between steps, each write
+# would find nothing of what it takes in the processor's caches, and take ten times as long.
+AT_ONCE = 10
 
 
 class ModuleRun:
     """Writes measurements, modes and verdicts of the modules under their tags.
+
+    Measurements and modes wait until there are ten of them, or half a minute is over: until
+    then readers would not see them in any case. They have the time at which they came.
 
     Args:
         folder: String, the folder of the run (`run_folder`).
@@ -37,10 +45,12 @@ class ModuleRun:
     ):
         self._names, self._quantities = module_names, quantities
         self._mode: TrainingMode | None = None
+        # Functions that write, and when they were to do so.
+        self._waiting: list[tuple[float, Callable[[], None]]] = []
         # By quantities and modules that were measured together.
         self._tags_of: dict[tuple, list[str]] = {}
         descriptions = tags.descriptions(module_names, quantities)
-        self._writer = Writer(folder, descriptions)
+        self._writer = event_writer.Writer(folder, descriptions)
         self._writer.write(step, custom_scalars.summary(module_names, quantities))
 
     def parameters(self, step: int, counts: Iterable[int]) -> None:
@@ -55,6 +65,9 @@ class ModuleRun:
             mode: The mode from this step on.
             trained_by: What trains each module in it (`TRAINED_BY`).
         """
+        self._later(functools.partial(self._write_mode, step, mode, trained_by))
+
+    def _write_mode(self, step: int, mode: TrainingMode, trained_by: Iterable[str]) -> None:
         if self._mode is not None:
             self._writer.scalars(step, [_mode_scalar(self._mode)])
         codes = [TRAINED_BY.index(what) for what in trained_by]
@@ -66,6 +79,11 @@ class ModuleRun:
 
     def measurements(self, step: int, measured: Mapping[str, Mapping[str, float]]) -> None:
         """Writes numbers, by quantity and module, and what follows from them."""
+        self._later(functools.partial(self._write_measurements, step, measured))
+
+    def _write_measurements(
+        self, step: int, measured: Mapping[str, Mapping[str, float]]
+    ) -> None:
         there = tuple([(column, *values) for column, values in measured.items()])
         names = self._tags_of.get(there)
         if names is None:
@@ -97,6 +115,7 @@ class ModuleRun:
 
     def verdicts(self, step: int, verdicts: Mapping[str, Verdict]) -> None:
         """Writes the verdict on each module, as numbers and as a text."""
+        self._write_waiting()
         codes = [states.CODES[verdict.state] for verdict in verdicts.values()]
         sure = [verdict.confidence for verdict in verdicts.values()]
         names = [*verdicts]
@@ -116,11 +135,27 @@ class ModuleRun:
 
     def flush(self) -> None:
         """Lets readers see what was written."""
+        self._write_waiting()
         self._writer.flush()
 
     def close(self) -> None:
         """Flushes and closes the file."""
+        self._write_waiting()
         self._writer.close()
+
+    def _later(self, write: Callable[[], None]) -> None:
+        """Writes with others at once."""
+        now = time.time()
+        self._waiting.append((now, write))
+        waited = now - self._waiting[0][0]
+        if len(self._waiting) >= AT_ONCE or waited >= event_writer.FLUSH_SECONDS:
+            self._write_waiting()
+
+    def _write_waiting(self) -> None:
+        waiting, self._waiting = self._waiting, []
+        for at, write in waiting:
+            with self._writer.at(at):
+                write()
 
     def _by_module(self, group: str, values: Iterable[float]) -> list[tuple[str, float]]:
         return [

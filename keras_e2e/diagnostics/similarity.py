@@ -5,8 +5,8 @@ from typing import Any
 import numpy as np
 from keras import ops, tree
 
-from keras_e2e.diagnostics.on_demand import OnDemand, check_weights
 from keras_e2e.diagnostics.entries import unpadded
+from keras_e2e.diagnostics.on_demand import OnDemand, check_weights
 from keras_e2e.utils import compat
 from keras_e2e.utils.state import preserve_state
 from keras_e2e.utils.validation import check_integer

@@ -13,7 +13,9 @@ def schedule(per_step, first, update_freq=4, expensive=None):
     found = MeasurementSchedule(
         [ModuleLoss(), Reliability(schedule=7), GradRMS()], update_freq, expensive
     )
-    optimizer = keras.optimizers.SGD(gradient_accumulation_steps=per_step if per_step > 1 else None)
+    optimizer = keras.optimizers.SGD(
+        gradient_accumulation_steps=per_step if per_step > 1 else None
+    )
     model = keras.Sequential([keras.Input((1,)), keras.layers.Dense(1)])
     optimizer.build(model.trainable_variables)
     model.compile(optimizer)

@@ -126,7 +126,9 @@ def monte_carlo(mean, noise, steps=30, trials=400, decay=0.9, size=50):
         state = [tf.zeros(shape) for shape in quantity.init_state([(size,)])]
         for step in range(steps):
             found, state = quantity.compute(view(gradients=[gradients[step]]), state)
-        return tf.stack([*found, *tf.unstack(state[0][:3, 0]), tf.reduce_sum(state[1] ** 2)])
+        return tf.stack(
+            [*found, *tf.unstack(state[0][:3, 0]), tf.reduce_sum(state[1] ** 2)]
+        )
 
     found = tf.function(lambda d: tf.vectorized_map(one, d))(draws).numpy()
     value, error, total, squared, square, signal = found.T.astype("float64")

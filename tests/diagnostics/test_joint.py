@@ -74,9 +74,7 @@ def test_all_modules_at_once_are_measured_like_each_alone(quantity):
 def test_what_applies_to_no_module_keeps_its_state():
     for quantity in QUANTITIES:
         state = [ops.ones(s) for s in quantity.init_states(SHAPES)]
-        views = [
-            view(own, frozen=True) for own in SHAPES
-        ]
+        views = [view(own, frozen=True) for own in SHAPES]
         columns, applies, following = quantity.compute_all(views, state)
         assert columns is None
         assert not any(applies)

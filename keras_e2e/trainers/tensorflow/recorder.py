@@ -2,7 +2,6 @@
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
 
-import numpy as np
 import tensorflow as tf
 from keras import tree
 
@@ -48,7 +47,10 @@ class Recorder:
         self._may_measure_nothing = False
         # By quantity, in lists: of each module, or of all at once in one.
         self.kept = [
-            [[_local_variable(s) for s in own] for own in state_shapes(q, [*shapes.values()])]
+            [
+                [_local_variable(s) for s in own]
+                for own in state_shapes(q, [*shapes.values()])
+            ]
             for q in quantities
         ]
         self._asked: set[str] = set()

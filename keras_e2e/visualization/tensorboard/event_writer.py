@@ -1,9 +1,10 @@
 """Writes one TensorBoard run: its scalars, texts and layout."""
 
+import contextlib
 import os
 import socket
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from absl import logging
@@ -89,6 +90,7 @@ class Writer:
         self._forms: dict[tuple[str, ...], _Form] = {}
         self._errors = OSError, tf.errors.OpError
         self._warned = False
+        self._time_of_events: float | None = None  # None for now
         self._file: Any = None  # None after a failed write
         try:
             tf.io.gfile.makedirs(folder)
@@ -120,6 +122,15 @@ class Writer:
             else:
                 self._forms[tags] = form
         self._put(form.filled(step, [value for _, value in pairs]))
+
+    @contextlib.contextmanager
+    def at(self, time_of_events: float) -> Iterator[None]:
+        """Gives what is written inside a time of its own, in seconds since the epoch."""
+        self._time_of_events = time_of_events
+        try:
+            yield
+        finally:
+            self._time_of_events = None
 
     def text(self, step: int, tag: str, text: str) -> None:
         """Writes a text in Markdown."""
@@ -159,7 +170,8 @@ class Writer:
         self._file.flush()
 
     def _add(self, event: Any) -> None:
-        event.wall_time = time.time()
+        now = time.time() if self._time_of_events is None else self._time_of_events
+        event.wall_time = now
         self._file.write(event.SerializeToString())
 
     def _attempt(self, write: Callable[..., None], *arguments: Any) -> None:
