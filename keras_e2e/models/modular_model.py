@@ -1,13 +1,17 @@
 """The modular model that is a graph of layers."""
 
+import contextlib
+from collections.abc import Iterator
+
 import keras
 
 from keras_e2e.models.base import ModularBase
-from keras_e2e.models.sub_models import Stages
+from keras_e2e.models.sub_models import Stages, WithUpstream
 from keras_e2e.modules.blocks import blocks_after
 from keras_e2e.modules.boundary import ModuleBoundary
 from keras_e2e.modules.graph import Graph
 from keras_e2e.modules.module import ModuleSpec
+from keras_e2e.modules.step_context import step_context
 from keras_e2e.modules.training_mode import TrainingMode
 from keras_e2e.objectives.base import OutputSpec
 from keras_e2e.objectives.heads.output_activation import ending_of
@@ -88,6 +92,9 @@ class ModularModel(ModularBase, keras.Model):
         self._modular.mode = self.check_training_mode(mode)
 
     def _plain_call(self, inputs, training, mask, **kwargs):
+        outputs = None if training else self._stages.run_on(inputs)
+        if outputs is not None:
+            return outputs
         return super(ModularTrainer, self).call(
             inputs, training=training, mask=mask, **kwargs
         )
@@ -97,6 +104,25 @@ class ModularModel(ModularBase, keras.Model):
 
     def _sequential_call(self, inputs, module, mask, **kwargs):
         return self._stages.run(inputs, module)
+
+    def train_step(self, *args):
+        with self._with_upstream(args) as plain:
+            return super().train_step(*plain)
+
+    def test_step(self, *args):
+        with self._with_upstream(args) as plain:
+            return super().test_step(*plain)
+
+    @contextlib.contextmanager
+    def _with_upstream(self, args: tuple) -> Iterator[tuple]:
+        """The arguments of a step with `x` alone; the context has what else it brought."""
+        *state, data = args  # on JAX the state of the trainer stands before the data
+        x = data[0] if isinstance(data, list | tuple) else data
+        if not isinstance(x, WithUpstream):
+            yield args
+            return
+        with step_context(self._modular, upstream=x):
+            yield (*state, (x.x, *data[1:]))
 
     def get_config(self):
         config = super().get_config()

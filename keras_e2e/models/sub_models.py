@@ -1,14 +1,31 @@
 """Running one module at a time: the sequential mode of Functional models."""
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import keras
 from keras import tree
 
 from keras_e2e.modules.boundary import ModuleBoundary
 from keras_e2e.modules.module import Module
+from keras_e2e.modules.step_context import context_of
 from keras_e2e.utils import compat
 from keras_e2e.utils.graphs import input_like
+
+
+class WithUpstream(NamedTuple):
+    """A batch of inputs with what boundaries upstream of a module return for it.
+
+    In place of `x` in the data of `fit` it trains the module without running those before.
+
+    Attributes:
+        x: The inputs of the whole model.
+        crossings: Dict with one entry: from the module to a tuple of crossings, in the
+            order of the graph. Each is a dict with one entry, from the name of the boundary
+            to its activation and, if there is one, its mask.
+    """
+
+    x: Any
+    crossings: dict[str, tuple]
 
 
 class Stages:
@@ -31,6 +48,36 @@ class Stages:
         self.model = model
         self.modules = {module.name: module for module in modules}
         self.made: dict[str, tuple] = {}
+        self.following: dict[str, keras.Model] = {}
+
+    def upstream_model(self, name: str) -> "UpstreamModel":
+        """The model of what a step that trains one module needs of those before it.
+
+        That is what enters the module, and the activations of modules whose heads are
+        measured meanwhile.
+
+        Args:
+            name: String, the name of a module that is not a first one.
+
+        Returns:
+            An `UpstreamModel`, not compiled.
+        """
+        measured = {
+            module.name
+            for module, objective in self.model._modular.with_objective()
+            if objective.head_metrics()
+        }
+        wanted = self._entering(name) | (self.modules_before(name) & measured)
+        return UpstreamModel(self, name, *self._model_before(wanted))
+
+    def modules_before(self, name: str) -> set[str]:
+        """The names of all modules that lead to one, directly or not."""
+        pending, before = [name], set[str]()
+        while pending:
+            more = self._entering(pending.pop()) - before
+            before |= more
+            pending += more
+        return before - {name}
 
     def run(self, inputs: Any, name: str) -> Any:
         """Runs the model up to the end of a module.
@@ -44,15 +91,38 @@ class Stages:
             boundary's own activation is in the record of the pass.
         """
         before, active = self._models(name)
-        flat = [
-            None if t is None else keras.ops.convert_to_tensor(t)
-            for t in self.flat_inputs(inputs)
-        ]
-        entering = [] if before is None else tree.flatten(before(flat, training=False))
+        flat = self.flat(inputs)
+        entering = self._computed_before(inputs, name)
+        if entering is None:
+            entering = [] if before is None else tree.flatten(before(flat, training=False))
         outputs = active([*flat, *entering], training=True)
         if self.modules[name].boundary is not None:
             return None
         return tree.pack_sequence_as(self.model.output, tree.flatten(outputs))
+
+    def run_on(self, inputs: Any) -> Any:
+        """Runs the model in inference mode from what the data brought of upstream modules.
+
+        Returns:
+            The model's outputs; None where the data brought nothing for these inputs.
+        """
+        given = context_of(self.model._modular).upstream
+        name = next(iter(given.crossings)) if given is not None else None
+        entering = None if name is None else self._computed_before(inputs, name)
+        if name is None or entering is None:
+            return None
+        if name not in self.following:
+            last = list(self.modules.values())[-1]
+            self.following[name] = self._model_of(last, self._entering(name))
+        outputs = self.following[name]([*self.flat(inputs), *entering], training=False)
+        return tree.pack_sequence_as(self.model.output, tree.flatten(outputs))
+
+    def flat(self, inputs: Any) -> list:
+        """Inputs as a flat list of tensors; None for one that is left out."""
+        return [
+            None if t is None else keras.ops.convert_to_tensor(t)
+            for t in self.flat_inputs(inputs)
+        ]
 
     def flat_inputs(self, inputs: Any) -> list:
         """Inputs in the order of the model's, also when given by name."""
@@ -60,27 +130,57 @@ class Stages:
             return [inputs[tensor.name] for tensor in self.model.inputs]
         return tree.flatten(inputs)
 
+    def _computed_before(self, inputs: Any, name: str) -> list | None:
+        """What enters a module, where the data brought it; None where it has to be run.
+
+        An extra pass on other inputs runs all modules, and so does an instrumented step,
+        which looks at each of them.
+        """
+        state = self.model._modular
+        given = context_of(state).upstream
+        if given is None or state.steps.measuring:
+            return None
+        given_x, flat = tree.flatten(given.x), tree.flatten(inputs)
+        if [id(tensor) for tensor in given_x] != [id(tensor) for tensor in flat]:
+            return None
+        wanted, entering = self._entering(name), []
+        for crossing in given.crossings.get(name, ()):
+            [(boundary, (activation, *mask))] = crossing.items()
+            compat.set_mask(activation, mask[0] if mask else None)
+            # Crossed here as well, so that the step records it.
+            output = self.model.boundaries[boundary](activation)
+            if boundary in wanted:
+                entering.append(output)
+        return entering or None
+
+    def _entering(self, name: str) -> set[str]:
+        """The boundaries that lead into a module."""
+        # A boundary crossed more than once may lead into its own module.
+        return {b for b in self.modules[name].inputs if b != name}
+
     def _models(self, name: str) -> tuple:
         if name not in self.made:
-            module = self.modules[name]
-            # A boundary crossed more than once may lead into its own module.
-            upstream = {b for b in module.inputs if b != name}
-            before = self._model_before(upstream) if upstream else None
-            self.made[name] = (before, self._model_of(module, upstream))
+            upstream = self._entering(name)
+            before = self._model_before(upstream)[0] if upstream else None
+            self.made[name] = (before, self._model_of(self.modules[name], upstream))
         return self.made[name]
 
-    def _model_before(self, upstream: set[str]) -> keras.Model:
-        """From the model's inputs to the outputs of the boundaries before a module."""
-        inputs, leaving = self._inputs(), []
+    def _model_before(self, upstream: set[str]) -> tuple[keras.Model, list[str]]:
+        """From the model's inputs to the outputs of some boundaries, and their names.
+
+        A boundary that is crossed more than once has as many outputs.
+        """
+        inputs, leaving, names = self._inputs(), [], []
 
         def call(layer, *args, **kwargs):
             outputs = layer(*args, **kwargs)
             if isinstance(layer, ModuleBoundary) and layer.module in upstream:
                 leaving.append(outputs)
+                names.append(layer.module)
             return outputs
 
         compat.run_graph(self.model, inputs, call)
-        return _Stage(inputs, leaving, name="upstream")
+        return _Stage(inputs, leaving, name="upstream"), names
 
     def _model_of(self, module: Module, upstream: set[str]) -> keras.Model:
         """From the model's inputs and what enters a module to the module's end."""
@@ -103,6 +203,39 @@ class Stages:
 
     def _inputs(self) -> list:
         return [input_like(tensor) for tensor in self.model.inputs]
+
+
+class UpstreamModel(keras.Model):
+    """Computes the `crossings` of a `WithUpstream`, in inference mode.
+
+    Args:
+        stages: The `Stages` of the modular model.
+        module: String, the module that is trained.
+        before: The model from its inputs to the outputs of the boundaries.
+        boundaries: List of the names of these boundaries.
+    """
+
+    def __init__(
+        self, stages: Stages, module: str, before: keras.Model, boundaries: list[str]
+    ):
+        super().__init__(name=f"upstream_of_{module}")
+        self.before, self.boundaries = before, tuple(boundaries)
+        self.module, self.flat = module, stages.flat
+
+    def call(self, inputs, training=False):
+        leaving = tree.flatten(self.before(self.flat(inputs), training=False))
+        masks = [compat.mask_of(tensor) for tensor in leaving]
+        return [
+            [tensor] if mask is None else [tensor, mask]
+            for tensor, mask in zip(leaving, masks, strict=True)
+        ]
+
+    def with_upstream(self, x: Any, returned: Any) -> WithUpstream:
+        """The inputs with what this model returned for them."""
+        pairs = zip(self.boundaries, returned, strict=True)
+        return WithUpstream(
+            x, {self.module: tuple({name: tuple(found)} for name, found in pairs)}
+        )
 
 
 class _Stage(keras.Model):

@@ -29,6 +29,8 @@ class StepContext:
         gate: The `Gate` of the pass under way; None outside of a pass that is recorded.
         record: The `ForwardRecord` of the latest pass, until its loss is computed.
         losses: What the losses of the step are made of (`trainers.local_losses`).
+        upstream: The batch with what its modules upstream returned, computed before
+            (`models.sub_models.WithUpstream`), or None.
     """
 
     state: Any = None
@@ -39,6 +41,7 @@ class StepContext:
     gate: Gate | None = None
     record: ForwardRecord | None = None
     losses: Any = None
+    upstream: Any = None
 
 
 class _Contexts(threading.local):

@@ -4,6 +4,7 @@ The regimes of the field, each a few stages long, for any modular model: end to 
 deep supervision, module by module in any order, pretrained, automatic.
 """
 
+from keras_e2e.experiments.regimes.cache_store import MEMORY
 from keras_e2e.experiments.regimes.freezing import frozen_modules
 from keras_e2e.experiments.regimes.plans import (
     PLANS,
@@ -23,6 +24,7 @@ from keras_e2e.experiments.regimes.transfer import transfer_weights
 
 __all__ = [
     "DOWNSTREAM",
+    "MEMORY",
     "PLANS",
     "Stage",
     "Trained",

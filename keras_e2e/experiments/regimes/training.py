@@ -1,5 +1,7 @@
 """Trains a modular model by a plan: one stage after another."""
 
+import contextlib
+import os
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -7,9 +9,12 @@ from typing import Any, NamedTuple
 import keras
 import numpy as np
 
+from keras_e2e.experiments.regimes.caching import SameMode, UpstreamCache
+from keras_e2e.experiments.regimes.data import ArrayData, Data, as_data, as_validation_data
 from keras_e2e.experiments.regimes.downstream import compile_downstream
 from keras_e2e.experiments.regimes.freezing import frozen_modules
 from keras_e2e.experiments.regimes.plans import PLANS, Stage
+from keras_e2e.utils.compat.build import build_as_fit_does
 from keras_e2e.utils.data import endless
 from keras_e2e.utils.graphs import count_parameters
 from keras_e2e.utils.validation import check_integer, did_you_mean
@@ -26,9 +31,12 @@ class Trained(NamedTuple):
             the number of steps at its end. The logs of a stage that trains what lies
             downstream of a boundary begin with `downstream_`.
         steps: Integer, the optimizer steps of all stages together.
-        examples: Integer, the examples seen, repetitions included.
+        examples: Integer, the examples seen, repetitions included. (A smaller last batch
+            of a dataset counts as a full one.)
         parameters: Integer, the most parameters that a stage trained, heads included.
         seconds: Float, the time that all stages took, tracing included.
+        cached_bytes: Integer, the most that cached activations took at a time. Defaults
+            to 0.
 
     Example:
 
@@ -43,36 +51,23 @@ class Trained(NamedTuple):
     examples: int
     parameters: int
     seconds: float
-
-
-class _Data(NamedTuple):
-    """What the stages are trained on.
-
-    Attributes:
-        x: The model's inputs.
-        y: Dict of targets and intermediate labels, by name.
-        ideal_activations: Dict of the ideal activations, by boundary.
-        batch_size: Integer, the number of examples in a batch.
-    """
-
-    x: Any
-    y: Any
-    ideal_activations: Mapping[str, Any]
-    batch_size: int
+    cached_bytes: int = 0
 
 
 def train(
     model: Any,
     plan: str | Iterable[Stage],
     x: Any,
-    y: Any,
+    y: Any = None,
     *,
     steps: int,
-    batch_size: int = 128,
+    batch_size: int | None = None,
     seed: int = 0,
     window: int = 100,
     ideal_activations: Mapping[str, Any] | None = None,
     callbacks: Sequence[keras.callbacks.Callback] = (),
+    validation_data: Any = None,
+    cache: str | os.PathLike | None = None,
 ) -> Trained:
     """Trains a compiled modular model by a plan.
 
@@ -81,15 +76,26 @@ def train(
     when the mode is switched in `fit`. A stage with `downstream_of` has an optimizer of
     its own, made like the model's.
 
+    In a stage that trains one module alone (`"sequential:NAME"`, as in the plans `greedy`
+    and `pretrained`) those upstream stand still, in inference mode, and return the same in
+    each epoch. With `cache` this is computed once, when the stage begins, and its steps run
+    one module. Weights, metrics and losses are those of the run without, up to rounding
+    (with arrays to the bit on all models that were tried), but for penalties on
+    activations of modules upstream, which train nothing there and are no longer in the
+    loss. The data are gone through twice more, so the order of a dataset that shuffles may
+    be another. A step that measures diagnostics runs all modules.
+
     Args:
         model: A compiled modular model.
         plan: String, a name from `PLANS`, or the stages themselves.
-        x: The inputs, arrays.
+        x: The inputs, arrays. Or a `tf.data.Dataset` or a `keras.utils.PyDataset` with an
+            end, that brings batches with their targets; it is gone through again and again.
         y: The targets, and intermediate labels by name, as in `model.fit`; arrays.
+            Defaults to None, for a dataset.
         steps: Integer, the steps of all stages together, a multiple of `window`.
-        batch_size: Integer, the examples in a batch; every batch is full. Defaults to
-            128, as in the experiments of this package.
-        seed: Integer seed for the order of the examples, which differs from stage to
+        batch_size: Integer, the examples in a batch of arrays; every batch is full.
+            Defaults to None, which means 128, as in the experiments of this package.
+        seed: Integer seed for the order of arrays' examples, which differs from stage to
             stage. Defaults to 0.
         window: Integer, the steps from one entry of the history to the next. Defaults to
             100.
@@ -97,6 +103,11 @@ def train(
             boundary ought to return for each example. Needed for each boundary that a
             stage is `downstream_of`. Defaults to None.
         callbacks: Callbacks for all stages that train the whole model. Defaults to none.
+        validation_data: Tuple `(x, y)` of arrays, or a dataset, to evaluate the model on at
+            the end of each window of those stages. Defaults to None.
+        cache: `"memory"`, or the path of a folder: where what modules upstream return is
+            kept for stages that train one module alone. The folder holds a file while this
+            runs. Defaults to None: nothing is kept.
 
     Returns:
         A `Trained`. The model's `training_mode` is that of the last such stage.
@@ -104,7 +115,10 @@ def train(
     Raises:
         ValueError: If a plan, module or boundary is unknown, the steps cannot be divided,
             the ideal activations of a stage are missing, or a model cannot be cut at its
-            boundary. Nothing is trained then.
+            boundary. With `cache`: if no stage trains on what stands still, the data are
+            augmented, what modules upstream return for an example is not the same each
+            time, or the folder is full or not writable. Nothing is trained then.
+        RuntimeError: If a callback switches the mode of a stage that uses the cache.
 
     Example:
 
@@ -117,56 +131,78 @@ def train(
     >>> found.steps, [sorted(logs) for logs in found.history]
     (4, [['loss', 'step'], ['loss', 'step']])
     """
-    data = _Data(x, y, ideal_activations or {}, batch_size)
     stages = _stages(plan, [module.name for module in model.modules])
-    check_integer("batch_size", batch_size, 1)
     parts = _parts(stages, steps, window)
-    downstream = _check(model, stages, data.ideal_activations)
+    data = as_data(x, y, batch_size)
+    validation = as_validation_data(validation_data, batch_size)
+    ideal = ideal_activations or {}
+    downstream = _check(model, stages, data, ideal)
+    kept = None
+    if cache is not None:
+        kept = UpstreamCache(model, stages, data, validation, cache)
     begin = time.perf_counter()
     history: list[dict[str, float]] = []
     most = 0
-    for number, (stage, windows) in enumerate(zip(stages, parts, strict=True)):
-        fit = {"steps_per_epoch": window, "epochs": windows, "verbose": 0, "shuffle": False}
-        order = seed + 1000 * number
-        if stage.downstream_of is None:
-            logs, count = _train_whole(model, stage, data, order, fit, callbacks)
-        else:
-            part = downstream[stage.downstream_of]
-            logs, count = _train_downstream(
-                model, part, stage.downstream_of, data, order, fit
-            )
-        most = max(most, count)
-        done = history[-1]["step"] if history else 0
-        for i in range(windows):
-            here = {name: float(values[i]) for name, values in logs.items()}
-            history.append({**here, "step": done + (i + 1) * window})
+    with contextlib.closing(kept) if kept else contextlib.nullcontext():
+        for number, (stage, windows) in enumerate(zip(stages, parts, strict=True)):
+            fit = {"steps_per_epoch": window, "epochs": windows, "verbose": 0}
+            order, boundary = seed + 1000 * number, stage.downstream_of
+            if boundary is None:
+                found = _Source(data, validation, kept, order)
+                logs, count = _train_whole(model, stage, found, fit, callbacks)
+            else:
+                part, given = downstream[boundary], ideal[boundary]
+                logs, count = _train_downstream(model, part, given, data, order, fit)
+            most = max(most, count)
+            done = history[-1]["step"] if history else 0
+            for i in range(windows):
+                here = {name: float(values[i]) for name, values in logs.items()}
+                history.append({**here, "step": done + (i + 1) * window})
     seconds = time.perf_counter() - begin
-    return Trained(history, steps, steps * batch_size, most, seconds)
+    size = kept.bytes if kept else 0
+    return Trained(history, steps, steps * data.batch_size, most, seconds, size)
+
+
+class _Source(NamedTuple):
+    """Where the batches of a stage of the whole model come from."""
+
+    data: Data
+    validation: Data | None
+    cache: UpstreamCache | None
+    order: int
 
 
 def _train_whole(
-    model: Any, stage: Stage, data: _Data, order: int, fit: dict, callbacks: Sequence
+    model: Any, stage: Stage, source: _Source, fit: dict, callbacks: Sequence
 ) -> tuple[dict[str, list], int]:
     """The logs of a stage of the whole model, and how many parameters it trained."""
-    batches = endless((data.x, data.y), data.batch_size, order)
     with frozen_modules(model, stage.frozen):
-        model.training_mode = stage.mode
+        model.training_mode = mode = model.check_training_mode(stage.mode)
         count = count_parameters(model.trainable_variables)
         used = [*stage.callbacks(), *callbacks]
-        return model.fit(batches, callbacks=used, **fit).history, count
+        cache = source.cache
+        batches = cache and cache.batches(mode, source.order)
+        if cache and batches is not None:
+            validation = cache.validation(mode)
+            used.append(SameMode(mode))
+        else:
+            batches = source.data.batches(source.order)
+            validation = source.validation and source.validation.one_epoch()
+        found = model.fit(
+            batches, callbacks=used, validation_data=validation, shuffle=False, **fit
+        )
+        return found.history, count
 
 
 def _train_downstream(
-    model: Any, part: keras.Model, boundary: str, data: _Data, order: int, fit: dict
+    model: Any, part: keras.Model, ideal: Any, data: Any, order: int, fit: dict
 ) -> tuple[dict[str, list], int]:
     """The same of a stage that trains what lies downstream of a boundary."""
     compile_downstream(model, part)  # with the learning rate of now
     targets = model._split(data.y, None).y
-    inputs = (
-        *model._flat_inputs(data.x),
-        np.asarray(data.ideal_activations[boundary]),
-    )
-    found = part.fit(endless((inputs, targets), data.batch_size, order), **fit).history
+    inputs = (*model._flat_inputs(data.x), np.asarray(ideal))
+    batches = endless((inputs, targets), data.batch_size, order)
+    found = part.fit(batches, shuffle=False, **fit).history
     # Losses and metrics on ideal activations are not those of the whole model.
     logs = {f"{DOWNSTREAM}{name}": values for name, values in found.items()}
     return logs, count_parameters(part.trainable_variables)
@@ -203,7 +239,12 @@ def _parts(stages: list[Stage], steps: int, window: int) -> list[int]:
     return [int(part) for part in parts]
 
 
-def _check(model: Any, stages: list[Stage], ideal_activations: Mapping) -> dict[str, Any]:
+def _check(
+    model: Any,
+    stages: list[Stage],
+    data: Data,
+    ideal_activations: Mapping,
+) -> dict[str, Any]:
     """Checks the stages, and builds what they need before anything is trained.
 
     Returns:
@@ -228,9 +269,16 @@ def _check(model: Any, stages: list[Stage], ideal_activations: Mapping) -> dict[
                 f"activations; ideal_activations has {sorted(ideal_activations)}. Give "
                 f"ideal_activations={{{boundary!r}: ...}}, such as one-hot labels."
             )
+        if not isinstance(data, ArrayData):
+            raise ValueError(
+                f"A stage trains what lies downstream of {boundary!r} on ideal "
+                "activations, one for each example, and x is a dataset. Give arrays x, y."
+            )
         downstream[boundary] = model.downstream_model(boundary)
     # On all variables, those of modules that the first stage freezes among them.
     model._build_optimizer()
+    # By batches as they are: `fit` could not build on those with cached activations.
+    build_as_fit_does(model, data.example)
     for part in downstream.values():
         # Compiled again when its stage begins; what cannot be compiled is refused now.
         compile_downstream(model, part)
