@@ -1,5 +1,7 @@
 """What the measurements of one module say: faults, and whether its loss still moves."""
 
+import functools
+import itertools
 import math
 import statistics
 from collections.abc import Callable, Mapping, Sequence
@@ -144,7 +146,8 @@ class Evidence:
         self._measured, self.learning, self._first = measured, learned, first
         self.size = len(measured["loss"])
         self.latest = {name: _latest(values) for name, values in measured.items()}
-        numbers = {name: median(known) for name, (_, known) in self.latest.items()}
+        known = {name: values for name, (_, values) in self.latest.items() if values}
+        numbers = {name: statistics.median(values) for name, values in known.items()}
         numbers["loss at start"] = learned.start
         self.numbers = {n: value for n, value in numbers.items() if not math.isnan(value)}
 
@@ -168,8 +171,9 @@ class Evidence:
 
     def _past(self, quantity: str) -> list[float]:
         """The last ten measurements that are not NaN, however old."""
-        values = (float(value) for value in self._measured.get(quantity, ()))
-        return [value for value in values if not math.isnan(value)][-MEASUREMENTS:]
+        values = map(float, reversed(self._measured.get(quantity, ())))
+        known = itertools.filterfalse(math.isnan, values)
+        return [*itertools.islice(known, MEASUREMENTS)][::-1]
 
     def dormant(self, bound: float) -> float:
         """How certain it is that too many units are dormant, and it is a fault.
@@ -211,9 +215,10 @@ class Evidence:
                 trained or any(map(math.isfinite, gradients))
             )
             last, _ = self.latest[name]
-            if name == "loss" or stepped or self._past(name):  # it was measured
-                wild = sum(not math.isfinite(value) for value in last)
-                found = max(found, sign_test(wild, len(last)))
+            certainty = sign_test(sum(not math.isfinite(v) for v in last), len(last))
+            # Nothing is said by a quantity that was never measured.
+            if certainty > found and (name == "loss" or stepped or self._past(name)):
+                found = certainty
         return found
 
     def is_frozen(self, still: float) -> bool:
@@ -265,6 +270,7 @@ def learning(
     return Learning(start, own, skill, skill_now, above, left > FAR, rests)
 
 
+@functools.cache
 def sign_test(says: int, count: int) -> float:
     """How certain it is that more than half of all measurements say so.
 
@@ -274,11 +280,6 @@ def sign_test(says: int, count: int) -> float:
         return 0.0
     tail = sum(math.comb(count, k) for k in range(says, count + 1))
     return 1.0 - tail / 2.0**count
-
-
-def median(values: Sequence[float]) -> float:
-    """The median; NaN of nothing."""
-    return statistics.median(values) if values else math.nan
 
 
 def _latest(values: Sequence[float]) -> tuple[list[float], list[float]]:
