@@ -6,8 +6,15 @@ import keras
 
 from keras_e2e.models.modular_model import ModularModel
 from keras_e2e.models.modular_wrapper import ModularWrapper
-from keras_e2e.models.placement import Boundaries, new_boundaries, objectives_by_name
+from keras_e2e.models.placement import (
+    DEFAULT_BALANCE,
+    Boundaries,
+    new_boundaries,
+    objectives_by_name,
+    refuse_balance,
+)
 from keras_e2e.models.rewiring import rewire
+from keras_e2e.modules.call_costs import Balance
 from keras_e2e.modules.training_mode import ModeName, TrainingMode
 from keras_e2e.objectives import Identifier
 from keras_e2e.trainers.modular_trainer import ModularTrainer
@@ -22,6 +29,7 @@ def modularize(
     boundaries: Boundaries = None,
     *,
     objective: Identifier = DEFAULT_OBJECTIVE,
+    balance: Balance = DEFAULT_BALANCE,
     training_mode: TrainingMode | ModeName = "end_to_end",
 ) -> ModularModel | ModularWrapper:
     """Splits an existing model into modules.
@@ -44,12 +52,21 @@ def modularize(
               alone is ambiguous).
             - A dict from such names to objectives: a `LocalObjective`, an alias such as
               `"predsim"`, or None to mark the place only.
-            - An integer: The number of cut points of the graph to choose.
+            - An integer: The number of cut points of the graph to choose, so that they
+              balance the modules.
 
             Defaults to `None`.
         objective: The local objective of boundaries that are listed or chosen: a
             `LocalObjective`, of which each gets a copy, or an alias (see
             `ModuleBoundary`). None only marks the places. Defaults to `"prediction"`.
+        balance: What the modules have alike if their boundaries are chosen: the largest is
+            as small as it can be. One of:
+            - `"memory"`: The bytes of the activations that the layers make. Locally trained
+              modules need those of one module at a time.
+            - `"parameters"`: The number of parameters.
+            - `"time"`: The multiplications with additions of a forward pass.
+
+            Defaults to `"memory"`.
         training_mode: `TrainingMode` or its name, the mode to start in. Defaults to
             `"end_to_end"`.
 
@@ -80,6 +97,7 @@ def modularize(
             "Functional, Sequential or subclassed model."
         )
     _refuse_unsuitable(model)
+    refuse_balance(boundaries, balance)
     if isinstance(boundaries, Mapping) and objective != DEFAULT_OBJECTIVE:
         raise ValueError(
             f"modularize: the dict of boundaries names objectives already, and "
@@ -90,7 +108,7 @@ def modularize(
         if not compat.is_functional(model):
             objectives = objectives_by_name(model, boundaries, objective)
             return ModularWrapper(model, objectives, training_mode=training_mode)
-        inserted = new_boundaries(model, boundaries, objective)
+        inserted = new_boundaries(model, boundaries, objective, balance)
         inputs, outputs = rewire(model, inserted, keep=True)
         modular = ModularModel(
             inputs, outputs, name=model.name, training_mode=training_mode

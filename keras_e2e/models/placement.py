@@ -8,6 +8,7 @@ import keras
 
 from keras_e2e.models.rewiring import graph_layers, rewire
 from keras_e2e.modules.boundary import ModuleBoundary
+from keras_e2e.modules.call_costs import Balance, check_balance
 from keras_e2e.modules.cut_points import balanced
 from keras_e2e.modules.graph import LOOPS, Graph, in_loop
 from keras_e2e.objectives import Identifier
@@ -15,11 +16,16 @@ from keras_e2e.objectives.base import LocalObjective
 from keras_e2e.utils import compat
 from keras_e2e.utils.validation import did_you_mean
 
+DEFAULT_BALANCE: Balance = "memory"
+
 Boundaries = Sequence[str] | Set[str] | Mapping[str, Identifier] | SupportsIndex | None
 
 
 def new_boundaries(
-    model: keras.Model, boundaries: Boundaries, objective: Identifier
+    model: keras.Model,
+    boundaries: Boundaries,
+    objective: Identifier,
+    balance: Balance = DEFAULT_BALANCE,
 ) -> dict[int, ModuleBoundary]:
     """The boundaries to insert into a graph, by the `id` of the layer that each follows.
 
@@ -27,6 +33,7 @@ def new_boundaries(
         model: A Functional model or built Sequential.
         boundaries: As in `modularize`.
         objective: As in `modularize`.
+        balance: As in `modularize`.
 
     Raises:
         ValueError: As in `modularize`.
@@ -37,7 +44,7 @@ def new_boundaries(
         inputs, outputs = rewire(model, {}, keep=True, flatten=True)
         graph = Graph(keras.Model(inputs, outputs, name=model.name))
         count = None if boundaries is None else int(boundaries)  # type: ignore[arg-type]
-        chosen = [(x.name, x, _copy(objective)) for x in balanced(graph, count)]
+        chosen = [(x.name, x, _copy(objective)) for x in balanced(graph, count, balance)]
     else:
         objectives = objectives_by_name(model, boundaries, objective)
         chosen = [(name, _find(model, name), given) for name, given in objectives.items()]
@@ -54,6 +61,16 @@ def new_boundaries(
             given, name=f"{layer.name}_boundary", module=layer.name
         )
     return inserted
+
+
+def refuse_balance(boundaries: Boundaries, balance: Any) -> None:
+    """Raises ValueError for what cannot be balanced, or not with these boundaries."""
+    check_balance(balance)
+    if balance != DEFAULT_BALANCE and not (boundaries is None or _is_count(boundaries)):
+        raise ValueError(
+            f"modularize: the boundaries are named, and balance={balance!r} is for a "
+            "number of them, which are then chosen. Leave `balance` out."
+        )
 
 
 def objectives_by_name(

@@ -1,13 +1,13 @@
 """Where the code of a subclassed model may be cut, by the order of its calls."""
 
-import functools
-import math
-from collections.abc import Callable, Iterable
-from typing import Any, NamedTuple
+import itertools
+from collections.abc import Iterable
+from typing import Any
 
 import keras
 from keras import tree
 
+from keras_e2e.modules.call_costs import costs
 from keras_e2e.modules.cut_points import (
     DEFAULT_COUNT,
     FINISHERS,
@@ -17,16 +17,8 @@ from keras_e2e.modules.cut_points import (
 )
 from keras_e2e.modules.discovery import run
 from keras_e2e.modules.graph import LOOPS
+from keras_e2e.modules.watched_calls import LayerCall, watched_calls
 from keras_e2e.utils import compat
-from keras_e2e.utils.graphs import count_parameters
-
-
-class _Call(NamedTuple):
-    """One call of a layer, in the order in which calls begin."""
-
-    layer: Any
-    outer: Any
-    outputs: list
 
 
 class CallOrder:
@@ -42,10 +34,12 @@ class CallOrder:
 
     def __init__(self, base: Any, x: Any):
         run(base, x, training=False)  # builds what is not built
-        calls, outputs = _watched(base, x)
+        with watched_calls(compat.all_layers(base)) as calls, keras.StatelessScope():
+            outputs = run(base, x, training=False)
         self.base, self.calls = base, _outermost(calls)
         self._ends_model = {id(t) for t in tree.flatten(outputs)}
         self._all = calls
+        self._places = {id(call): place for place, call in enumerate(calls)}
 
     def choose(self, refused: Iterable[str] = ()) -> list[str]:
         """Names of up to three layers that balance the modules if each ends one.
@@ -66,9 +60,7 @@ class CallOrder:
         if not points:
             return []
         ends = [point.position + 1 for point in points] + [len(self.calls)]
-        total = [0]
-        for cost in self._costs():
-            total.append(total[-1] + cost)
+        total = [0, *itertools.accumulate(self._costs())]
         chosen = best_ends(total, ends, min(DEFAULT_COUNT, len(points)))
         return [points[i].layer.name for i in chosen]
 
@@ -86,56 +78,13 @@ class CallOrder:
         )
 
     def _costs(self) -> list[int]:
-        """Parameters plus activations of each call; a layer's weights count once."""
-        costs = []
-        seen: set[int] = set()
-        for call in self.calls:
-            weights = [v for v in call.layer.weights if id(v) not in seen]
-            seen.update(map(id, weights))
-            sizes = [math.prod(tensor.shape[1:]) for tensor in call.outputs]
-            costs.append(sum(sizes) + count_parameters(weights))
-        return costs
+        """What each call costs in memory, with the calls that it leads to."""
+        begins = [self._places[id(call)] for call in self.calls]
+        ends = [*begins[1:], len(self._all)]
+        return costs([self._all[a:b] for a, b in zip(begins, ends, strict=True)], "memory")
 
 
-def _watched(base: Any, x: Any) -> tuple[list[_Call], Any]:
-    """Runs a model without side effects. Returns its calls of layers, and its outputs."""
-    calls: list[_Call] = []
-    under_way: list[_Call] = []
-
-    def watching(layer: keras.layers.Layer) -> Callable:
-        original = layer.call
-
-        @functools.wraps(original)
-        def call(*args, **kwargs):
-            outer = under_way[-1].layer if under_way else None
-            noted = _Call(layer, outer, [])
-            calls.append(noted)
-            under_way.append(noted)
-            try:
-                outputs = original(*args, **kwargs)
-            finally:
-                under_way.pop()
-            noted.outputs.extend(tree.flatten(outputs))
-            return outputs
-
-        return call
-
-    layers = {id(layer): layer for layer in compat.all_layers(base)}.values()
-    before = [(layer, vars(layer).get("call")) for layer in layers]
-    try:
-        for layer in layers:
-            layer.call = watching(layer)
-        with keras.StatelessScope():
-            return calls, run(base, x, training=False)
-    finally:
-        for layer, call in before:
-            if call is None:
-                del layer.call
-            else:
-                layer.call = call
-
-
-def _outermost(calls: list[_Call]) -> list[_Call]:
+def _outermost(calls: list[LayerCall]) -> list[LayerCall]:
     """The calls by the model's own code, or those inside of the only one with weights."""
     chosen = [call for call in calls if call.outer is None]
     while True:

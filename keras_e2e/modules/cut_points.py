@@ -1,13 +1,12 @@
 """Choosing where to cut a graph into balanced modules."""
 
 import itertools
-import math
 from typing import Any, NamedTuple
 
 import keras
 
+from keras_e2e.modules.call_costs import Balance, graph_costs
 from keras_e2e.modules.graph import Graph
-from keras_e2e.utils.graphs import count_parameters
 
 # The number of boundaries where none is asked for.
 DEFAULT_COUNT = 3
@@ -114,17 +113,21 @@ def ends_of_modules(points: list[CutPoint], weighted: list[bool]) -> list[CutPoi
     return kept
 
 
-def balanced(graph: Graph, count: int | None = None) -> list[Any]:
+def balanced(
+    graph: Graph, count: int | None = None, balance: Balance = "memory"
+) -> list[Any]:
     """The layers at `count` cut points that balance the modules.
 
-    The cost of a module is the number of its parameters plus the number of its
-    activations for one example; the largest cost over the modules is made as small as
-    it can be.
+    The largest cost over the modules is made as small as it can be.
 
     Args:
         graph: The graph to cut.
         count: Integer, the number of cut points. None means three, or as many as
             there are. Defaults to `None`.
+        balance: What a module costs. `"memory"`: the bytes of the activations that its
+            layers make, about what backpropagation keeps for each example.
+            `"parameters"`: the number of its parameters. `"time"`: its multiplications
+            with additions. Defaults to `"memory"`.
 
     Raises:
         ValueError: If `count` is not positive, or if the graph has fewer cut points.
@@ -134,7 +137,7 @@ def balanced(graph: Graph, count: int | None = None) -> list[Any]:
     if count is None:
         count = min(DEFAULT_COUNT, len(points))
     ends = [p.position + 1 for p in points] + [len(graph.calls)]
-    total = [0, *itertools.accumulate(_costs(graph))]
+    total = [0, *itertools.accumulate(graph_costs(graph.calls, balance))]
     return [points[i].layer for i in best_ends(total, ends, count)]
 
 
@@ -190,15 +193,3 @@ def best_ends(total: list[int], ends: list[int], count: int) -> tuple:
         best.append(row)
     return best[count][len(ends) - 1][1]
 
-
-def _costs(graph: Graph) -> list[int]:
-    """Parameters plus activations of each call; a layer's weights count once."""
-    seen: set[int] = set()
-    costs = []
-    for call in graph.calls:
-        cost = sum(math.prod(a or 1 for a in t.shape[1:]) for t in call.outputs)
-        weights = {id(v): v for v in getattr(call.operation, "weights", ())}
-        cost += count_parameters(v for key, v in weights.items() if key not in seen)
-        seen.update(weights)
-        costs.append(cost)
-    return costs

@@ -1069,6 +1069,25 @@ def test_what_are_no_boundaries_is_refused(boundaries):
             e2e.modularize(base, boundaries)
 
 
+@pytest.mark.parametrize("balance", ["Memory", "parameter", None, 2])
+def test_what_cannot_be_balanced_is_refused(balance):
+    said = [f"balance={balance!r}", "'memory', 'parameters', 'time'"]
+    for base in (stock(), subclassed()):
+        for boundaries in (2, None, ["a"]):
+            with refused_for(base, ValueError, *said):
+                e2e.modularize(base, boundaries, balance=balance)
+    with pytest.raises(ValueError, match="Did you mean 'parameters'"):
+        e2e.modularize(stock(), 2, balance="parameter")
+
+
+@pytest.mark.parametrize("boundaries", [["a"], {"a": None}], ids=str)
+def test_balance_is_refused_where_nothing_is_chosen(boundaries):
+    for base in (stock(), subclassed()):
+        with refused_for(base, ValueError, "balance='time'", "Leave `balance` out"):
+            e2e.modularize(base, boundaries, balance="time")
+    assert list(e2e.modularize(stock(), boundaries).boundaries) == ["a"]
+
+
 def test_more_modules_than_cut_points_are_refused():
     model = stock()
     said = ["boundaries=3", "'net'", "'a'", "'b'", "at most 2"]

@@ -130,13 +130,18 @@ def test_cut_points_can_all_be_boundaries():
             assert list(model.boundaries) == points
 
 
-def cost_of(model, members):
-    """Parameters plus activations for one example."""
-    return sum(
-        model.get_layer(name).count_params()
-        + math.prod(model.get_layer(name).output.shape[1:])
-        for name in members
-    )
+def cost_of(model, members, balance="memory"):
+    """What a module of Dense layers, sums and normalizations costs."""
+    found = [model.get_layer(name) for name in members]
+    if balance == "parameters":
+        return sum(layer.count_params() for layer in found)
+    views = (keras.layers.InputLayer, layers.Flatten, layers.Reshape)
+    found = [layer for layer in found if not isinstance(layer, views)]
+    sizes = {layer.name: math.prod(layer.output.shape[1:]) for layer in found}
+    if balance == "time":
+        kernels = {x.name: x.kernel.shape for x in found if isinstance(x, layers.Dense)}
+        return sum(math.prod(kernels.get(name, [sizes[name]])) for name in sizes)
+    return 4 * sum(sizes.values())
 
 
 def chain(widths):
@@ -147,8 +152,12 @@ def chain(widths):
     return keras.Model(inputs, x)
 
 
+BALANCES = ["memory", "parameters", "time"]
+
+
+@pytest.mark.parametrize("balance", BALANCES)
 @pytest.mark.parametrize("seed", range(8))
-def test_balanced_cuts_are_the_best_of_all(seed):
+def test_balanced_cuts_are_the_best_of_all(seed, balance):
     draw = random.Random(seed)
     model = chain([draw.randint(1, 30) for _ in range(draw.randint(4, 9))])
     names = [layer.name for layer in model.layers]
@@ -157,11 +166,11 @@ def test_balanced_cuts_are_the_best_of_all(seed):
     def largest(cuts):
         edges = [0, *cuts, len(names)]
         modules = [names[a:b] for a, b in itertools.pairwise(edges)]
-        return max(cost_of(model, members) for members in modules)
+        return max(cost_of(model, members, balance) for members in modules)
 
     assert len(cut_points(Graph(model))) == len(names) - 2
     for count in range(1, len(names) - 2):
-        chosen = [layer.name for layer in balanced(Graph(model), count)]
+        chosen = [layer.name for layer in balanced(Graph(model), count, balance)]
         cuts = [names.index(name) + 1 for name in chosen]
         assert cuts == sorted(set(cuts))
         assert len(cuts) == count
@@ -172,7 +181,8 @@ def test_balanced_cuts_are_the_best_of_all(seed):
 
 
 @pytest.mark.slow
-def test_balanced_cuts_of_random_models_are_the_best_of_all():
+@pytest.mark.parametrize("balance", BALANCES)
+def test_balanced_cuts_of_random_models_are_the_best_of_all(balance):
     tried = 0
     for seed in range(60):
         drawn = Drawn(seed)
@@ -189,10 +199,10 @@ def test_balanced_cuts_of_random_models_are_the_best_of_all():
                     if cut in drawn.reached([name]):
                         owner.setdefault(name, cut)
             modules = [[n for n in everything if owner.get(n) == c] for c in (*cuts, None)]
-            return max(cost_of(drawn.model, members) for members in modules)
+            return max(cost_of(drawn.model, members, balance) for members in modules)
 
         for count in (1, 2, 3):
-            chosen = [x.name for x in balanced(Graph(drawn.model), count)]
+            chosen = [x.name for x in balanced(Graph(drawn.model), count, balance)]
             best = min(map(largest, itertools.combinations(points, count)))
             assert largest(chosen) == best, (seed, count)
     assert tried > 5
@@ -349,4 +359,38 @@ def test_a_shared_layers_parameters_count_once():
     x = layers.Dense(20, name="third")(x)
     model = keras.Model(inputs, layers.Dense(20, name="out")(x))
     # 420 parameters each; counted twice, `twice` would be a module with no other.
-    assert list(e2e.modularize(model, 1).boundaries) == ["first"]
+    modular = e2e.modularize(model, 1, balance="parameters")
+    assert list(modular.boundaries) == ["first"]
+
+
+def narrowing():
+    """Large maps first, large kernels last, as in many networks for images."""
+    x = inputs = keras.Input((32, 32, 3))
+    for number, width in enumerate([8, 16, 32, 64, 128, 256]):
+        x = layers.Conv2D(width, 3, padding="same", name=f"c{number}")(x)
+        x = layers.MaxPooling2D(name=f"p{number}")(x) if number < 5 else x
+    x = layers.GlobalAveragePooling2D(name="gap")(x)
+    return keras.Model(inputs, layers.Dense(10, name="out")(x))
+
+
+def test_it_may_be_said_what_to_balance():
+    chosen = {
+        balance: list(e2e.modularize(narrowing(), 1, balance=balance).boundaries)
+        for balance in BALANCES
+    }
+    # Made: 8 maps of 32 x 32 and 16 x 16 first, then less and less. Parameters: 295,168 of
+    # 395,930 in the last convolution. Multiplications: 221,184, then 294,912 each.
+    assert chosen == {"memory": ["p0"], "parameters": ["p4"], "time": ["p2"]}
+    assert list(e2e.modularize(narrowing(), 1).boundaries) == chosen["memory"]
+
+
+@pytest.mark.parametrize("policy", ["float32", "mixed_float16"])
+def test_half_the_bytes_are_half_the_memory(policy):
+    """Of two halves alike but for the dtype, the one in float32 takes two thirds."""
+    x = inputs = keras.Input((64,))
+    for number in range(12):
+        dtype = policy if number < 6 else "float32"
+        x = layers.Dense(64, dtype=dtype, name=f"d{number}")(x)
+    model = keras.Model(inputs, layers.Dense(1, name="out")(x))
+    expected = "d5" if policy == "float32" else "d7"  # 6 * 2 + 2 * 4 = 20 of 36 bytes
+    assert list(e2e.modularize(model, 1).boundaries) == [expected]
