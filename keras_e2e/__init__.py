@@ -31,6 +31,8 @@ if TYPE_CHECKING or not _is_command():
     from keras_e2e.models.ensembles.ensemble import bootstrap_indices, ensemble
     from keras_e2e.models.ensembles.evaluation import evaluate_ensemble
     from keras_e2e.models.goodness import goodness_predict
+    from keras_e2e.models.memory import estimate_memory
+    from keras_e2e.models.memory_estimate import MemoryEstimate
     from keras_e2e.models.modular_model import ModularModel
     from keras_e2e.models.modular_wrapper import ModularWrapper
     from keras_e2e.models.modularize import modularize, strip
@@ -44,6 +46,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "AugLocal",
+    "MemoryEstimate",
     "ModeName",
     "ModularModel",
     "ModularWrapper",
@@ -57,6 +60,7 @@ __all__ = [
     "diagnostics",
     "ensemble",
     "ensembles",
+    "estimate_memory",
     "evaluate_ensemble",
     "goodness_predict",
     "modularize",

@@ -1,4 +1,4 @@
-"""The keras-e2e command: `keras-e2e demo`, `keras-e2e report` and `keras-e2e limits`.
+"""The keras-e2e command: `keras-e2e demo`, `report`, `memory` and `limits`.
 
 Flags are parsed, and refused, before Keras is imported, which takes seconds. So this
 module and those that it imports at the top must not import Keras or TensorFlow.
@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 from absl import flags
 
-from keras_e2e.experiments import demo_command
+from keras_e2e.experiments import demo_command, memory_command
 from keras_e2e.experiments.command import Command, CommandError
 from keras_e2e.experiments.limits import command as limits
 from keras_e2e.utils.validation import did_you_mean
@@ -54,7 +54,10 @@ REPORT = Command(
     _report,
 )
 
-COMMANDS = {command.name: command for command in (demo_command.DEMO, REPORT, limits.LIMITS)}
+COMMANDS = {
+    command.name: command
+    for command in (demo_command.DEMO, REPORT, memory_command.MEMORY, limits.LIMITS)
+}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

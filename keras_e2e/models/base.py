@@ -61,12 +61,22 @@ class ModularBase(ModularTrainer):
         """Dict from name to `ModuleBoundary`, in the order of the modules."""
         return {m.name: m.boundary for m in self._modular.modules if m.boundary is not None}
 
-    def module_summary(self, print_fn: Any = None) -> None:
+    def module_summary(
+        self, print_fn: Any = None, *, batch_size: int | None = None
+    ) -> None:
         """Prints a table of the modules: layers, objective, parameters, head.
 
         Args:
             print_fn: Function that is called with the table as one string. Defaults to
                 `None`, which prints to the terminal.
+            batch_size: Integer, the number of examples in a batch. With it the table also
+                tells, on TensorFlow, the memory of each module's activations, and of a
+                step (`estimate_memory`). Defaults to `None`.
+
+        Raises:
+            RuntimeError: If a batch size is given and the backend is not TensorFlow.
+            ValueError: If a batch size is given and is below 1 or does not fit the model,
+                or if the model leaves sizes open.
 
         Example:
 
@@ -78,7 +88,7 @@ class ModularBase(ModularTrainer):
         >>> "Prediction" in lines[0]
         True
         """
-        print_modules(self, print_fn)
+        print_modules(self, print_fn, batch_size)
 
     def early_exit_model(self, name: str) -> keras.Model:
         """Returns a stock Keras model that ends in the head of one module.

@@ -18,13 +18,13 @@ from keras_e2e.utils.graphs import share_dtype_policy, strategy_scope
 _TRAINING = ("train_step", "compute_loss", "make_train_function")
 
 
-class _Graph(ModularModel):
+class AnyGraph(ModularModel):
     """A graph of layers as modules, or as one."""
 
     _needs_boundary = False
 
 
-class _Code(ModularWrapper):
+class AnyCode(ModularWrapper):
     """A subclassed model as modules, or as one."""
 
     _needs_boundary = False
@@ -95,7 +95,7 @@ def _graph(model: keras.Model) -> Any:
     except ValueError:  # there is no cut point
         inserted = {}
     inputs, outputs = rewire(model, inserted, keep=True)
-    modular = _Graph(inputs, outputs, name=model.name)
+    modular = AnyGraph(inputs, outputs, name=model.name)
     share_dtype_policy(model, modular)
     # Where a nested model ended this one, the outputs go by its name.
     names = list(compat.as_functional(model).output_names)
@@ -109,7 +109,7 @@ def _graph(model: keras.Model) -> Any:
 
 def _code(model: keras.Model, x: Any) -> Any:
     if holds_boundary(model):
-        return _wrapped(model, [], x)
+        return wrapped(model, [], x)
     order = CallOrder(model, x)
     refused: set[str] = set()
     good: dict[str, bool] = {}
@@ -121,22 +121,23 @@ def _code(model: keras.Model, x: Any) -> Any:
                 good[name] = _may_end(model, name, x)
         wrong = [name for name in names if not good[name]]
         if not wrong:
-            return _wrapped(model, names, x)
+            return wrapped(model, names, x)
         refused.update(wrong)
-    return _wrapped(model, [], x)
+    return wrapped(model, [], x)
 
 
 def _may_end(model: keras.Model, name: str, x: Any) -> bool:
     """Whether a module may end with this layer, if it is the only one to do so."""
     try:
-        _wrapped(model, [name], x).unwrap()
+        wrapped(model, [name], x).unwrap()
     except ValueError:
         return False
     return True
 
 
-def _wrapped(model: keras.Model, names: list[str], x: Any) -> _Code:
-    modular = _Code(model, dict.fromkeys(names))
+def wrapped(model: keras.Model, names: list[str], x: Any) -> AnyCode:
+    """A subclassed model as modules that end with these layers; with none, one module."""
+    modular = AnyCode(model, dict.fromkeys(names))
     try:
         modular.examine(x)
     except ValueError:

@@ -6,16 +6,22 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from keras_e2e.utils.graphs import count_parameters
+from keras_e2e.models.memory_estimate import MIB, MemoryEstimate
+from keras_e2e.models.memory_figures import estimate, gradients_wait, refuse_backend
+from keras_e2e.models.memory_inputs import input_specs
+from keras_e2e.utils.graphs import count_parameters, strategy_scope
+from keras_e2e.utils.state import preserve_everything
 
 
-def print_modules(model: Any, print_fn: Any = None) -> None:
+def print_modules(model: Any, print_fn: Any = None, batch_size: int | None = None) -> None:
     """Prints a table with one line for each module of a modular model.
 
     Args:
         model: The modular model.
         print_fn: Function that is called with the table as one string. Defaults to
             `None`, which prints to the terminal.
+        batch_size: Integer, the batch size to tell the memory for. Defaults to `None`,
+            which leaves memory out.
     """
     if not model.modules:
         (print_fn or print)(
@@ -23,6 +29,7 @@ def print_modules(model: Any, print_fn: Any = None) -> None:
             "model.examine(x)."
         )
         return
+    memory = None if batch_size is None else _memory(model, batch_size)
     table = Table(title=f"Modules of {model.name!r}", title_justify="left")
     table.add_column("#")
     table.add_column("module", no_wrap=True)
@@ -30,29 +37,61 @@ def print_modules(model: Any, print_fn: Any = None) -> None:
     table.add_column("objective", no_wrap=True)
     table.add_column("parameters", justify="right", no_wrap=True)
     table.add_column("head", justify="right", no_wrap=True)
+    if memory is not None:
+        table.caption, table.caption_justify = _peaks(memory), "left"
+        table.add_column("activations\n(MiB)", justify="right", no_wrap=True)
+        table.add_column("share", justify="right", no_wrap=True)
     for number, module in enumerate(model.modules, start=1):
-        layers = [layer.name for layer in module.layers]
-        shown = ", ".join(layers)
-        if len(layers) > 3:
-            shown = f"{layers[0]} and {len(layers) - 1} more"
-        head = count_parameters(module.head_variables)
-        if module.boundary is None:
-            objective = "task loss"
-        elif module.objective is None:
-            objective = "none"
-        else:
-            objective = type(module.objective).__name__
-        table.add_row(
-            str(number),
-            module.name,
-            shown,
-            objective,
-            f"{module.parameters:,}",
-            f"{head:,}" if head else "-",
-        )
+        table.add_row(str(number), *_cells(module), *_taken(memory, module.name))
     if print_fn is None:
         Console().print(table)
         return
     text = io.StringIO()
     Console(file=text, width=100).print(table)
     print_fn(text.getvalue().rstrip())
+
+
+def _cells(module: Any) -> list[str]:
+    """What is said of a module beside its number and memory."""
+    layers = [layer.name for layer in module.layers]
+    shown = ", ".join(layers)
+    if len(layers) > 3:
+        shown = f"{layers[0]} and {len(layers) - 1} more"
+    head = count_parameters(module.head_variables)
+    if module.boundary is None:
+        objective = "task loss"
+    elif module.objective is None:
+        objective = "none"
+    else:
+        objective = type(module.objective).__name__
+    return [
+        module.name,
+        shown,
+        objective,
+        f"{module.parameters:,}",
+        f"{head:,}" if head else "-",
+    ]
+
+
+def _memory(model: Any, batch_size: int) -> MemoryEstimate:
+    refuse_backend("module_summary(batch_size=...)")
+    with preserve_everything(model), strategy_scope(model):
+        inputs, size = input_specs(model, batch_size, None)
+        return estimate(model, [model], inputs, size, gradients_wait(model))
+
+
+def _taken(memory: MemoryEstimate | None, name: str) -> list[str]:
+    """The cells of a module's memory."""
+    if memory is None:
+        return []
+    (found,) = (m for m in memory.splits[0].modules if m.name == name)
+    return [f"{found.activations / MIB:,.1f}", f"{found.share:.2f}"]
+
+
+def _peaks(memory: MemoryEstimate) -> str:
+    local = memory.splits[0].local
+    return (
+        f"At batch size {memory.batch_size} a step is estimated to take at its peak, "
+        f"beside weights and optimizer, {memory.end_to_end / MIB:,.1f} MiB end to end and "
+        f"{local / MIB:,.1f} MiB locally ({memory.of_end_to_end(local):.2f} of that)."
+    )

@@ -10,6 +10,7 @@ from keras_e2e.modules.boundary import ModuleBoundary
 from keras_e2e.modules.graph import LOOPS
 from keras_e2e.modules.watched_calls import LayerCall, watched_calls
 from keras_e2e.utils import compat
+from keras_e2e.utils.compat.specs import bytes_of, output_spec
 from keras_e2e.utils.graphs import count_parameters
 from keras_e2e.utils.validation import did_you_mean
 
@@ -89,7 +90,7 @@ def _with_inner(call: Any) -> list[LayerCall]:
     args, kwargs = call.node.arguments.args, call.node.arguments.kwargs
     try:
         with watched_calls([layer, *compat.all_layers(layer)]) as calls:
-            compat.output_spec(layer, *args, **kwargs)
+            output_spec(layer, *args, **kwargs)
     except Exception:  # code of the user's that takes no other pass: its outputs count
         return [outer]
     return calls or [outer]
@@ -111,11 +112,13 @@ def _bytes_made(group: list[LayerCall]) -> int:
     """
     total = 0.0
     seen: set[int] = set()
-    for call in reversed(_leaves(group)):  # an outer layer may return what an inner one made
+    for call in reversed(
+        _leaves(group)
+    ):  # an outer layer may return what an inner one made
         fresh = [t for t in call.outputs if id(t) not in seen]
         seen.update(id(t) for t in call.outputs)
         if not isinstance(call.layer, _VIEWS):
-            total += sum(_elements(t) * compat.bytes_of(t.dtype) for t in fresh)
+            total += sum(_elements(t) * bytes_of(t.dtype) for t in fresh)
         inner = 0
         if isinstance(call.layer, _ATTENTION):
             inner = _scores(call)
@@ -123,7 +126,7 @@ def _bytes_made(group: list[LayerCall]) -> int:
             columns = sum(kernel.shape[-1] for kernel in _kernels(call.layer))
             inner = columns * _positions(call)
         if inner:
-            total += inner * compat.bytes_of(call.layer.compute_dtype)
+            total += inner * bytes_of(call.layer.compute_dtype)
     return math.ceil(total)
 
 
@@ -161,7 +164,11 @@ def _positions(call: LayerCall) -> int:
         return _size(entered.shape[1:-1])
     if isinstance(layer, keras.layers.EinsumDense):
         given, kernel = layer.equation.split("->")[0].split(",")
-        new = [n for n, axis in zip(layer.kernel.shape, kernel, strict=True) if axis not in given]
+        new = [
+            n
+            for n, axis in zip(layer.kernel.shape, kernel, strict=True)
+            if axis not in given
+        ]
         return _elements(made) // _size(new)
     shape = entered.shape if isinstance(layer, _TRANSPOSED) else made.shape
     first = getattr(layer, "data_format", None) == "channels_first"

@@ -192,4 +192,3 @@ def best_ends(total: list[int], ends: list[int], count: int) -> tuple:
             row[j] = (cost, (*best[k - 1][i][1], i))
         best.append(row)
     return best[count][len(ends) - 1][1]
-

@@ -8,7 +8,9 @@ import re
 import subprocess
 import sys
 
+import keras
 import pytest
+from keras import layers
 from tensorboard.backend.event_processing import event_accumulator
 
 from keras_e2e.experiments import demo as demo_module
@@ -125,6 +127,7 @@ def call_noting_imports(*arguments):
 FLAGS = {
     "demo": {"--epochs", "--tuples", "--update_freq", "--seed", "--[no]jit"},
     "report": {"--output"},
+    "memory": {"--modules", "--balance", "--input_shape", "--[no]json"},
     "limits": {"--preset", "--regimes", "--scheduler", "--[no]tune", "--steps"},
 }
 
@@ -142,7 +145,7 @@ def test_help_of_a_command_has_its_flags_alone_and_loads_no_keras(command):
 def test_help_and_version_of_the_whole_are_short_and_load_no_keras(flag):
     printed, _, status, loaded = call_noting_imports(flag)
     assert status == 0 and not loaded & set(HEAVY)
-    assert len(printed.splitlines()) < 25
+    assert len(printed.splitlines()) < 28
     if "version" in flag:
         assert printed == f"keras-e2e {importlib.metadata.version('keras-e2e')}\n"
     else:
@@ -160,6 +163,12 @@ def test_help_and_version_of_the_whole_are_short_and_load_no_keras(flag):
         (["demo", "3"], "takes flags alone, found '3'"),
         (["report", "--html=x", "logs"], "unknown flag --html."),
         (["report"], "expected one log directory, found none"),
+        (["memory"], "expected one model, found none"),
+        (["memory", "nothing.keras"], "there is no 'nothing.keras'"),
+        (["memory", "a.keras", "b.keras"], "found 2 of them: a.keras b.keras"),
+        (["memory", "--modules=1", "a"], "--modules=1: expected numbers from 2 on"),
+        (["memory", "--input_shape=3,x", "a"], "--input_shape=3,x: expected numbers"),
+        (["memory", "--module=2", "a"], "unknown flag --module. Did you mean --modules?"),
         (["limits", "--regime=auto"], "unknown flag --regime. Did you mean --regimes?"),
     ],
 )
@@ -167,7 +176,55 @@ def test_a_typo_is_answered_by_one_line_without_loading_keras(arguments, message
     printed, errors, status, loaded = call_noting_imports(*arguments)
     assert status == 2 and printed == "" and not loaded & set(HEAVY)
     assert message in errors and len(errors.splitlines()) == 1
-    assert "--help" in errors or "report" in arguments or "3" in arguments
+    assert "--help" in errors or {"report", "memory", "3"} & {*arguments}
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory):
+    """A model that leaves the number of its steps open, as a file."""
+    x = inputs = keras.Input((None, 8), name="tokens")
+    for number in range(4):
+        x = layers.Dense(16, activation="relu", name=f"d{number}")(x)
+    path = tmp_path_factory.mktemp("saved") / "model.keras"
+    keras.Model(inputs, layers.Dense(1)(x), name="net").save(path)
+    return path
+
+
+@pytest.mark.slow
+def test_memory_is_told_of_a_saved_model(saved):
+    asked = ["--batch_size=128", "--modules=2,4", "--input_shape=500,8"]
+    process = call("memory", str(saved), *asked)
+    assert process.returncode == 0, process.stderr[-2000:]
+    assert "Memory of 'net' at batch size 128, in MiB" in process.stdout
+    assert "4 modules: boundaries after d0, d1, d2" in process.stdout
+    process = call("memory", str(saved), *asked, "--json")
+    found = json.loads(process.stdout)
+    # Four layers of 16 numbers, and one number of the last.
+    assert found["activations"] == 128 * 500 * (4 * 16 + 1) * 4
+    assert [len(split["modules"]) for split in found["splits"]] == [2, 4]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "the input 'tokens' of 'net' has the shape (None, 8)"),
+        (["--input_shape=5,8", "--modules=9"], "'net' can be cut into at most 5 modules"),
+    ],
+)
+def test_memory_that_cannot_be_told_is_refused(saved, arguments, message):
+    process = call("memory", str(saved), *arguments)
+    assert process.returncode == 2 and message in process.stderr
+    assert "Traceback" not in process.stderr
+
+
+@pytest.mark.slow
+def test_what_is_no_model_is_refused(tmp_path):
+    path = tmp_path / "x.keras"
+    path.write_text("no model")
+    process = call("memory", str(path))
+    assert process.returncode == 2 and "cannot be loaded" in process.stderr
+    assert "Traceback" not in process.stderr
 
 
 def test_python_m_keras_e2e_is_the_command_and_as_quick():
@@ -193,7 +250,7 @@ def test_a_missing_package_is_named_before_anything_is_trained(tmp_path, monkeyp
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ([], "expected a command, one of demo, report, limits, found nothing"),
+        ([], "expected a command, one of demo, report, memory, limits, found nothing"),
         (["demo", "--k=0,x"], "--k=0,x: expected numbers from 1 on"),
         (["demo", "--epochs=0"], "epochs"),
         (["demo", "--data=cats"], "digits"),

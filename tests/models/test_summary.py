@@ -1,6 +1,7 @@
 """The table of modules."""
 
 import keras
+import pytest
 from keras import layers
 
 import keras_e2e as e2e
@@ -40,6 +41,21 @@ def test_each_module_has_a_row():
     assert row_of(text, "d1") == ["1", "d1", "d0, d1", "Reconstruction", "160", "44"]
     assert row_of(text, "plain") == ["2", "plain", "plain", "none", "33", "-"]
     assert row_of(text, "out") == ["3", "out", "out", "task loss", "8", "-"]
+
+
+def test_memory_is_told_for_a_batch_size():
+    model = model_of()
+    lines = []
+    model.module_summary(lines.append, batch_size=65536)
+    (text,) = lines
+    found = e2e.estimate_memory(model, batch_size=65536)
+    # Linear layers keep what they are given: d0 and d1 make 10 numbers, plain makes 3.
+    assert row_of(text, "d1")[6:] == ["2.5", f"{10 / 25:.2f}"]
+    assert row_of(text, "d1")[:6] == row_of(printed(model), "d1")
+    assert f"{found.end_to_end / 2**20:.1f} MiB end to end" in text
+    assert f"{found.splits[0].local / 2**20:.1f} MiB locally" in " ".join(text.split())
+    with pytest.raises(ValueError, match="batch_size=0"):
+        model.module_summary(batch_size=0)
 
 
 def test_modules_that_are_not_known_yet_are_announced():

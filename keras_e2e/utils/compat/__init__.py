@@ -13,7 +13,6 @@ from keras.src import backend
 from keras.src.models.functional import Functional
 from keras.src.saving.keras_saveable import KerasSaveable
 from keras.src.trainers.compile_utils import CompileLoss
-from keras.src.utils.dtype_utils import dtype_size
 from keras.src.utils.python_utils import default
 
 # Marks a `get_config` that subclasses with simple arguments need not override
@@ -130,21 +129,6 @@ def is_symbolic() -> bool:
     `keras.SymbolicScope` is public; whether one is open cannot be asked.
     """
     return backend.in_symbolic_scope()
-
-
-def output_spec(function: Callable, *args: Any, **kwargs: Any) -> Any:
-    """Shapes and dtypes of what a function returns for symbolic tensors.
-
-    Runs it as a layer's `call` is run for its shapes, without side effects
-    (`compute_output_spec`). A layer called on symbolic tensors would not do: some have a
-    rule for the shape and run no code.
-    """
-    return backend.compute_output_spec(function, *args, **kwargs)
-
-
-def bytes_of(dtype: Any) -> float:
-    """Bytes of one number of a dtype (`dtype_utils.dtype_size`, in bits)."""
-    return dtype_size(keras.backend.standardize_dtype(dtype)) / 8
 
 
 def with_state_put_back(model: keras.Model, run: Callable) -> Callable:
