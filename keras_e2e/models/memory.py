@@ -75,7 +75,7 @@ def estimate_memory(
     ...                          keras.layers.Dense(1, name="score")])
     >>> found = e2e.estimate_memory(base, batch_size=128, modules=2)
     >>> found.activations, [module.name for module in found.splits[0].modules]
-    (2048, ['code', 'score'])
+    (2560, ['code', 'score'])
     """
     if not isinstance(model, keras.Model):
         raise TypeError(
