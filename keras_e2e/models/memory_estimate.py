@@ -40,7 +40,10 @@ class SplitMemory(NamedTuple):
 
     Attributes:
         modules: Tuple of `ModuleMemory`, in order.
-        local: Integer, bytes at the peak of a step in the mode `"local"`.
+        local: Integer, bytes at the peak of a step in the mode `"local"`, where gradients
+            wait for the end of the step, to be applied by one optimizer.
+        local_apart: Integer, the same with `ModuleOptimizers`, where a module's gradients
+            are applied as soon as they are there.
         checkpointing: Integer, bytes at the peak of an end-to-end step that keeps what is
             handed from module to module and makes the rest again; None where modules do
             not follow each other one by one.
@@ -48,6 +51,7 @@ class SplitMemory(NamedTuple):
 
     modules: tuple[ModuleMemory, ...]
     local: int
+    local_apart: int
     checkpointing: int | None
 
     @property
@@ -160,21 +164,24 @@ class MemoryEstimate(NamedTuple):
         return peak / self.end_to_end if self.end_to_end else 1.0
 
     def _sheets(self) -> list[_Sheet]:
-        title = f"Memory of {self.model!r} at batch size {self.batch_size}, in MiB"
+        title = f"Peak of a step of {self.model!r} at batch size {self.batch_size}, in MiB"
         header = (
             "modules",
             "largest share\nof activations",
-            "peak, local",
+            "local",
             "of end\nto end",
-            "peak,\ncheckpointing",
+            "local, Module-\nOptimizers",
+            "of end\nto end",
+            "check-\npointing",
             "of end\nto end",
         )
-        first = ("1 (end to end)", "1.00", _mib(self.end_to_end), "1.00", "", "")
+        first = ("1 (end to end)", "1.00", *self._peak(self.end_to_end), "", "", "", "")
         rows: list[tuple[str, ...]] = [first]
         for split in self.splits:
             share = f"{split.largest.share:.2f}"
-            peaks = (*self._peak(split.local), *self._peak(split.checkpointing))
-            rows.append((str(len(split.modules)), share, *peaks))
+            peaks = (split.local, split.local_apart, split.checkpointing)
+            cells = (cell for peak in peaks for cell in self._peak(peak))
+            rows.append((str(len(split.modules)), share, *cells))
         sheets: list[_Sheet] = [(title, header, rows)]
         return [*sheets, *([self.splits[0].sheet()] if len(self.splits) == 1 else [])]
 

@@ -42,7 +42,7 @@ def estimate(
         batch_size,
         count_parameters(model.weights),
         sum(_kept(whole)),
-        whole.end_to_end(waiting),
+        whole.run(waiting),
         tuple(_split(split, inputs, waiting) for split in splits),
         tuple(_notes(whole)),
     )
@@ -64,7 +64,12 @@ def _split(model: Any, inputs: Any, waiting: bool) -> SplitMemory:
         )
         for place, module in enumerate(found)
     )
-    return SplitMemory(modules, program.local(), program.checkpointing(waiting))
+    return SplitMemory(
+        modules,
+        local=program.run(waiting=True),
+        local_apart=program.run(waiting=False),
+        checkpointing=program.checkpointing(waiting),
+    )
 
 
 def _kept(program: Program) -> list[int]:

@@ -45,21 +45,15 @@ class Program(NamedTuple):
     sizes: Mapping[str, int]
     unknown: frozenset[str] = frozenset()
 
-    def local(self) -> int:
-        """Bytes at the peak, if all gradients wait for the last one."""
-        operations = [o for s in self.segments for o in (*s.forward, *s.backward)]
-        return peak(operations, self.sizes, self.gradients())
-
-    def end_to_end(self, waiting: bool) -> int:
-        """Bytes at the peak, for a program of one segment.
+    def run(self, waiting: bool) -> int:
+        """Bytes at the peak.
 
         Args:
             waiting: Boolean, whether all gradients wait for the last one. If not, each
                 is applied at once.
         """
-        (only,) = self.segments
-        held = only.gradients if waiting else frozenset()
-        return peak([*only.forward, *only.backward], self.sizes, held)
+        operations = [o for s in self.segments for o in (*s.forward, *s.backward)]
+        return peak(operations, self.sizes, self.gradients() if waiting else ())
 
     def alone(self, place: int) -> int:
         """Bytes at the peak while one module trains, given its input."""
@@ -90,7 +84,7 @@ class Program(NamedTuple):
         pass. None where a segment reads what an earlier one but the last handed on.
 
         Args:
-            waiting: As in `end_to_end`.
+            waiting: As in `run`.
         """
         *earlier, last = self.segments
         known: frozenset[str] = frozenset()

@@ -195,7 +195,7 @@ def test_memory_is_told_of_a_saved_model(saved):
     asked = ["--batch_size=128", "--modules=2,4", "--input_shape=500,8"]
     process = call("memory", str(saved), *asked)
     assert process.returncode == 0, process.stderr[-2000:]
-    assert "Memory of 'net' at batch size 128, in MiB" in process.stdout
+    assert "Peak of a step of 'net' at batch size 128, in MiB" in process.stdout
     assert "4 modules: boundaries after d0, d1, d2" in process.stdout
     process = call("memory", str(saved), *asked, "--json")
     found = json.loads(process.stdout)

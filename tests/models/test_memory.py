@@ -82,7 +82,9 @@ def test_gradients_wait_for_the_local_step_to_end():
     """With a small batch and large layers, training locally takes more."""
     found = e2e.estimate_memory(mlp((256,) * 8, inputs=256), batch_size=2, modules=4)
     gradients = 4 * found.parameters
-    assert found.end_to_end < 0.5 * gradients < gradients < found.splits[0].local
+    (split,) = found.splits
+    assert found.end_to_end < 0.5 * gradients < gradients < split.local
+    assert split.local_apart < 0.5 * gradients
     model = mlp((256,) * 8, inputs=256)
     model.compile(keras.optimizers.SGD(global_clipnorm=1.0), "mse")
     assert e2e.estimate_memory(model, batch_size=2).end_to_end > gradients
@@ -317,7 +319,7 @@ def test_the_model_trains_on_as_if_it_had_not_been_looked_at():
 def test_what_is_shown():
     found = e2e.estimate_memory(mlp((64,) * 8), batch_size=1024, modules=[2, 4])
     text = str(found)
-    assert "Memory of 'mlp' at batch size 1024, in MiB" in text
+    assert "Peak of a step of 'mlp' at batch size 1024, in MiB" in text
     assert "4 modules: boundaries after d1, d3, d5; the largest is" in text
     local = f"{found.splits[1].local / 2**20:.1f}"
     assert local in text and local in repr(found) and local in found._repr_html_()

@@ -47,7 +47,8 @@ def test_one_module_after_the_other():
     assert program.kept() == [{"a1", "a2"}, {"b1", "b2"}]
     assert program.alone(0) == 301  # x, a1, a2, d1
     assert program.alone(1) == 400  # a2 is there from the start
-    assert program.local() == 410  # g1 waits
+    assert program.run(waiting=True) == 410  # g1 waits
+    assert program.run(waiting=False) == 400
     assert program.gradients() == {"g1", "g2"}
 
 
@@ -55,8 +56,8 @@ def test_end_to_end_gradients_wait_or_do_not():
     backward = [op("a", "g1"), op("x", "g2")]
     only = Segment([op("x", "a")], backward, frozenset(), frozenset({"g1", "g2"}))
     program = Program([only], dict(x=1, a=1, g1=50, g2=60))
-    assert program.end_to_end(waiting=False) == 61
-    assert program.end_to_end(waiting=True) == 111
+    assert program.run(waiting=False) == 61
+    assert program.run(waiting=True) == 111
 
 
 def test_checkpointing_keeps_what_is_handed_on():

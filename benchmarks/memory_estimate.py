@@ -1,0 +1,169 @@
+"""What `estimate_memory` says beside what is measured, each case in a process of its own.
+
+Measured is the peak of one step beside the state, `tf.config.experimental.get_memory_info`,
+which needs a TensorFlow that counts the memory of its device (on a CPU one with oneDNN on;
+that one does not count tensors below 256 KiB). The largest of five steps counts.
+
+    python benchmarks/memory_estimate.py [--cases=residual,mlp] [--output=FOLDER]
+"""
+
+import json
+import os
+import pathlib
+import subprocess
+import sys
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+
+import keras
+import numpy as np
+import tensorflow as tf
+from absl import app, flags
+from keras import layers
+from rich.console import Console
+from rich.table import Table
+
+import keras_e2e as e2e
+
+FLAGS = flags.FLAGS
+flags.DEFINE_list("cases", None, "Which cases; by default all of them.")
+flags.DEFINE_string("one", None, "The case that this process is for.")
+flags.DEFINE_string("output", "benchmarks/results", "Folder of the JSON file.")
+
+MIB, STEPS = 2**20, 5
+
+
+def residual() -> keras.Model:
+    """16 blocks of two convolutions, at 28 x 28, 14 x 14 and 7 x 7."""
+    x = inputs = keras.Input((28, 28, 1))
+    x = layers.Conv2D(16, 3, padding="same", use_bias=False)(x)
+    last = 16
+    for width in [16] * 6 + [32] * 5 + [64] * 5:
+        step, y = 1 + (width != last), x
+        for stride in (step, 1):
+            y = layers.Conv2D(width, 3, stride, padding="same", use_bias=False)(y)
+            y = layers.BatchNormalization()(y)
+            y = layers.ReLU()(y) if stride is step else y
+        if step == 2:
+            x = layers.Conv2D(width, 1, 2, use_bias=False)(x)
+        x = layers.ReLU()(layers.Add()([x, y]))
+        last = width
+    return keras.Model(inputs, layers.Dense(10)(layers.GlobalAveragePooling2D()(x)))
+
+
+def transformer() -> keras.Model:
+    """8 blocks of width 256 on 64 tokens."""
+    inputs = keras.Input((64, 32))
+    x = layers.Dense(256)(inputs)
+    for _ in range(8):
+        y = layers.LayerNormalization()(x)
+        x = layers.Add()([x, layers.MultiHeadAttention(4, 64)(y, y)])
+        y = layers.Dense(1024, activation="gelu")(layers.LayerNormalization()(x))
+        x = layers.Add()([x, layers.Dense(256)(y)])
+    return keras.Model(inputs, layers.Dense(10)(layers.GlobalAveragePooling1D()(x)))
+
+
+def mlp() -> keras.Model:
+    """8 layers of 1024."""
+    x = inputs = keras.Input((784,))
+    for _ in range(8):
+        x = layers.Dense(1024, activation="relu")(x)
+    return keras.Model(inputs, layers.Dense(10)(x))
+
+
+def recurrent() -> keras.Model:
+    """Two LSTMs of 256 on 64 steps."""
+    inputs = keras.Input((64, 64))
+    x = layers.LSTM(256, return_sequences=True)(inputs)
+    return keras.Model(inputs, layers.Dense(10)(layers.LSTM(256)(x)))
+
+
+def mobilenet() -> keras.Model:
+    """MobileNetV2 on images of 64 x 64."""
+    return keras.applications.MobileNetV2(weights=None, input_shape=(64, 64, 3), classes=10)
+
+
+def half() -> keras.Model:
+    """The residual network in bfloat16."""
+    keras.mixed_precision.set_global_policy("mixed_bfloat16")
+    return residual()
+
+
+# The model, the batch size and the number of modules; 1 is end to end.
+CASES = {
+    "residual": (residual, 128, (1, 4, 8)),
+    "residual, bfloat16": (half, 128, (1,)),
+    "transformer": (transformer, 16, (1, 8)),
+    "transformer, large batch": (transformer, 64, (1, 8)),
+    "mlp": (mlp, 1024, (1, 8)),
+    "mlp, small batch": (mlp, 128, (1, 8)),
+    "recurrent": (recurrent, 512, (1,)),
+    "mobilenet": (mobilenet, 32, (1,)),
+}
+
+
+def measured(model: keras.Model, batch_size: int, optimizer: object) -> float:
+    """The largest peak of some steps beside the state, in MiB."""
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    model.compile(optimizer, loss, jit_compile=False)
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(batch_size, *model.input.shape[1:])).astype("float32")
+    data = tf.constant(x), tf.constant(rng.integers(0, 10, batch_size))
+    batches = iter(tf.data.Dataset.from_tensors(data).repeat())
+    model.make_train_function()
+    peaks = []
+    for _ in range(STEPS + 2):
+        before = tf.config.experimental.get_memory_info("CPU:0")["current"]
+        tf.config.experimental.reset_memory_stats("CPU:0")
+        model.train_function(batches)
+        peaks.append(tf.config.experimental.get_memory_info("CPU:0")["peak"] - before)
+    return max(peaks[2:]) / MIB
+
+
+def one(case: str) -> dict:
+    """Estimates and measures a case, `NAME/MODULES/one` or `NAME/MODULES/own`."""
+    name, modules, optimizer = case.split("/")
+    make, batch_size, _ = CASES[name]
+    count = int(modules)
+    keras.utils.set_random_seed(0)
+    model = make()
+    if count == 1:
+        estimate = e2e.estimate_memory(model, batch_size=batch_size, modules=2).end_to_end
+    else:
+        model = e2e.modularize(model, count - 1, training_mode="local")
+        (split,) = e2e.estimate_memory(model, batch_size=batch_size).splits
+        estimate = split.local_apart if optimizer == "own" else split.local
+    own = optimizer == "own"
+    peak = measured(model, batch_size, e2e.ModuleOptimizers("sgd") if own else "sgd")
+    return {"estimated": estimate / MIB, "measured": peak}
+
+
+def main(_: list[str]) -> None:
+    """Runs the cases."""
+    if FLAGS.one:
+        print(json.dumps(one(FLAGS.one)))
+        return
+    results = {}
+    table = Table("network", "batch", "modules", "estimated", "measured", "ratio")
+    for name in FLAGS.cases or CASES:
+        for count in CASES[name][2]:
+            for optimizer in ("one",) if count == 1 else ("one", "own"):
+                case = f"{name}/{count}/{optimizer}"
+                command = [sys.executable, __file__, f"--one={case}"]
+                done = subprocess.run(command, capture_output=True, text=True, check=True)
+                found = results[case] = json.loads(done.stdout.splitlines()[-1])
+                table.add_row(
+                    name,
+                    str(CASES[name][1]),
+                    f"{count}, ModuleOptimizers" if optimizer == "own" else str(count),
+                    *(f"{found[key]:.1f}" for key in ("estimated", "measured")),
+                    f"{found['measured'] / found['estimated']:.2f}",
+                )
+    Console().print(table)
+    folder = pathlib.Path(FLAGS.output)
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "memory_estimate.json").write_text(json.dumps(results, indent=2))
+
+
+if __name__ == "__main__":
+    app.run(main)
