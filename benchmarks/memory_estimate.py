@@ -37,14 +37,15 @@ def residual() -> keras.Model:
     """16 blocks of two convolutions, at 28 x 28, 14 x 14 and 7 x 7."""
     x = inputs = keras.Input((28, 28, 1))
     x = layers.Conv2D(16, 3, padding="same", use_bias=False)(x)
+    x = layers.ReLU()(layers.BatchNormalization()(x))
     last = 16
     for width in [16] * 6 + [32] * 5 + [64] * 5:
-        step, y = 1 + (width != last), x
-        for stride in (step, 1):
-            y = layers.Conv2D(width, 3, stride, padding="same", use_bias=False)(y)
-            y = layers.BatchNormalization()(y)
-            y = layers.ReLU()(y) if stride is step else y
-        if step == 2:
+        stride = 1 if width == last else 2
+        y = layers.Conv2D(width, 3, stride, padding="same", use_bias=False)(x)
+        y = layers.ReLU()(layers.BatchNormalization()(y))
+        y = layers.Conv2D(width, 3, padding="same", use_bias=False)(y)
+        y = layers.BatchNormalization()(y)
+        if stride == 2:
             x = layers.Conv2D(width, 1, 2, use_bias=False)(x)
         x = layers.ReLU()(layers.Add()([x, y]))
         last = width

@@ -117,7 +117,7 @@ class MemoryEstimate(NamedTuple):
             console.print(table)
         for line in self._lines():
             console.print(line)
-        return text.getvalue().rstrip()
+        return "\n".join(line.rstrip() for line in text.getvalue().rstrip().splitlines())
 
     def __repr__(self) -> str:
         local = "".join(f", {len(s.modules)} modules: {_mib(s.local)}" for s in self.splits)
