@@ -82,8 +82,8 @@ def train(
     one module. Weights, metrics and losses are those of the run without, up to rounding
     (with arrays to the bit on all models that were tried), but for penalties on
     activations of modules upstream, which train nothing there and are no longer in the
-    loss. The data are gone through twice more, so the order of a dataset that shuffles may
-    be another. A step that measures diagnostics runs all modules.
+    loss. A dataset is gone through more often than without, so the order of one that
+    shuffles is another. A step that measures diagnostics runs all modules.
 
     Args:
         model: A compiled modular model.
