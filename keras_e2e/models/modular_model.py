@@ -6,6 +6,7 @@ from collections.abc import Iterator
 import keras
 
 from keras_e2e.models.base import ModularBase
+from keras_e2e.models.remat import Recomputation, chosen_modules
 from keras_e2e.models.sub_models import Stages, WithUpstream
 from keras_e2e.modules.blocks import blocks_after
 from keras_e2e.modules.boundary import ModuleBoundary
@@ -38,14 +39,18 @@ class ModularModel(ModularBase, keras.Model):
         name: As in `keras.Model`.
         training_mode: `TrainingMode` or its name, the mode to start in. Defaults to
             `"end_to_end"`.
+        remat: Boolean, or list of names of modules: those whose activations are
+            recomputed for their gradients, as in `modularize`. Defaults to `False`.
         dtype: As for `keras.Layer`: the dtype policy that `compile` goes by. Defaults to
             `None`: the global policy, as in Keras.
 
     Raises:
         ValueError: If there is no boundary in the graph, if one cannot be placed where it
-            is (the error names the layers), or if the training mode is unknown or does
-            not fit the model.
-        NotImplementedError: If the Keras backend is neither TensorFlow nor JAX.
+            is (the error names the layers), if the training mode is unknown or does
+            not fit the model, or if `remat` names something else than modules or a module
+            that cannot be computed twice.
+        NotImplementedError: If the Keras backend is neither TensorFlow nor JAX, or not
+            TensorFlow where there is `remat`.
 
     Example:
 
@@ -63,7 +68,9 @@ class ModularModel(ModularBase, keras.Model):
     # Without a boundary there is one module, and no mode but end to end.
     _needs_boundary = True
 
-    def __init__(self, *args, training_mode="end_to_end", dtype=None, **kwargs):
+    def __init__(
+        self, *args, training_mode="end_to_end", remat=False, dtype=None, **kwargs
+    ):
         mode = TrainingMode.get(training_mode)
         super().__init__(*args, **kwargs)
         if dtype is not None:
@@ -90,11 +97,30 @@ class ModularModel(ModularBase, keras.Model):
         self._modular.predictions = self.output
         self._modular.single_output = len(keys) == 1 and not isinstance(self.output, dict)
         self._modular.mode = self.check_training_mode(mode)
+        self._recompute(remat)
+
+    @property
+    def remat(self) -> list[str]:
+        """List of the names of the modules whose activations are recomputed."""
+        return list(self._stages.remat)
+
+    def _recompute(self, remat):
+        modules = self._modular.modules
+        names = chosen_modules(remat, modules, self.name)
+        self._stages.recompute(names)
+        self._recomputation = (
+            Recomputation(self, names, modules[-1].name) if names else None
+        )
 
     def _plain_call(self, inputs, training, mask, **kwargs):
         outputs = None if training else self._stages.run_on(inputs)
         if outputs is not None:
             return outputs
+        if training and self._recomputation is not None:
+            stopping = self._modular.flow().stopping
+            return self._recomputation.call(
+                inputs, mask, stopping, training=training, **kwargs
+            )
         return super(ModularTrainer, self).call(
             inputs, training=training, mask=mask, **kwargs
         )
@@ -127,6 +153,8 @@ class ModularModel(ModularBase, keras.Model):
     def get_config(self):
         config = super().get_config()
         config["training_mode"] = self.training_mode.get_config()
+        if self.remat:
+            config["remat"] = self.remat
         # Stock Keras does not keep it: loaded under another global policy, a model in
         # float16 would be compiled without its LossScaleOptimizer.
         if self.dtype_policy.quantization_mode is None:
@@ -134,20 +162,23 @@ class ModularModel(ModularBase, keras.Model):
         return config
 
     def get_compile_config(self):
-        """As in Keras, with the training mode, for `keras.models.clone_model`.
+        """As in Keras, with the training mode and `remat`, for `keras.models.clone_model`.
 
         `clone_model` calls the constructor with inputs and outputs alone, and then
         compiles the clone as this model is compiled.
         """
         config = super().get_compile_config()
-        return config and {**config, "training_mode": self.training_mode.get_config()}
+        own = {"training_mode": self.training_mode.get_config(), "remat": self.remat}
+        return config and {**config, **own}
 
     def compile_from_config(self, config):
         config = dict(config)
-        mode = config.pop("training_mode", None)
+        mode, remat = config.pop("training_mode", None), config.pop("remat", self.remat)
         super().compile_from_config(config)
         if mode is not None:
             self.training_mode = TrainingMode.get(mode)
+        if remat != self.remat:
+            self._recompute(remat)
 
 
 def _specs(

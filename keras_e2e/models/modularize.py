@@ -13,6 +13,7 @@ from keras_e2e.models.placement import (
     objectives_by_name,
     refuse_balance,
 )
+from keras_e2e.models.remat import Remat
 from keras_e2e.models.rewiring import rewire
 from keras_e2e.modules.call_costs import Balance
 from keras_e2e.modules.training_mode import ModeName, TrainingMode
@@ -31,6 +32,7 @@ def modularize(
     objective: Identifier = DEFAULT_OBJECTIVE,
     balance: Balance = DEFAULT_BALANCE,
     training_mode: TrainingMode | ModeName = "end_to_end",
+    remat: Remat = False,
 ) -> ModularModel | ModularWrapper:
     """Splits an existing model into modules.
 
@@ -69,18 +71,26 @@ def modularize(
             Defaults to `"memory"`.
         training_mode: `TrainingMode` or its name, the mode to start in. Defaults to
             `"end_to_end"`.
+        remat: Boolean or list of names of modules. In training, the activations inside of
+            these modules are not kept but computed a second time when the gradients are
+            taken (rematerialization, also called gradient checkpointing), which trades
+            time for memory. True stands for all modules. Weights, statistics and random
+            numbers are what they would be without it. For graphs of layers, on the
+            TensorFlow backend. Defaults to `False`.
 
     Returns:
         A `ModularModel`, or a `ModularWrapper` for a subclassed model. It has the dtype
         policy of `model`.
 
     Raises:
-        TypeError: If `model` is not a Keras model, or if something else is given where an
-            objective is expected.
+        TypeError: If `model` is not a Keras model, if something else is given where an
+            objective is expected, or as `remat`.
         ValueError: If a boundary cannot be placed (the error names the layers and a fix),
-            if there are too few cut points to choose from, or if the model overrides
-            training methods that a modular model would not call.
-        NotImplementedError: If the Keras backend is neither TensorFlow nor JAX.
+            if there are too few cut points to choose from, if the model overrides
+            training methods that a modular model would not call, or if `remat` names a
+            module that does not exist or cannot be computed twice.
+        NotImplementedError: If the Keras backend is neither TensorFlow nor JAX, or not
+            TensorFlow where there is `remat`.
 
     Example:
 
@@ -106,12 +116,17 @@ def modularize(
         )
     with strategy_scope(model):
         if not compat.is_functional(model):
+            _refuse_remat(model, remat)
             objectives = objectives_by_name(model, boundaries, objective)
             return ModularWrapper(model, objectives, training_mode=training_mode)
         inserted = new_boundaries(model, boundaries, objective, balance)
         inputs, outputs = rewire(model, inserted, keep=True)
         modular = ModularModel(
-            inputs, outputs, name=model.name, training_mode=training_mode
+            inputs,
+            outputs,
+            name=model.name,
+            training_mode=training_mode,
+            remat=remat,
         )
         share_dtype_policy(model, modular)
         return modular
@@ -151,6 +166,16 @@ def strip(model: keras.Model) -> keras.Model:
     with strategy_scope(model):
         inputs, outputs = rewire(model, {}, keep=False)
         return stock_model(inputs, outputs, model, model.name)
+
+
+def _refuse_remat(model: keras.Model, remat: Remat) -> None:
+    """Raises ValueError where a subclassed model is to be recomputed."""
+    if remat is not False and remat != []:
+        raise ValueError(
+            f"remat={remat!r}: {type(model).__name__} ({model.name!r}) is a subclassed "
+            "model, and only a graph of layers shows what can be recomputed. Leave `remat` "
+            "out, and wrap parts of its call in keras.remat, or make it a Functional model."
+        )
 
 
 def _refuse_unsuitable(model: keras.Model) -> None:

@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 import keras
 from keras import tree
 
+from keras_e2e.models.remat import Recomputation
 from keras_e2e.modules.boundary import ModuleBoundary
 from keras_e2e.modules.module import Module
 from keras_e2e.modules.step_context import context_of
@@ -42,6 +43,9 @@ class Stages:
     Args:
         model: The modular model.
         modules: Its modules, in order.
+
+    Attributes:
+        remat: Tuple of the names of the modules whose activations are recomputed.
     """
 
     def __init__(self, model: keras.Model, modules: list[Module]):
@@ -49,6 +53,7 @@ class Stages:
         self.modules = {module.name: module for module in modules}
         self.made: dict[str, tuple] = {}
         self.following: dict[str, keras.Model] = {}
+        self.remat: tuple[str, ...] = ()
 
     def upstream_model(self, name: str) -> "UpstreamModel":
         """The model of what a step that trains one module needs of those before it.
@@ -78,6 +83,11 @@ class Stages:
             before |= more
             pending += more
         return before - {name}
+
+    def recompute(self, names: tuple[str, ...]) -> None:
+        """Takes the names of the modules whose activations are recomputed."""
+        self.remat = names
+        self.made.clear()
 
     def run(self, inputs: Any, name: str) -> Any:
         """Runs the model up to the end of a module.
@@ -199,7 +209,11 @@ class Stages:
 
         outputs = compat.run_graph(self.model, inputs, call)
         outputs = ends or tree.flatten(outputs)
-        return _Stage([*inputs, *entering], outputs, name="stage")
+        stage = _Stage([*inputs, *entering], outputs, name="stage")
+        if module.name in self.remat:
+            last = list(self.modules)[-1]
+            stage.recomputation = Recomputation(stage, [module.name], last)
+        return stage
 
     def _inputs(self) -> list:
         return [input_like(tensor) for tensor in self.model.inputs]
@@ -245,6 +259,13 @@ class _Stage(keras.Model):
     differently in the graphs of models made alike, and could so change the order of a sum
     in TensorFlow.
     """
+
+    recomputation: Recomputation | None = None
+
+    def call(self, inputs, training=None, mask=None, **kwargs):
+        if training and self.recomputation is not None:
+            return self.recomputation.call(inputs, mask, training=training, **kwargs)
+        return super().call(inputs, training=training, mask=mask, **kwargs)
 
     def compute_mask(self, inputs, previous_mask):
         # Its layers have set the masks there are. Keras would warn that they are lost.
