@@ -167,3 +167,8 @@ def test_an_ensemble(capsys):
     members = {f"m{i}": member() for i in (1, 2, 3)}
     run(block("e2e.ensemble("), e2e=e2e, x=x, y=y, x_test=x, y_test=y, **members)
     assert "majority" in capsys.readouterr().out
+
+
+def test_remat():
+    model = run(block("remat=True"), e2e=e2e, base=convnet())["model"]
+    assert model.remat == ["block2_pool"]

@@ -31,6 +31,9 @@ def print_modules(model: Any, print_fn: Any = None, batch_size: int | None = Non
         return
     memory = None if batch_size is None else _memory(model, batch_size)
     table = Table(title=f"Modules of {model.name!r}", title_justify="left")
+    remat = getattr(model, "remat", None)
+    if remat:
+        table.caption = f"Recomputed for their gradients (remat): {', '.join(remat)}"
     table.add_column("#")
     table.add_column("module", no_wrap=True)
     table.add_column("layers", overflow="fold")

@@ -7,8 +7,10 @@ from typing import Any
 
 import keras
 
+from keras_e2e.modules.call_costs import graph_costs
 from keras_e2e.modules.graph import OUTPUT, Graph, is_boundary
 from keras_e2e.utils import compat
+from keras_e2e.utils.compat.specs import bytes_of
 
 # How many bounds on the size of a stretch are tried.
 _TRIALS = 24
@@ -175,7 +177,7 @@ def _is_plain(call: Any, graph: Graph, users: dict[int, int], inner: set[int]) -
 def _pieces(calls: list, graph: Graph, lossy: set[int]) -> list[list]:
     """Calls cut so that what is kept, and the largest piece, are small together."""
     cuts = [0, *_clean_cuts(calls, graph, lossy), len(calls)]
-    total = [0, *itertools.accumulate(_cost(call) for call in calls)]
+    total = [0, *itertools.accumulate(graph_costs(calls, "memory"))]
     kept = [_size(calls[cut - 1].outputs) if cut else 0 for cut in cuts]
     most, least = total[-1], max(total[b] - total[a] for a, b in itertools.pairwise(cuts))
     ratio = (most / least) ** (1 / _TRIALS) if least else 1.0
@@ -238,15 +240,6 @@ def _users(graph: Graph, tensor: Any) -> list:
 def _size(tensors: Iterable[Any]) -> int:
     """Bytes of some tensors, for one example."""
     return sum(
-        math.prod(side or 1 for side in tensor.shape) * (2 if "16" in tensor.dtype else 4)
+        math.ceil(math.prod(side or 1 for side in tensor.shape) * bytes_of(tensor.dtype))
         for tensor in tensors
     )
-
-
-def _cost(call: Any) -> int:
-    """About what the gradients of a call need: its outputs, and those of layers inside."""
-    layer = call.operation
-    inner = compat.all_layers(layer) if isinstance(layer, keras.layers.Layer) else []
-    activation = getattr(layer, "activation", None)
-    own = 1 + (activation not in (None, keras.activations.linear)) + len(inner)
-    return own * _size(call.outputs)

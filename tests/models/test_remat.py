@@ -155,6 +155,14 @@ def test_some_modules_only():
     assert {stretch.module for stretch in model._recomputation.stretches} == {"add3"}
 
 
+def test_the_summary_says_which():
+    base, _, _ = dense()
+    lines = []
+    model = e2e.modularize(base, ["add1", "add3"], remat=["add3"])
+    model.module_summary(print_fn=lines.append)
+    assert "(remat): add3" in lines[0]
+
+
 def test_the_structure_stays():
     base, cuts, x = dense()
     model = e2e.modularize(base, cuts, remat=True)
