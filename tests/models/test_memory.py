@@ -1,6 +1,7 @@
 """What `estimate_memory` says, and that it leaves a model alone."""
 
 import json
+import os
 import subprocess
 import sys
 
@@ -275,6 +276,42 @@ def test_code_cannot_be_cut():
     code(np.ones((2, 20), "float32"))
     with pytest.raises(ValueError, match=r"modules=\[2\]: .* 'code' has no graph"):
         e2e.estimate_memory(code, modules=2)
+
+
+JAX = """
+import keras, keras_e2e as e2e
+x = inputs = keras.Input((4, 4))
+for number in range(4):
+    x = keras.layers.Add()([x, keras.layers.MultiHeadAttention(1, 4)(x, x)])
+    x = keras.layers.Dense(4, name=f"d{number}")(x)
+base = keras.Model(inputs, x)
+print([*e2e.modularize(base, 1, balance="memory").boundaries])
+print([*e2e.modularize(base, 1, balance="time").boundaries])
+model = e2e.modularize(base, ["d1"])
+for ask in (lambda: e2e.estimate_memory(base), lambda: model.module_summary(batch_size=8)):
+    try:
+        ask()
+    except RuntimeError as error:
+        print(error)
+"""
+
+
+@pytest.mark.slow
+def test_on_jax_cuts_are_balanced_and_estimates_refused():
+    environment = {**os.environ, "KERAS_BACKEND": "jax", "JAX_PLATFORMS": "cpu"}
+    done = subprocess.run(
+        [sys.executable, "-c", JAX],
+        capture_output=True,
+        text=True,
+        timeout=300,
+        env=environment,
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    *cuts, plain, modular = done.stdout.splitlines()
+    assert cuts == ["['d1']"] * 2
+    assert plain.startswith("estimate_memory: the Keras backend is jax")
+    assert modular.startswith("module_summary(batch_size=...): the Keras backend is jax")
+    assert "KERAS_BACKEND=tensorflow" in plain
 
 
 # Nothing is changed
