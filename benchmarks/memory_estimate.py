@@ -145,7 +145,8 @@ def main(_: list[str]) -> None:
         print(json.dumps(one(FLAGS.one)))
         return
     results = {}
-    table = Table("network", "batch", "modules", "estimated", "measured", "ratio")
+    names = ("network", "batch", "modules", "optimizer", "estimated", "measured", "ratio")
+    table = Table(*names)
     for name in FLAGS.cases or CASES:
         for count in CASES[name][2]:
             for optimizer in ("one",) if count == 1 else ("one", "own"):
@@ -156,7 +157,8 @@ def main(_: list[str]) -> None:
                 table.add_row(
                     name,
                     str(CASES[name][1]),
-                    f"{count}, ModuleOptimizers" if optimizer == "own" else str(count),
+                    str(count),
+                    "ModuleOptimizers" if optimizer == "own" else "one",
                     *(f"{found[key]:.1f}" for key in ("estimated", "measured")),
                     f"{found['measured'] / found['estimated']:.2f}",
                 )
