@@ -30,10 +30,12 @@ def print_modules(model: Any, print_fn: Any = None, batch_size: int | None = Non
         )
         return
     memory = None if batch_size is None else _memory(model, batch_size)
-    table = Table(title=f"Modules of {model.name!r}", title_justify="left")
+    title = f"Modules of {model.name!r}"
+    table = Table(title=title, title_justify="left", caption_justify="left")
     remat = getattr(model, "remat", None)
+    below = []
     if remat:
-        table.caption = f"Recomputed for their gradients (remat): {', '.join(remat)}"
+        below.append(f"Recomputed for their gradients (remat): {', '.join(remat)}")
     table.add_column("#")
     table.add_column("module", no_wrap=True)
     table.add_column("layers", overflow="fold")
@@ -41,9 +43,10 @@ def print_modules(model: Any, print_fn: Any = None, batch_size: int | None = Non
     table.add_column("parameters", justify="right", no_wrap=True)
     table.add_column("head", justify="right", no_wrap=True)
     if memory is not None:
-        table.caption, table.caption_justify = _peaks(memory), "left"
+        below.append(_peaks(memory))
         table.add_column("activations\n(MiB)", justify="right", no_wrap=True)
         table.add_column("share", justify="right", no_wrap=True)
+    table.caption = "\n".join(below) or None
     for number, module in enumerate(model.modules, start=1):
         table.add_row(str(number), *_cells(module), *_taken(memory, module.name))
     if print_fn is None:

@@ -164,6 +164,22 @@ def test_modular_models_have_their_own_modules():
     assert others.end_to_end == found.end_to_end
 
 
+def test_modules_that_are_recomputed_keep_less():
+    def deep(**asked):
+        return e2e.modularize(mlp((64,) * 12), ["d5"], **asked)
+
+    plain = e2e.estimate_memory(deep(), batch_size=4096)
+    again = e2e.estimate_memory(deep(remat=True), batch_size=4096)
+    assert again.activations < 0.7 * plain.activations
+    assert again.end_to_end < plain.end_to_end
+    assert again.splits[0].local < plain.splits[0].local
+    lines = []
+    deep(remat=True).module_summary(lines.append, batch_size=4096)
+    text = " ".join(lines[0].split())
+    assert f"{again.splits[0].local / 2**20:.1f} MiB locally" in text
+    assert "(remat): d5, out" in text
+
+
 def test_code_is_looked_at_as_it_runs():
     code = Code()
     code(np.ones((2, 20), "float32"))

@@ -165,7 +165,7 @@ def _recomputed_in_graph(function: Callable) -> Callable:
                 held = _held_back(args, upstream)
             with tf.GradientTape() as tape:
                 tape.watch(held)
-                with tf.name_scope(f"{scope}/" if scope else None):
+                with tf.name_scope(f"{scope}/" if scope else ""):
                     outputs = function(*held)
             found = tape.gradient(outputs, [*held, *variables], upstream)
             ours, theirs = found[: len(held)], found[len(held) :]
