@@ -10,6 +10,8 @@ from keras_e2e.modules.boundary import ModuleBoundary
 from keras_e2e.modules.gate import Gate
 from keras_e2e.modules.step_context import open_context
 from keras_e2e.trainers.state import ModularState
+from keras_e2e.utils import compat
+from keras_e2e.utils.compat import calls
 
 
 class LayerTap:
@@ -38,6 +40,10 @@ class LayerTap:
             bound.arguments["training"] = False
             args, kwargs = bound.args, bound.kwargs
         outputs = self.call(*args, **kwargs)
+        if gate.hold is not None and self.layer.supports_masking and args:
+            # Keras does so when the layer returns, behind the boundary.
+            previous = kwargs.get("mask", compat.mask_of(args[0]))
+            calls.note_masks(self.layer, args[0], outputs, previous)
         for boundary in self.users:
             if boundary is not None:
                 outputs = gate.cross(boundary, outputs)

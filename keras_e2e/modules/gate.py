@@ -41,6 +41,8 @@ class Gate:
         outputs: Tuple of `Output`, the model's outputs with their targets, for
             objectives that predict a gradient from them.
         tap: Function that makes a tensor of its own of each boundary's output, or None.
+        hold: Function of the record, the boundary and its output, which is called as soon
+            as the boundary is crossed and returns what goes on; or None.
 
     Attributes:
         record: The `ForwardRecord` that the pass fills.
@@ -53,19 +55,20 @@ class Gate:
         routes: Mapping[str, Mapping[str, FeedbackRoute]] | None = None,
         outputs: tuple = (),
         tap: Callable[[Any], Any] | None = None,
+        hold: Callable[[ForwardRecord, Any, Any], Any] | None = None,
     ):
         self.boundary_ids = boundary_ids
         self.stopping = stopping
         self.routes = routes or {}
         self.outputs = outputs
-        self.tap = tap
+        self.tap, self.hold = tap, hold
         self.record = ForwardRecord()
 
     def cross(self, boundary: Any, activation: Any) -> Any:
         """Records that a `ModuleBoundary` was crossed and returns what goes on."""
         if id(boundary) not in self.boundary_ids:
             return activation
-        name = boundary.module
+        name, mask = boundary.module, compat.mask_of(activation)
         activation = self.inject_feedback(name, [activation])[0]
         output, predicted = activation, None
         if name in self.stopping:
@@ -77,7 +80,15 @@ class Gate:
             output = boundary.add_noise(output)
         if self.tap is not None:
             output = self.tap(output)
-        self.record.crossings.append(Crossing(boundary, activation, output, predicted))
+        crossing = Crossing(boundary, activation, output, predicted)
+        self.record.crossings.append(crossing)
+        if self.hold is not None:
+            # Else Keras would note it on what the boundary returns, which is too late.
+            compat.set_mask(output, mask)
+            held = self.hold(self.record, boundary, output)
+            self.record.crossings[-1] = crossing._replace(output=held)
+            compat.set_mask(held, mask)
+            return held
         return output
 
     def inject_feedback(self, end: str, tensors: list) -> list:

@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 from keras_e2e.modules.gate import FeedbackRoute
+from keras_e2e.modules.loss_parts import LossPart, loss_parts
 from keras_e2e.modules.module import Module
 from keras_e2e.modules.training_mode import TrainingMode
 
@@ -23,12 +24,14 @@ class GradientFlow(NamedTuple):
             there.
         separate: The modules whose losses need a backward pass of their own, because
             through the open boundaries they would reach further than they may.
+        parts: The losses that are differentiated together (`loss_parts`).
     """
 
     stopping: frozenset[str]
     routes: Routes
     windows: Mapping[str, frozenset[str]]
     separate: tuple[str, ...]
+    parts: tuple[LossPart, ...]
 
 
 def gradient_flow(modules: Sequence[Module], mode: TrainingMode) -> GradientFlow:
@@ -53,7 +56,41 @@ def gradient_flow(modules: Sequence[Module], mode: TrainingMode) -> GradientFlow
     spread = _Spread(modules, routes, reached, opened)
     windows = {name: spread.wanted(window) for name, window in reached.items()}
     separate = tuple(n for n, window in windows.items() if spread.actual(n) != window)
-    return GradientFlow(stopping, routes, windows, separate)
+    parts = _parts(modules, mode, stopping, routes, windows, separate)
+    return GradientFlow(stopping, routes, windows, separate, parts)
+
+
+def _parts(
+    modules: Sequence[Module],
+    mode: TrainingMode,
+    stopping: frozenset[str],
+    routes: Routes,
+    windows: Mapping[str, frozenset[str]],
+    separate: Sequence[str],
+) -> tuple[LossPart, ...]:
+    names = [m.name for m in modules]
+    counting = [
+        m.name for m in modules if m.boundary is None or _counts(m, mode, stopping)
+    ]
+    together = not stopping and not separate
+    if together or mode.name == "sequential":  # which trains one module
+        return (LossPart(tuple(counting), frozenset(names), frozenset(names)),)
+    opened = {m.name for m in modules if m.boundary is not None} - stopping
+    spread = _Spread(modules, routes, {}, opened)
+    return loss_parts(
+        names,
+        {name: spread.actual(name) for name in counting if name not in separate},
+        {name: windows[name] for name in separate},
+    )
+
+
+def _counts(module: Module, mode: TrainingMode, stopping: frozenset[str]) -> bool:
+    """Whether the objective of a module counts."""
+    objective = module.objective
+    if objective is None or not mode.weight(module.name):
+        return False
+    # Where the true signal gets through, nothing needs a substitute.
+    return not objective.feedback_source or module.name in stopping
 
 
 def _reached(modules: Sequence[Module], mode: TrainingMode) -> dict[str, set[str]]:

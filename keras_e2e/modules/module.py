@@ -19,6 +19,7 @@ class Module(NamedTuple):
         layers: Tuple of its layers, in the order of the graph.
         inputs: Names of the boundaries that lead into it.
         model_inputs: Positions of those of the model's inputs that lead into it.
+        crossings: Integer, how often one pass crosses the boundary.
 
     Example:
 
@@ -36,6 +37,7 @@ class Module(NamedTuple):
     inputs: tuple[str, ...]
     model_inputs: tuple[int, ...] = ()
     own_variables: tuple = ()
+    crossings: int = 1
 
     @property
     def variables(self) -> list:

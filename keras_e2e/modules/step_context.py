@@ -25,6 +25,8 @@ class StepContext:
             known.
         tap: Function applied to the output of each boundary, or None. An instrumented
             step watches what it returns, so that the gradient there is known.
+        hold: Function that is called as soon as a boundary is crossed, or None (`Gate`). A
+            step takes gradients there.
         testing: Boolean, whether this is a step of `evaluate`.
         gate: The `Gate` of the pass under way; None outside of a pass that is recorded.
         record: The `ForwardRecord` of the latest pass, until its loss is computed.
@@ -37,6 +39,7 @@ class StepContext:
     mode: TrainingMode | None = None
     targets: tuple = (None, None)
     tap: Callable[[Any], Any] | None = None
+    hold: Callable[[ForwardRecord, Any, Any], Any] | None = None
     testing: bool = False
     gate: Gate | None = None
     record: ForwardRecord | None = None

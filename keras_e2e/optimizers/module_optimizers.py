@@ -98,6 +98,12 @@ class ModuleOptimizers(keras.optimizers.Optimizer):
             )
         self._held.bind(modules)
 
+    @property
+    def steps_alone(self) -> bool:
+        """Whether each module's step can be taken as soon as its gradients are there."""
+        held = self._held.all()
+        return not any(optimizer.gradient_accumulation_steps for optimizer in held)
+
     def optimizer_of(self, module: str) -> keras.optimizers.Optimizer:
         """Returns the optimizer of a module.
 
@@ -181,11 +187,26 @@ class ModuleOptimizers(keras.optimizers.Optimizer):
             RuntimeError: If the modules are not known.
             ValueError: If a variable is unknown, or if there is no gradient at all.
         """
-        self._refuse_unbuilt()
-        held = self._held
         grads = list(grads)
         if not grads:
             return
+        self.apply_early(grads, trainable_variables)
+        super().iterations.assign_add(1)
+
+    def apply_early(self, grads: Sequence, trainable_variables: Sequence | None) -> None:
+        """Applies the gradients of some modules, in a step that goes on.
+
+        The `apply` for the other modules ends the step, and counts it.
+
+        Args:
+            grads: As in `apply`.
+            trainable_variables: As in `apply`.
+
+        Raises:
+            RuntimeError, ValueError: As `apply`.
+        """
+        self._refuse_unbuilt()
+        held, grads = self._held, list(grads)
         variables = list(
             held.variables if trainable_variables is None else trainable_variables
         )
@@ -206,7 +227,6 @@ class ModuleOptimizers(keras.optimizers.Optimizer):
             # There is one loss; LossScaleOptimizer sets the factor of this object only.
             optimizer.loss_scale_factor = self.loss_scale_factor
             optimizer.apply(gradients, theirs)
-        super().iterations.assign_add(1)
 
     def stateless_apply(
         self, optimizer_variables: list, grads: list, trainable_variables: list

@@ -79,8 +79,12 @@ def extra_records(model: Any, active: list[LocalModule], batch: Batch) -> dict:
 
 def _training_gate(model: Any) -> Gate:
     state = model._modular
-    flow, tap = state.flow(), context_of(state).tap
-    return Gate(state.boundary_ids, flow.stopping, flow.routes, _outputs(model), tap)
+    flow, context = state.flow(), context_of(state)
+    return Gate(
+        *(state.boundary_ids, flow.stopping, flow.routes, _outputs(model)),
+        tap=context.tap,
+        hold=context.hold,
+    )
 
 
 def _run(model: Any, inputs: Any, mask: Any, gate: Gate, **kwargs: Any) -> Any:

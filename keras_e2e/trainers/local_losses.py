@@ -1,7 +1,6 @@
 """The local losses of a step, from what its forward pass recorded."""
 
 import contextlib
-import dataclasses
 from collections.abc import Hashable, Iterator, Mapping
 from typing import Any
 
@@ -12,30 +11,6 @@ from keras_e2e.modules.module import Module
 from keras_e2e.objectives.base import Batch, LocalObjective, Output
 from keras_e2e.trainers import targets
 from keras_e2e.utils import compat
-
-
-@dataclasses.dataclass
-class StepLosses:
-    """What the loss of a step is made of.
-
-    Attributes:
-        task: Scalar, the compiled loss with penalties, without local losses; None where it
-            is not computed.
-        local: Dict with the local losses by boundary, without weights.
-        terms: Dict with the summands of the loss by module: the local losses with their
-            weights and, under the last module's name, the task loss.
-    """
-
-    task: Any = None
-    local: dict[str, Any] = dataclasses.field(default_factory=dict)
-    terms: dict[str, Any] = dataclasses.field(default_factory=dict)
-
-    def total(self) -> Any:
-        """The loss that is minimized; None where nothing counts."""
-        terms = list(self.terms.values())
-        # One sum, not a chain of additions: TensorFlow reorders those in steps that do
-        # not read the single losses.
-        return ops.sum(ops.stack(terms)) if len(terms) > 1 else next(iter(terms), None)
 
 
 def build_outputs(

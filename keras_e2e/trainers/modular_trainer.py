@@ -22,6 +22,7 @@ from keras_e2e.trainers.state import ModularState
 from keras_e2e.trainers.step_loss import evaluation_loss, step_loss, sum_of_penalties
 from keras_e2e.trainers.targets import StepTargets, split_targets
 from keras_e2e.utils import compat
+from keras_e2e.utils.compat import calls
 
 if TYPE_CHECKING:
     from keras import Model
@@ -238,11 +239,16 @@ class ModularTrainer(ModularStep, Model):
         return loss(self, task_loss, x, self._split(y, sample_weight))
 
     @property
+    def _has_loss_of_its_own(self) -> bool:
+        """Whether a subclass computes the loss in another way."""
+        return type(self).compute_loss is not ModularTrainer.compute_loss
+
+    @property
     def losses(self):
         """As in Keras, without the penalties of heads that do not count."""
         state = self._modular
         idle = state.idle_objectives(context_of(state).testing)
-        return compat.losses_without(self, idle) if idle else super().losses
+        return calls.losses_without(self, idle) if idle else super().losses
 
     def _refuse_unknown_modules(self, what: str) -> None:
         if not self._modular.modules:

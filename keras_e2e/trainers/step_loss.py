@@ -6,18 +6,17 @@ from typing import Any
 from keras import ops
 
 from keras_e2e.modules.forward_record import ForwardRecord
-from keras_e2e.modules.step_context import context_of, step_context
+from keras_e2e.modules.step_context import StepContext, context_of, step_context
 from keras_e2e.objectives.base import Batch
-from keras_e2e.trainers.forward_pass import extra_records, is_recorded
+from keras_e2e.trainers.forward_pass import is_recorded
 from keras_e2e.trainers.local_losses import (
-    StepLosses,
     build_outputs,
     is_left_unbuilt,
-    local_loss,
     refuse_missing,
 )
 from keras_e2e.trainers.local_metrics import measured_modules, update_metrics
 from keras_e2e.trainers.state import LocalModule
+from keras_e2e.trainers.step_losses import StepLosses
 from keras_e2e.trainers.targets import StepTargets
 
 
@@ -33,21 +32,44 @@ def step_loss(
         given: The targets, as `StepTargets`.
     """
     state = model._modular
-    active = state.active()
-    _refuse_incomplete(state, given, active)
+    _refuse_incomplete(state, given, state.active())
     task = task_loss(given)
     if not is_recorded(model):
         return task
     model._refuse_unknown_modules(f"training mode '{state.mode}'")
-    record = _take_record(model)
-    batch = _batch(model, x, given)
-    losses = _losses(model, task, active, record, batch, given)
-    context_of(state).losses = losses
+    losses = context_of(state).losses
+    if losses is None or losses.summed:  # none were computed while the pass ran
+        losses = StepLosses(model, _take_record(model), _batch(model, x, given), given)
+        context_of(state).losses = losses
+    total = losses.total(task)
     # Those that count have measured while they computed their loss.
     asked = measured_modules(state, training=True, testing=False)
     idle = [local for local in asked if not state.weight(local.module)]
-    update_metrics(idle, record, batch, given.labels)
-    return losses.total()
+    update_metrics(idle, losses.record, losses.batch, given.labels)
+    return total
+
+
+def losses_under_way(
+    model: Any, context: StepContext, x: Any, record: ForwardRecord
+) -> StepLosses:
+    """The losses of a step whose forward pass is under way; `step_loss` goes on with them.
+
+    Args:
+        model: The modular model.
+        context: The `StepContext` of the step.
+        x: The inputs.
+        record: What has crossed the boundaries so far.
+    """
+    if context.losses is None:
+        given = model._split(*context.targets)
+        context.losses = StepLosses(model, record, _batch(model, x, given), given)
+    return context.losses
+
+
+def refuse_incomplete_step(model: Any) -> None:
+    """Raises ValueError for missing targets, before a step under way computes anything."""
+    state = model._modular
+    _refuse_incomplete(state, model._split(*context_of(state).targets), state.active())
 
 
 def evaluation_loss(
@@ -90,33 +112,6 @@ def sum_of_penalties(model: Any) -> Any:
     """The sum of the penalties of a pass that made no prediction; None without any."""
     penalties = [ops.sum(penalty) for penalty in model.losses]
     return sum(penalties[1:], penalties[0]) if penalties else None
-
-
-def _losses(
-    model: Any,
-    task: Any,
-    active: list[LocalModule],
-    record: ForwardRecord,
-    batch: Batch,
-    given: StepTargets,
-) -> StepLosses:
-    state = model._modular
-    losses = StepLosses(task)
-    if task is not None:
-        losses.terms[state.modules[-1].name] = task
-    extra = extra_records(model, active, batch)
-    for module, objective in active:
-        own = batch._replace(
-            labels=given.labels.get(module.name),
-            sample_weight=given.label_weights.get(module.name, batch.sample_weight),
-        )
-        flat = model._flat_inputs(batch.x)
-        loss = local_loss(module, objective, record, flat, own, extra)
-        losses.local[module.name] = loss
-        factor = state.weight(module) * objective.weight_now()
-        losses.terms[module.name] = loss * factor
-        objective.advance_weight()
-    return losses
 
 
 def _batch(model: Any, x: Any, given: StepTargets) -> Batch:

@@ -106,16 +106,17 @@ class ExtraPasses:
         x, y, sample_weight = batch
         state = self.model._modular
         variables = state.steps.variables(self.model)
-        change = step_context(state, mode=mode, targets=(y, sample_weight), tap=None)
+        change = step_context(state, mode=mode, targets=(y, sample_weight), tap=None, hold=None)
 
         def scale(loss: Any) -> Any:
             return self.model.optimizer.scale_loss(loss) * share
 
         with change as context:
-            with tf.GradientTape(persistent=bool(state.flow().separate)) as tape:
-                # With values, or Keras finds none for its penalties of weights; those that
-                # were thawed after the step was compiled have penalties, too.
-                known = unique([*variables, *self.model.trainable_variables])
+            gradients = StepGradients(self.model, context, x, variables, scale)
+            # With values, or Keras finds none for its penalties of weights; those that were
+            # thawed after the step was compiled have penalties, too.
+            known = unique([*variables, *self.model.trainable_variables])
+            with gradients.tape:
                 values = [(v, v.value) for v in known]
                 with keras.StatelessScope(values, collect_losses=True):
                     y_pred = self.model(x, training=True)
@@ -124,8 +125,8 @@ class ExtraPasses:
                     )
                     if loss is None:
                         return {}
-                    gradients = StepGradients(self.model, context, tape, loss, scale)
-            found = gradients.of(variables)
+                    gradients.finish(loss, y_pred)
+            found = gradients.take()
         factor = scale(tf.ones(()))
         return {id(v): unscaled(g, factor) for v, g in zip(variables, found, strict=True)}
 

@@ -1,94 +1,214 @@
-"""From the losses to the gradients: one backward pass, or one for each reach."""
+"""From the losses to the gradients, each as soon as its loss is there."""
 
+from collections import Counter
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import tensorflow as tf
+from keras import ops, tree
 
-from keras_e2e.modules.module import Module
+from keras_e2e.modules.forward_record import ForwardRecord
+from keras_e2e.modules.loss_parts import LossPart
 from keras_e2e.modules.step_context import StepContext
-
-
-class _Part(NamedTuple):
-    """A loss that is differentiated on its own.
-
-    Attributes:
-        loss: The loss, scaled as the optimizer requires.
-        variables: `id`s of the variables that it may change; None for all.
-        window: The modules that it reaches; None for all.
-    """
-
-    loss: Any
-    variables: set[int] | None = None
-    window: frozenset[str] | None = None
+from keras_e2e.trainers.one_pass import why_one_pass
+from keras_e2e.trainers.step_loss import losses_under_way, refuse_incomplete_step
+from keras_e2e.trainers.step_losses import StepLosses
+from keras_e2e.utils import compat
+from keras_e2e.utils.compat import calls
+from keras_e2e.utils.graphs import unique
 
 
 class StepGradients:
-    """The losses of a step, ready to be differentiated.
+    """The gradients of one step.
 
-    As a rule they are one sum and need one backward pass: what a loss must not reach,
-    a stopped gradient keeps from it. Where a boundary is open for one loss and closed
-    for another (`reach`), the sum is taken apart: a loss that would flow too far is
-    differentiated on its own, with respect to the variables it may change only.
+    Losses that meet in a module are one sum and need one backward pass; where the gradient
+    stops at a boundary there are several (`loss_parts`). Each is made where the forward
+    pass has just crossed the last boundary that it takes, and the next module's input waits
+    for it: so the activations of one module are given up before the next one makes its own.
+    (Run eagerly, TensorFlow keeps them all.) Where that cannot be (`why_one_pass`), all are
+    made when the pass is over.
 
-    It is made inside the tape, which must then be persistent.
+    The pass and `finish` run inside of `tape`, `take` after it is closed.
 
     Args:
-        model: The modular model, after `compute_loss`.
-        context: The `StepContext` of the step, with its losses.
-        tape: The `tf.GradientTape` of the step.
-        loss: Scalar, the sum of all losses.
+        model: The modular model.
+        context: The `StepContext` of the step.
+        x: The inputs.
+        variables: List of the variables that the step may change.
         scale: Function that scales a loss. Defaults to `None`: as the optimizer requires.
+        tapped: Boolean, whether the gradients at the outputs of the model and on both
+            sides of the boundaries are wanted too. Defaults to `False`.
+        apply: Function that applies gradients as soon as there are those of a module; or
+            None, the default, where all are applied at the end.
+
+    Attributes:
+        tape: The `tf.GradientTape` of the pass.
+        variables: List of the variables whose gradients were not applied yet.
     """
 
     def __init__(
         self,
         model: Any,
         context: StepContext,
-        tape: tf.GradientTape,
-        loss: Any,
-        scale: Callable[[Any], Any] | None = None,
-    ):
-        self.tape = tape
-        scale = scale or model.optimizer.scale_loss
-        if model._modular.flow().separate:
-            self.parts = _parts(model, dict(context.losses.terms), scale)
-        else:
-            self.parts = [_Part(scale(loss))]
-
-    def of(
-        self,
+        x: Any,
         variables: Sequence,
-        taps: Sequence = (),
-        places: Sequence[frozenset[str]] = (),
-    ) -> list:
-        """The gradients of the variables, then of the taps; None where there is none.
+        scale: Callable[[Any], Any] | None = None,
+        tapped: bool = False,
+        apply: Callable[[list, list], None] | None = None,
+    ):
+        self._apply = apply
+        self._model, self._context, self._x = model, context, x
+        self._scale = scale or model.optimizer.scale_loss
+        self.variables, self._tapped = list(variables), tapped
+        flow, ordered = model._modular.flow(), why_one_pass(model) is None
+        self._parts = flow.parts if ordered or flow.separate else ()
+        self._pending: list[tuple] = [(part, None) for part in self._parts]
+        self.tape = tf.GradientTape(persistent=len(self._parts) > 1)
+        self._found: dict[int, Any] = {}
+        self._crossed: Counter = Counter()
+        self._outputs: list = []
+        # Names decide the order of sums in TensorFlow: those of the operations that follow
+        # must not depend on the layer in whose call they are made.
+        self._scope = tf.get_current_name_scope()
+        if ordered and len(self._parts) > 1:
+            refuse_incomplete_step(model)
+            context.hold = self._hold
+
+    def finish(self, loss: Any, y_pred: Any) -> None:
+        """Notes the loss of the step and its outputs, when the pass is over.
 
         Args:
-            variables: List of the variables to change.
-            taps: List of further tensors on the tape. Defaults to `()`.
-            places: List with, for each tap, the modules that a loss must reach to flow
-                through it. Defaults to `()`.
+            loss: Scalar, the sum of all losses.
+            y_pred: The model's outputs, or None.
         """
-        sources = [*variables, *taps]
-        total: list = [None] * len(sources)
-        for loss, movable, window in self.parts:
-            chosen = [
-                i
-                for i in range(len(sources))
-                if movable is None
-                or (i < len(variables) and id(sources[i]) in movable)
-                or (i >= len(variables) and places[i - len(variables)] & (window or set()))
-            ]
-            found = self.tape.gradient(loss, [sources[i] for i in chosen])
-            for i, gradient in zip(chosen, found, strict=True):
-                if gradient is not None:
-                    total[i] = gradient if total[i] is None else _sum(total[i], gradient)
-        return total
+        self._outputs = [] if y_pred is None else tree.flatten(y_pred)
+        if len(self._parts) > 1:
+            losses = self._context.losses
+            self._pending = [(part, self._loss(part, losses)) for part, _ in self._pending]
+        else:
+            self._pending = [(None, self._scale(loss))]
 
-    def release(self) -> None:
-        """Lets go of the tape, which holds every activation; no gradients afterwards."""
-        del self.tape
+    def take(self) -> list:
+        """The gradients of the variables; None where there is none."""
+        for part, loss in self._pending:
+            if loss is not None:
+                self._differentiate(part, loss, self._context.record)
+        self._pending = []
+        del self.tape  # which holds every activation
+        return [self._found.get(id(v)) for v in self.variables]
+
+    def at(self, tensor: Any) -> Any:
+        """The gradient at an output of the model or at a boundary; None for none."""
+        return self._found.get(id(tensor))
+
+    def _hold(self, record: ForwardRecord, boundary: Any, output: Any) -> Any:
+        """Takes the gradients that can be taken now; what goes on waits for them."""
+        self._crossed[boundary.module] += 1
+        due = [pending for pending in self._pending if self._is_complete(pending[0])]
+        if not due:
+            return output
+        self._pending = [pending for pending in self._pending if pending not in due]
+        made: list = []
+        with _scope(self._scope), calls.outside_of_calls():
+            losses = losses_under_way(self._model, self._context, self._x, record)
+            for part, _ in due:
+                loss = self._loss(part, losses)
+                if loss is None:
+                    continue
+                with self.tape.stop_recording():
+                    made += [loss, *self._differentiate(part, loss, record)]
+            if self._apply is not None and made:
+                with self.tape.stop_recording(), _after(made):
+                    made = self._apply_complete(due)
+        if not made:
+            return output
+        with _after(made):
+            return tf.identity(output)
+
+    def _apply_complete(self, due: list) -> list:
+        """Applies the gradients of modules that are complete. Returns what to wait for."""
+        waiting = {name for part, _ in self._pending for name in part.trains}
+        trained = {name for part, _ in due for name in part.trains} - waiting
+        modules = [m for m in self._model._modular.modules if m.name in trained]
+        own = {id(v) for module in modules for v in module.all_trainable_variables}
+        variables = [v for v in self.variables if id(v) in own]
+        gradients = [self._found.pop(id(v), None) for v in variables]
+        if all(gradient is None for gradient in gradients):
+            return []
+        self._apply(gradients, variables)
+        applied = {id(v) for v in variables}
+        self.variables = [v for v in self.variables if id(v) not in applied]
+        return [tf.convert_to_tensor(v) for v in variables]
+
+    def _is_complete(self, part: LossPart) -> bool:
+        modules = [m for m in self._model._modular.modules if m.name in part.ends]
+        return all(m.boundary and self._crossed[m.name] == m.crossings for m in modules)
+
+    def _loss(self, part: LossPart, losses: StepLosses) -> Any:
+        """The loss of a part, scaled; None for none."""
+        terms = [losses.term(name) for name in part.losses]
+        model = self._model
+        last = model._modular.modules[-1].name
+        if part.penalties and last not in part.losses:
+            testing = self._context.testing
+            idle = model._modular.idle_objectives(testing)
+            movable = {id(v) for v in self._movable(part)}
+            terms += [
+                calls.summed(model, penalty)
+                for penalty in [
+                    *calls.penalties_of_calls(model, idle),
+                    *calls.penalties_of_weights(model, movable),
+                ]
+            ]
+        terms = [term for term in terms if term is not None]
+        if not terms:
+            return None
+        return self._scale(ops.sum(ops.stack(terms)) if len(terms) > 1 else terms[0])
+
+    def _sources(self, part: LossPart | None, record: ForwardRecord | None) -> list:
+        """What a part is differentiated by; everything where the loss is one."""
+        variables = self.variables if part is None else self._movable(part)
+        return [*variables, *(self._taps(part, record) if self._tapped else ())]
+
+    def _movable(self, part: LossPart) -> list:
+        """The variables that a part may change."""
+        modules = self._model._modular.modules
+        trained, others = set(), set()
+        for module in modules:
+            into = trained if module.name in part.trains else others
+            into.update(id(v) for v in module.all_trainable_variables)
+        # What belongs to no module the compiled loss trains.
+        rest = modules[-1].name in part.losses
+        return [
+            v
+            for v in self.variables
+            if id(v) in trained or (rest and id(v) not in others)
+        ]
+
+    def _taps(self, part: LossPart | None, record: ForwardRecord | None) -> list:
+        """The tensors at boundaries and outputs through which the losses of a part flow."""
+        modules = self._model._modular.modules
+        trained = {m.name for m in modules} if part is None else part.trains
+        taps = list(self._outputs) if modules[-1].name in trained else []
+        for crossing in record.crossings if record is not None else ():
+            name = crossing.boundary.module
+            if name in trained:
+                taps.append(crossing.activation)
+            if any(name in m.inputs for m in modules if m.name in trained):
+                taps.append(crossing.output)
+        # A cross-entropy on probabilities is computed from the values under them.
+        return unique([*taps, *map(compat.logits_of, taps)])
+
+    def _differentiate(self, part: LossPart | None, loss: Any, record: Any) -> list:
+        """Adds the gradients of a part to those that there are. Returns the new ones."""
+        sources = self._sources(part, record)
+        found = self.tape.gradient(loss, sources)
+        new = [(s, g) for s, g in zip(sources, found, strict=True) if g is not None]
+        for source, gradient in new:
+            before = self._found.get(id(source))
+            total = gradient if before is None else _sum(before, gradient)
+            self._found[id(source)] = total
+        return [gradient for _, gradient in new]
 
 
 def unscaled(gradient: Any, scale: Any) -> Any:
@@ -98,29 +218,12 @@ def unscaled(gradient: Any, scale: Any) -> Any:
     return tf.cast(tf.convert_to_tensor(gradient), tf.float32) / scale
 
 
-def _parts(model: Any, terms: dict[str, Any], scale: Callable[[Any], Any]) -> list[_Part]:
-    """The loss taken apart where some losses must not flow as far as others."""
-    state = model._modular
-    flow = state.flow()
-    modules = {module.name: module for module in state.modules}
-    parts = []
-    for name in flow.separate:
-        window = flow.windows[name]
-        movable = _variables([modules[inside] for inside in window])
-        parts.append(_Part(scale(terms.pop(name)), movable, window))
-    last = state.modules[-1].name
-    if last not in terms:
-        # Penalties of weights came with the task loss. The modules that this one
-        # does not reach have theirs on their own.
-        for name in (n for n in modules if n not in flow.windows[last]):
-            layers = [*modules[name].layers, modules[name].objective]
-            penalties = [p for layer in layers if layer for p in layer.losses]
-            if penalties:
-                own = _variables([modules[name]])
-                parts.append(_Part(scale(tf.add_n(penalties)), own, frozenset([name])))
-    if terms:
-        parts.append(_Part(scale(tf.add_n(list(terms.values())))))
-    return parts
+def over_replicas(tensor: Any) -> Any:
+    """The sum of a tensor over the replicas; the tensor itself on one device."""
+    if tf.distribute.get_strategy().num_replicas_in_sync == 1:
+        return tensor
+    context = tf.distribute.get_replica_context()
+    return context.all_reduce(tf.distribute.ReduceOp.SUM, tensor)
 
 
 def _sum(first: Any, second: Any) -> Any:
@@ -128,14 +231,11 @@ def _sum(first: Any, second: Any) -> Any:
     return tf.convert_to_tensor(first) + tf.convert_to_tensor(second)
 
 
-def _variables(modules: list[Module]) -> set[int]:
-    """`id`s of what the losses that reach these modules may change, heads included."""
-    return {id(v) for module in modules for v in module.all_trainable_variables}
+def _after(made: list) -> Any:
+    """A context whose operations wait for these tensors; of a sparse one for its values."""
+    return tf.control_dependencies([getattr(t, "values", t) for t in made])
 
 
-def over_replicas(tensor: Any) -> Any:
-    """The sum of a tensor over the replicas; the tensor itself on one device."""
-    if tf.distribute.get_strategy().num_replicas_in_sync == 1:
-        return tensor
-    context = tf.distribute.get_replica_context()
-    return context.all_reduce(tf.distribute.ReduceOp.SUM, tensor)
+def _scope(name: str) -> Any:
+    """The name scope of this full name."""
+    return tf.name_scope(f"{name}/" if name else "/")

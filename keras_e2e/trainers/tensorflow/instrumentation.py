@@ -84,17 +84,13 @@ class StepInstrumentation:
         self.y_pred = y_pred
         self.outputs = [] if y_pred is None else tree.flatten(y_pred)
 
-    def differentiate(self, gradients: StepGradients, variables: Sequence) -> list:
-        """Gradients of the variables, in one pass with the signals at the crossings."""
-        crossings = self.crossings
-        taps = [
-            *self.outputs,
-            *[c.activation for c in crossings],
-            *[c.output for c in crossings],
-        ]
-        # A cross-entropy on probabilities is computed from the values under them.
-        raw = [compat.logits_of(tensor) for tensor in taps]
-        found = gradients.of(variables, [*taps, *raw], self._places() * 2)
+    def before_step(self, gradients: StepGradients) -> None:
+        """Notes what the gradients show, and what the step is about to change.
+
+        Args:
+            gradients: The gradients of the step, all taken.
+        """
+        variables = gradients.variables
         self.step = OptimizerStep(self.model.optimizer, bool(variables))
         self.before = [tf.identity(v) for v in variables]
         self.halves = self.passes.halves() if "halves" in self.needs else None
@@ -103,29 +99,18 @@ class StepInstrumentation:
         self.reference = None
         if "reference" in self.needs:
             self.reference = self.passes.reference(self.y_pred, self._task_loss())
-        own, at_taps = found[: len(variables)], found[len(variables) :]
-        direct, below = at_taps[: len(taps)], at_taps[len(taps) :]
-        # Always those where there are any: in mixed precision a cast hides them from the
-        # loss, and the measurement must not depend on the precision.
-        signals = [d if b is None else b for d, b in zip(direct, below, strict=True)]
-        ends = len(self.outputs), len(self.outputs) + len(crossings)
-        self.signals = _Signals(
-            signals[: ends[0]], signals[ends[0] : ends[1]], signals[ends[1] :]
-        )
-        return own
 
-    def _places(self) -> list[frozenset[str]]:
-        """For each tap the modules whose losses flow through it."""
-        modules = self.state.modules
-        crossed = [c.boundary.module for c in self.crossings]
-        following = {
-            name: frozenset(m.name for m in modules if name in m.inputs) for name in crossed
-        }
-        return [
-            *[frozenset([modules[-1].name])] * len(self.outputs),
-            *[frozenset([name]) for name in crossed],
-            *[following[name] for name in crossed],
-        ]
+        def signal(tensor: Any) -> Any:
+            # Always that under a probability where there is one: in mixed precision a cast
+            # hides it from the loss, and the measurement must not depend on the precision.
+            below = gradients.at(compat.logits_of(tensor))
+            return gradients.at(tensor) if below is None else below
+
+        self.signals = _Signals(
+            [signal(tensor) for tensor in self.outputs],
+            [signal(crossing.activation) for crossing in self.crossings],
+            [signal(crossing.output) for crossing in self.crossings],
+        )
 
     def record(self, variables: Sequence, gradients: Sequence) -> None:
         """Makes the views of the modules, after the step, and has them written.

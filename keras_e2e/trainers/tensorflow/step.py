@@ -1,6 +1,7 @@
 """The training step on TensorFlow: Keras's own numbers, plus diagnostics when asked."""
 
 import warnings
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import keras
@@ -8,6 +9,7 @@ import tensorflow as tf
 from keras import tree
 
 from keras_e2e.modules.step_context import StepContext, step_context
+from keras_e2e.trainers.one_pass import why_one_apply
 from keras_e2e.trainers.state import ModularState
 from keras_e2e.trainers.tensorflow.extra_passes import ExtraPasses, first_tensor
 from keras_e2e.trainers.tensorflow.gradients import StepGradients
@@ -34,25 +36,43 @@ class ModularStep(Model):
         state = self._modular
         metric_variables = len(self.metrics_variables)
         x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
-        tape = tf.GradientTape(persistent=bool(state.flow().separate))
         # End to end no head sends anything back, and all sums are those of stock Keras.
         apart = state.mode.name != "end_to_end"
-        tap = _tap(tape if state.steps.measuring else None, apart)
-        with step_context(state, targets=(y, sample_weight), tap=tap) as context:
-            with tape:
+        with step_context(state, targets=(y, sample_weight)) as context:
+            gradients = StepGradients(
+                *(self, context, x, self._movable()),
+                tapped=bool(state.steps.measuring),
+                apply=self._apply_early(),
+            )
+            context.tap = _tap(gradients.tape if state.steps.measuring else None, apart)
+            with gradients.tape:
                 y_pred = self(x, training=True)
                 loss = self.compute_loss(
                     x=x, y=y, y_pred=y_pred, sample_weight=sample_weight, training=True
                 )
                 self._track_loss(loss, x)
-                gradients = StepGradients(self, context, tape, loss)
-            del tape  # the gradients let go of it when they are taken
+                gradients.finish(loss, y_pred)
             self._update(gradients, context, x, loss, y_pred)
         logs = self.compute_metrics(x, y, y_pred, sample_weight=sample_weight)
         if len(self.metrics_variables) == metric_variables:
             # Else Keras has just made its metrics, in a trace that TensorFlow repeats.
             state.steps.count_trace(state.mode)
         return logs
+
+    def _movable(self) -> list:
+        """The variables that the step may change."""
+        state = self._modular
+        frozen = state.frozen_variables()
+        return [v for v in state.steps.variables(self) if id(v) not in frozen]
+
+    def _apply_early(self) -> Callable[[list, list], None] | None:
+        """What applies a module's gradients at its boundary; None if the end has to come.
+
+        An instrumented step compares all weights before and after, and so keeps them.
+        """
+        alone = tf.distribute.get_strategy().num_replicas_in_sync == 1
+        early = alone and not self._modular.steps.measuring and not why_one_apply(self)
+        return self.optimizer.apply_early if early else None
 
     def _track_loss(self, loss: Any, x: Any) -> None:
         """Updates the reported loss, as Keras does."""
@@ -66,17 +86,12 @@ class ModularStep(Model):
         self, gradients: StepGradients, context: StepContext, x: Any, loss: Any, y_pred: Any
     ) -> None:
         """Applies the gradients, and measures what this step is to measure."""
-        state = self._modular
-        frozen = state.frozen_variables()
-        variables = [v for v in state.steps.variables(self) if id(v) not in frozen]
+        state, variables, found = self._modular, gradients.variables, gradients.take()
         instrumentation = None
         if state.steps.measuring:
             passes = ExtraPasses(self, x, *context.targets)
             instrumentation = StepInstrumentation(self, context, y_pred, passes)
-            found = instrumentation.differentiate(gradients, variables)
-        else:
-            found = gradients.of(variables)
-        gradients.release()
+            instrumentation.before_step(gradients)
         if variables:
             with tf.control_dependencies(_forward(state.mode, loss, y_pred)):
                 self.optimizer.apply_gradients(zip(found, variables, strict=True))

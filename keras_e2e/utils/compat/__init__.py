@@ -104,25 +104,6 @@ def loss_tracker(model: keras.Model) -> keras.metrics.Metric:
     return model._loss_tracker
 
 
-def losses_without(model: keras.Model, left_out: Iterable[keras.layers.Layer]) -> list:
-    """`model.losses` without those of some layers and of what is inside of them.
-
-    Stands for `Layer.losses`, whose list does not show which layer a loss is from
-    (`_get_own_losses`, `_get_regularization_losses`).
-    """
-    if model._losses_override:
-        return model._losses_override
-    out = {id(x) for layer in left_out for x in layer._flatten_layers(include_self=True)}
-    skipped = {id(v) for layer in left_out for v in layer.weights}
-    losses = model._get_own_losses()
-    for layer in model._flatten_layers(include_self=False):
-        if id(layer) not in out:
-            losses.extend(layer._get_own_losses())
-    regularized = [v for v in model.trainable_weights if v.regularizer is not None]
-    penalties = zip(regularized, model._get_regularization_losses(), strict=True)
-    return losses + [penalty for v, penalty in penalties if id(v) not in skipped]
-
-
 def is_symbolic() -> bool:
     """Whether Keras runs code for the shapes only (`in_symbolic_scope`).
 

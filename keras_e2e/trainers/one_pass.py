@@ -1,0 +1,64 @@
+"""Whether a step takes a module's gradients at its boundary, or all of them at the end."""
+
+from typing import Any
+
+import keras
+
+from keras_e2e.optimizers.module_optimizers import ModuleOptimizers
+
+
+def why_one_pass(model: Any) -> str | None:
+    """Why a step in the mode in force keeps the activations of the whole model.
+
+    As a rule a module's gradients are taken as soon as its boundary is crossed, and its
+    activations are given up there, before the next module runs.
+
+    Args:
+        model: The modular model.
+
+    Returns:
+        String, the reason; None where no activation is kept beyond the loss that it is
+        there for.
+    """
+    state = model._modular
+    parts = state.flow().parts
+    if len(parts) == 1:
+        if state.mode.name == "sequential":
+            return None  # the modules before run in inference mode and keep nothing
+        if not state.flow().stopping:
+            return "no boundary stops the gradient"
+        return "each loss waits for a signal from the next module"
+    for module, objective in state.active():
+        if objective.extra_inputs():
+            name = type(objective).__name__
+            return f"{name} at {module.name!r} compares passes over the whole model"
+    if model._has_loss_of_its_own:
+        return f"{type(model).__name__} computes its loss after the pass"
+    if keras.backend.backend() != "tensorflow":
+        return f"the {keras.backend.backend()} backend orders the modules itself"
+    return None
+
+
+def why_one_apply(model: Any) -> str | None:
+    """Why a step in the mode in force applies the gradients of all modules at its end.
+
+    With `ModuleOptimizers` a module's gradients may be applied where they are taken, at its
+    boundary, and given up.
+
+    Args:
+        model: The modular model, compiled.
+
+    Returns:
+        String, the reason; None where they are applied at the boundary.
+    """
+    reason = why_one_pass(model)
+    if reason is not None or len(model._modular.flow().parts) == 1:
+        return reason or "one module trains"
+    optimizer = model.optimizer
+    if type(optimizer) is not ModuleOptimizers:
+        return f"one {type(optimizer).__name__} trains all modules"
+    if not optimizer.steps_alone:
+        return "gradients are accumulated"
+    if any(v.regularizer is not None for v in model.trainable_variables):
+        return "the loss has penalties of weights, which are read at the end"
+    return None

@@ -1,0 +1,92 @@
+"""Private names of Keras about calls of layers that are under way, and their penalties.
+
+The rest of them stand in `compat`.
+"""
+
+import contextlib
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import keras
+from keras.src import backend
+from keras.src.backend.common import global_state
+
+_CONTEXT = "current_call_ctx"
+
+
+@contextlib.contextmanager
+def outside_of_calls() -> Iterator[None]:
+    """In this context everything is as if no layer's call were under way.
+
+    Stands for `CallContext`, from which inner layers take `training` and by which penalties
+    are collected, and for `AutocastScope`, in which variables read as their casts. An error
+    that is raised here leaves the calls as it is: Keras would add the arguments of a call
+    that has nothing to do with it (`_keras_call_info_injected`).
+    """
+    context = global_state.get_global_attribute(_CONTEXT)
+    global_state.set_global_attribute(_CONTEXT, None)
+    try:
+        with backend.AutocastScope(None):
+            yield
+    except Exception as error:
+        error._keras_call_info_injected = True  # type: ignore[attr-defined]
+        raise
+    finally:
+        global_state.set_global_attribute(_CONTEXT, context)
+
+
+def note_masks(layer: keras.layers.Layer, inputs: Any, outputs: Any, previous: Any) -> None:
+    """Notes masks on what a layer returns, as Keras does (`_set_mask_metadata`)."""
+    layer._set_mask_metadata(inputs, outputs, previous)
+
+
+def penalties_of_calls(
+    model: keras.Model, left_out: Iterable[keras.layers.Layer] = ()
+) -> list:
+    """What the layers of a model have added to its loss so far in the pass under way.
+
+    Stands for `Layer.losses`, whose list does not show which layer a loss is from, and has
+    those of the weights in it (`_get_own_losses`).
+
+    Args:
+        model: The model.
+        left_out: Layers whose penalties, and those inside of them, are left out. Defaults
+            to none.
+    """
+    out = {id(x) for layer in left_out for x in layer._flatten_layers(include_self=True)}
+    losses = model._get_own_losses()
+    for layer in model._flatten_layers(include_self=False):
+        if id(layer) not in out:
+            losses.extend(layer._get_own_losses())
+    return losses
+
+
+def penalties_of_weights(model: keras.Model, chosen: Iterable[int]) -> list:
+    """The penalties of weights of a model (`_get_regularization_losses`).
+
+    Args:
+        model: The model.
+        chosen: `id`s of the variables.
+    """
+    regularized = [v for v in model.trainable_weights if v.regularizer is not None]
+    stateless = backend.in_stateless_scope() and not backend.in_symbolic_scope()
+    scope = backend.get_stateless_scope() if stateless else None
+    return [
+        v.regularizer(v if scope is None else scope.get_current_value(v))
+        for v in regularized
+        if id(v) in chosen
+    ]
+
+
+def losses_without(model: keras.Model, left_out: Iterable[keras.layers.Layer]) -> list:
+    """`model.losses` without those of some layers and of what is inside of them."""
+    if model._losses_override:
+        return model._losses_override
+    skipped = {id(v) for layer in left_out for v in layer.weights}
+    chosen = {id(v) for v in model.trainable_weights} - skipped
+    return [*penalties_of_calls(model, left_out), *penalties_of_weights(model, chosen)]
+
+
+def summed(model: keras.Model, penalty: Any) -> Any:
+    """A penalty as `compute_loss` adds it to the loss (`_aggregate_additional_loss`)."""
+    return model._aggregate_additional_loss(penalty)

@@ -1,0 +1,304 @@
+"""A module's gradients are taken at its boundary, before the next module runs."""
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from keras import layers
+
+import keras_e2e as e2e
+from keras_e2e import TrainingMode
+
+X = np.random.default_rng(0).normal(size=(32, 6)).astype("float32")
+Y = np.arange(32) % 3
+
+
+def base(**dense):
+    """Three layers with fixed names, and an output."""
+    keras.utils.set_random_seed(0)
+    x = inputs = keras.Input((6,), name="x")
+    for name in "abc":
+        x = layers.Dense(8, activation="tanh", name=name, **dense)(x)
+    return keras.Model(inputs, layers.Dense(3, name="out")(x))
+
+
+class Coded(keras.Model):
+    def __init__(self):
+        super().__init__(name="coded")
+        self.inner = [layers.Dense(8, activation="tanh", name=name) for name in "abc"]
+        self.last = layers.Dense(3, name="out")
+
+    def call(self, inputs):
+        for layer in self.inner:
+            inputs = layer(inputs)
+        return self.last(inputs)
+
+
+def compiled(model, mode="local", optimizer=None, objective="prediction", **arguments):
+    keras.utils.set_random_seed(0)
+    model = e2e.modularize(model, ["a", "b", "c"], objective=objective)
+    if not model.modules:
+        model.examine(X[:2])
+    model.training_mode = mode
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    model.compile(optimizer or keras.optimizers.Adam(0.01), loss, **arguments)
+    return model
+
+
+def graph_of_step(model):
+    """The graph of one training step."""
+    model.train_on_batch(X, Y)
+
+    @tf.function
+    def step(x, y):
+        return model.train_step((x, y))
+
+    return step.get_concrete_function(tf.constant(X), tf.constant(Y)).graph
+
+
+def products(graph, layers="abc"):
+    """The products of a batch and the weights of layers in the forward pass, in order."""
+    return [
+        op
+        for op in graph.get_operations()
+        if op.type == "MatMul"
+        and "gradient_tape" not in op.name
+        and op.name.split("/")[-2:-1] != []
+        and op.name.split("/")[-2].partition("_")[0] in layers
+    ]
+
+
+def upstream(op):
+    """The names of all operations that one waits for."""
+    pending, found = [op], set()
+    while pending:
+        for before in (
+            *(tensor.op for tensor in pending[-1].inputs),
+            *pending.pop().control_inputs,
+        ):
+            if before.name not in found:
+                found.add(before.name)
+                pending.append(before)
+    return found
+
+
+def waiting(model):
+    """For each layer's product, in order, how many gradients it waits for."""
+    graph = graph_of_step(model)
+    return [
+        sum("gradient_tape" in name and "MatMul" in name for name in upstream(op))
+        for op in products(graph)
+    ]
+
+
+@pytest.mark.parametrize("make", [base, Coded], ids=["functional", "subclassed"])
+def test_the_next_module_waits_for_the_gradients_of_the_one_before(make):
+    counts = waiting(compiled(make()))
+    # Those of a head and of the module's layer: two by weights, one by an activation.
+    assert counts == [0, 3, 6]
+
+
+def test_each_loss_is_computed_once():
+    graph = graph_of_step(compiled(base()))
+    heads = [op for op in graph.get_operations() if op.type == "MatMul"]
+    forward = [op for op in heads if "gradient_tape" not in op.name]
+    assert len(forward) == 4 + 3
+
+
+@pytest.mark.parametrize(
+    "mode", ["end_to_end", "deep_supervision", TrainingMode("local", reach="all")], ids=str
+)
+def test_nothing_waits_where_no_gradient_stops(mode):
+    assert waiting(compiled(base(), mode)) == [0, 0, 0]
+
+
+def test_modules_that_share_a_loss_are_waited_for_together():
+    counts = waiting(compiled(base(), TrainingMode("mixed", stop=["b"])))
+    assert counts[:2] == [0, 0] and counts[2] > 0
+
+
+def test_under_a_finite_reach_a_module_waits_for_the_losses_that_end_before_it():
+    counts = waiting(compiled(base(), TrainingMode("local", reach=2)))
+    # The losses at `a` and `b` both train `a`: they are differentiated together.
+    assert counts[0] == counts[1] == 0 < counts[2]
+
+
+def test_where_passes_are_compared_all_gradients_are_made_at_the_end():
+    model = compiled(base(), objective="vicreg")
+    assert waiting(model)[:3] == [0, 0, 0]
+
+
+def trained(model, *, callbacks=(), epochs=3):
+    keras.utils.set_random_seed(1)
+    history = model.fit(X, Y, 8, epochs, verbose=0, callbacks=[*callbacks])
+    return [v.numpy() for v in model.variables], history.history
+
+
+def assert_equal(first, second):
+    for one, other in zip(first[0], second[0], strict=True):
+        np.testing.assert_array_equal(one, other)
+    assert first[1] == second[1]
+
+
+OPTIMIZERS = {
+    "adam": lambda: keras.optimizers.Adam(0.01),
+    "momentum": lambda: keras.optimizers.SGD(0.1, momentum=0.9, clipnorm=0.5),
+    "averages": lambda: keras.optimizers.AdamW(0.01, use_ema=True, ema_momentum=0.9),
+}
+
+
+@pytest.mark.parametrize("kind", OPTIMIZERS)
+@pytest.mark.parametrize("eager", [False, True], ids=["graph", "eager"])
+def test_applied_at_the_boundary_weights_are_those_of_one_apply(kind, eager, monkeypatch):
+    def run(apart):
+        optimizer = e2e.ModuleOptimizers(OPTIMIZERS[kind]())
+        if not apart:
+            monkeypatch.setattr(type(optimizer), "steps_alone", False)
+        return trained(compiled(base(), "local", optimizer, run_eagerly=eager))
+
+    assert_equal(run(True), run(False))
+
+
+def test_applied_at_the_boundary_a_weight_changes_before_the_next_module_runs():
+    def waited(optimizer):
+        graph = graph_of_step(compiled(base(), "local", optimizer))
+        (last,) = products(graph, "c")
+        return sum("Assign" in graph.get_operation_by_name(n).type for n in upstream(last))
+
+    assert waited(e2e.ModuleOptimizers("sgd")) > 0 == waited(keras.optimizers.SGD())
+
+
+def test_looking_changes_nothing_where_gradients_are_applied_at_the_boundary():
+    def run(*callbacks):
+        model = compiled(base(), "local", e2e.ModuleOptimizers(OPTIMIZERS["adam"]()))
+        return trained(model, callbacks=callbacks)
+
+    plain, watched = run(), run(e2e.callbacks.ModuleDiagnostics(update_freq=3))
+    assert_equal(plain, watched)
+
+
+def test_a_module_without_any_gradient_is_named_as_before():
+    model = compiled(base(), "local", e2e.ModuleOptimizers("sgd"))
+    model.get_layer("a").trainable = False
+    model.compile(e2e.ModuleOptimizers("sgd"), model.loss)
+    before = model.get_layer("a").kernel.numpy()
+    trained(model)
+    np.testing.assert_array_equal(before, model.get_layer("a").kernel.numpy())
+
+
+def test_penalties_of_weights_are_those_of_the_weights_before_the_step():
+    def first_loss(optimizer):
+        model = compiled(base(kernel_regularizer="l2"), "local", optimizer)
+        return model.train_on_batch(X, Y)
+
+    apart = first_loss(e2e.ModuleOptimizers(keras.optimizers.SGD(1.0)))
+    assert apart == first_loss(keras.optimizers.SGD(1.0))
+
+
+@pytest.mark.parametrize("reach", [None, 2])
+@pytest.mark.parametrize("activity", [False, True], ids=["weights", "activity"])
+def test_a_penalty_trains_the_module_that_makes_it(activity, reach):
+    name = "activity_regularizer" if activity else "kernel_regularizer"
+
+    def moved(factor):
+        model = base(**{name: keras.regularizers.L2(factor)})
+        model = compiled(model, TrainingMode("local", reach=reach), keras.optimizers.SGD(1.0))
+        entering = [X, *(model.forward_record(X).activations(name)[0] for name in "ab")]
+        before = [model.get_layer(name).kernel.numpy() for name in "abc"]
+        model.train_on_batch(X, Y)
+        after = [model.get_layer(name).kernel.numpy() for name in "abc"]
+        return entering, before, after
+
+    entering, before, plain = moved(0.0)
+    _, _, penalized = moved(0.5)
+    for x, kernel, first, second in zip(entering, before, plain, penalized, strict=True):
+        with tf.GradientTape() as tape:
+            weights = tf.Variable(kernel)
+            by = tf.tanh(x @ weights) if activity else weights
+            loss = 0.5 * tf.reduce_sum(by**2) / (len(X) if activity else 1)
+        expected = -tape.gradient(loss, weights)
+        np.testing.assert_allclose(second - first, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_a_loss_of_a_subclass_is_differentiated_whole():
+    class Decayed(e2e.ModularModel):
+        factor = 0.0
+
+        def compute_loss(self, **given):
+            kernel = self.get_layer("a").kernel
+            return super().compute_loss(**given) + self.factor * keras.ops.sum(kernel**2)
+
+    def moved(factor):
+        keras.utils.set_random_seed(0)
+        x = inputs = keras.Input((6,), name="x")
+        for name in "ab":
+            x = layers.Dense(8, activation="tanh", name=name)(x)
+            x = e2e.ModuleBoundary(name=f"{name}_end")(x)
+        model = Decayed(inputs, layers.Dense(3, name="out")(x), training_mode="local")
+        model.factor = factor
+        model.compile(keras.optimizers.SGD(0.1), "mse")
+        before = model.get_layer("a").kernel.numpy()
+        model.train_on_batch(X, np.zeros((32, 3)))
+        return before, model.get_layer("a").kernel.numpy()
+
+    before, plain = moved(0.0)
+    _, decayed = moved(0.5)
+    np.testing.assert_allclose(decayed - plain, -0.1 * before, rtol=1e-3, atol=1e-6)
+
+
+def test_an_error_of_an_objective_says_what_it_says():
+    class Picky(e2e.objectives.LocalObjective):
+        def loss(self, activation, batch):
+            raise ValueError("This objective takes nothing.")
+
+    model = compiled(base(), objective=Picky())
+    with pytest.raises(ValueError) as caught:
+        model.train_on_batch(X, Y)
+    assert str(caught.value) == "Boundary 'a': This objective takes nothing."
+
+
+def test_missing_targets_are_named_before_anything_runs():
+    model = compiled(base())
+    seen = []
+    layer = model.get_layer("a")
+    call = layer.call
+    layer.call = lambda *args, **kwargs: (seen.append(1), call(*args, **kwargs))[1]
+    with pytest.raises(ValueError, match="needs the model's targets"):
+        model.train_on_batch(X)
+    assert not seen
+
+
+@pytest.mark.parametrize("nested", [False, True], ids=["functional", "subclassed"])
+def test_masked_steps_do_not_count_at_a_boundary(nested):
+    """A head that averages over time sees the mask while the pass is under way."""
+    tokens = np.array([[1, 2, 3, 0, 0], [4, 5, 0, 0, 0]])
+    other = np.array([[1, 2, 3, 0, 0, 0, 0], [4, 5, 0, 0, 0, 0, 0]])
+
+    def made():
+        keras.utils.set_random_seed(0)
+        embed = layers.Embedding(9, 4, mask_zero=True, name="embed")
+        rest = [layers.GlobalAveragePooling1D(name="mean"), layers.Dense(1, name="out")]
+        if not nested:
+            return keras.Sequential([keras.Input((None,)), embed, *rest])
+
+        class Reader(keras.Model):
+            def __init__(self):
+                super().__init__(name="reader")
+                self.embed, self.mean, self.out = embed, *rest
+
+            def call(self, inputs):
+                return self.out(self.mean(self.embed(inputs)))
+
+        return Reader()
+
+    def step(x):
+        model = e2e.modularize(made(), ["embed"])
+        if not model.modules:
+            model.examine(x)
+        model.training_mode = "local"
+        model.compile(keras.optimizers.SGD(0.5), "mse")
+        model.train_on_batch(x, np.ones((2, 1)))
+        embed = next(v for v in model.variables if "embed" in v.path)
+        return embed.numpy()
+
+    np.testing.assert_allclose(step(tokens), step(other), rtol=1e-5, atol=1e-7)
