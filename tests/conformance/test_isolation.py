@@ -57,6 +57,11 @@ def joined(groups):
     return list(itertools.chain.from_iterable(groups))
 
 
+# Their statistics take the mean away and with it the bias of the head, whose gradient is 0
+# or what rounding leaves of it.
+WITHOUT_MEAN = ("barlow_twins", "vicreg")
+
+
 def moved(groups):
     """Which of a module's and its head's gradients are not exactly zero."""
     return [bool(np.any(g)) for group in groups for g in group]
@@ -93,7 +98,10 @@ def test_an_objective_moves_its_own_module_and_no_other(case, module):
         if name == module:
             # With the signals of later modules off there is nothing to pass on.
             silent = case.name == "feedback_alignment" and module == "first"
-            assert silent or all(moved(groups)), "no gradient in the module itself"
+            found_own = moved(groups)
+            if case.name in WITHOUT_MEAN:
+                del found_own[-1]
+            assert silent or all(found_own), "no gradient in the module itself"
         elif name != last:
             assert not any(moved(groups)), f"a gradient in {name}"
     for new, old in zip(found[module][last][0], found["none"][last][0], strict=True):
@@ -146,7 +154,8 @@ def assert_is_gradient(loss, variables, found, step=5e-4):
     random = np.random.RandomState(0)
     for variable, gradient in zip(variables, found, strict=True):
         noise = random.randn(*gradient.shape)
-        direction = gradient / np.linalg.norm(gradient) + noise / np.linalg.norm(noise)
+        unit = gradient / (np.linalg.norm(gradient) or 1.0)
+        direction = unit + noise / np.linalg.norm(noise)
         start, (high, low) = cases.values([variable])[0], (0.0, 0.0)
         variable.assign(start + step * direction)
         high = loss()

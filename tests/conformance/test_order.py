@@ -1,7 +1,7 @@
 """In the graph that TensorFlow runs, no step reads a weight while it writes it.
 
 Its graph optimizer loses this order where a step does not see to it: see `_forward` in
-`step_tensorflow.py`.
+`trainers/tensorflow/step.py`.
 """
 
 import functools
@@ -10,6 +10,8 @@ import pathlib
 import keras
 import pytest
 import tensorflow as tf
+
+import keras_e2e as e2e
 
 from . import cases
 
@@ -72,9 +74,16 @@ def unordered(graph) -> list[tuple[str, str]]:
 TRIED = [*cases.DISTINCT, cases.BY_NAME["reconstruction-denoising"]]
 
 
+OPTIMIZERS = {
+    "at the end": lambda: keras.optimizers.SGD(0.1),
+    "at the boundary": lambda: e2e.ModuleOptimizers(keras.optimizers.SGD(0.1)),
+}
+
+
+@pytest.mark.parametrize("applied", OPTIMIZERS)
 @pytest.mark.parametrize("case", TRIED, ids=lambda case: case.name)
-def test_every_read_of_a_weight_is_before_or_after_its_update(case, tmp_path):
-    model = case.compiled(optimizer=keras.optimizers.SGD(0.1), run_eagerly=False)
+def test_every_read_of_a_weight_is_before_or_after_its_update(case, applied, tmp_path):
+    model = case.compiled(optimizer=OPTIMIZERS[applied](), run_eagerly=False)
     model.training_mode = "local"
     x, y = case.data(8)
     graphs = graphs_of(lambda: model.train_on_batch(x, y), tmp_path)

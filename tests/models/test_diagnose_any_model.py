@@ -515,15 +515,21 @@ def test_what_was_thawed_after_the_step_was_traced_is_not_trained():
     assert not np.nansum(ratios)
 
 
-@pytest.mark.parametrize(("verbose", "lines"), [(0, 0), (2, 2), ("auto", 2)])
-def test_it_says_how_far_it_is(verbose, lines, capsys):
+@pytest.mark.parametrize("verbose", [2, "auto"])
+def test_it_says_how_far_it_is(verbose, capsys):
     model, x, y = mlp()
     e2e.diagnose(model, x, y, **{**QUICK, "verbose": verbose})
-    said = capsys.readouterr().out.splitlines()
-    assert len(said) == lines
-    if lines:
-        assert said[0].startswith("diagnose: 20 training steps of 3 modules: dense")
-        assert said[1].startswith("diagnose: 20 steps in ")
+    first, *between, last = capsys.readouterr().out.splitlines()
+    assert first.startswith("diagnose: 20 training steps of 3 modules: dense")
+    # On a slow machine there is a line now and then.
+    assert all(line.startswith("diagnose: step ") for line in between)
+    assert last.startswith("diagnose: 20 steps in ")
+
+
+def test_it_says_nothing_if_asked_to(capsys):
+    model, x, y = mlp()
+    e2e.diagnose(model, x, y, **{**QUICK, "verbose": 0})
+    assert not capsys.readouterr().out
 
 
 def test_a_bar_ends_where_the_steps_end(capsys):

@@ -1,6 +1,7 @@
 """Runs what is missing on the workers, and stores each result as it comes."""
 
 import dataclasses
+import uuid
 from collections.abc import Callable, Iterable
 from concurrent.futures import CancelledError
 from typing import Any, NamedTuple
@@ -67,7 +68,9 @@ def sweep(
     """
     console = console or Console()
     missing = (setting for setting in settings if setting not in store)
-    waiting = {f"run-{setting.key()}": setting for setting in missing}
+    # Keys of this sweep's own: workers may still hold what another one computed.
+    sweep_id = uuid.uuid4().hex
+    waiting = {f"{sweep_id}-{setting.key()}": setting for setting in missing}
     if not waiting:
         return []
     if not client.nthreads():
@@ -97,7 +100,7 @@ def sweep(
         # Dask blames a death on all that its worker was given, also on what only waited
         # there. Who does it when nothing else is about did it.
         for setting in suspects:
-            alone = client.submit(run, setting, key=f"alone-{setting.key()}")
+            alone = client.submit(run, setting, key=f"{sweep_id}-alone-{setting.key()}")
             settle(setting, alone)
     return failures
 

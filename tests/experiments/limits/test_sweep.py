@@ -68,6 +68,9 @@ def test_a_run_that_raises_stops_no_other_and_is_tried_again(client, store, cons
             raise RuntimeError("no [luck]")
         return fake(setting)
 
+    # Its workers may hold what others computed under the key of the setting.
+    held = client.submit(fake, SETTINGS[2], key=f"run-{SETTINGS[2].key()}")
+    held.result()
     (failure,) = sweep(SETTINGS, store, client, run=fragile, console=console)
     assert failure == (SETTINGS[2], "RuntimeError: no [luck]")
     shown = "task=parity k=4 regime=end_to_end seed=2: RuntimeError: no [luck]"
