@@ -69,9 +69,7 @@ def _parts(
     separate: Sequence[str],
 ) -> tuple[LossPart, ...]:
     names = [m.name for m in modules]
-    counting = [
-        m.name for m in modules if m.boundary is None or _counts(m, mode, stopping)
-    ]
+    counting = [m.name for m in modules if m.boundary is None or _counts(m, mode, stopping)]
     together = not stopping and not separate
     if together or mode.name == "sequential":  # which trains one module
         return (LossPart(tuple(counting), frozenset(names), frozenset(names)),)

@@ -106,7 +106,9 @@ class Graph:
                 layers=tuple(unique(members)),
                 inputs=tuple(dict.fromkeys(inputs[end])),
                 model_inputs=tuple(fed[end]),
-                crossings=sum(c.operation is self.boundaries().get(end) for c in self.calls),
+                crossings=sum(
+                    c.operation is self.boundaries().get(end) for c in self.calls
+                ),
             )
             for end, members in layers.items()
         ]

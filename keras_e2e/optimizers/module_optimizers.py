@@ -1,7 +1,6 @@
 """One optimizer for each module of a modular model."""
 
 import functools
-import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -101,8 +100,7 @@ class ModuleOptimizers(keras.optimizers.Optimizer):
     @property
     def steps_alone(self) -> bool:
         """Whether each module's step can be taken as soon as its gradients are there."""
-        held = self._held.all()
-        return not any(optimizer.gradient_accumulation_steps for optimizer in held)
+        return not any(o.gradient_accumulation_steps for o in self._held.all())
 
     def optimizer_of(self, module: str) -> keras.optimizers.Optimizer:
         """Returns the optimizer of a module.
@@ -187,26 +185,10 @@ class ModuleOptimizers(keras.optimizers.Optimizer):
             RuntimeError: If the modules are not known.
             ValueError: If a variable is unknown, or if there is no gradient at all.
         """
-        grads = list(grads)
-        if not grads:
-            return
-        self.apply_early(grads, trainable_variables)
-        super().iterations.assign_add(1)
-
-    def apply_early(self, grads: Sequence, trainable_variables: Sequence | None) -> None:
-        """Applies the gradients of some modules, in a step that goes on.
-
-        The `apply` for the other modules ends the step, and counts it.
-
-        Args:
-            grads: As in `apply`.
-            trainable_variables: As in `apply`.
-
-        Raises:
-            RuntimeError, ValueError: As `apply`.
-        """
         self._refuse_unbuilt()
         held, grads = self._held, list(grads)
+        if not grads:
+            return
         variables = list(
             held.variables if trainable_variables is None else trainable_variables
         )
@@ -215,18 +197,16 @@ class ModuleOptimizers(keras.optimizers.Optimizer):
                 f"{self.name!r}: expected a gradient for each of {len(variables)} "
                 f"variables. Found: {len(grads)} gradients."
             )
-        stepping, left_out = held.split(grads, variables)
-        if not stepping:
-            raise ValueError("No gradients provided for any variable.")  # as Keras
-        if left_out:
-            warnings.warn(
-                f"Gradients do not exist for the variables of whole modules: {left_out}.",
-                stacklevel=2,
-            )
-        for optimizer, gradients, theirs in stepping:
-            # There is one loss; LossScaleOptimizer sets the factor of this object only.
-            optimizer.loss_scale_factor = self.loss_scale_factor
-            optimizer.apply(gradients, theirs)
+        self.apply_early(grads, variables)
+        super().iterations.assign_add(1)
+
+    def apply_early(self, grads: Sequence, trainable_variables: Sequence) -> None:
+        """Applies the gradients of some modules in a step that goes on.
+
+        The `apply` for the other modules ends the step, and counts it. Arguments and errors
+        are those of `apply`.
+        """
+        self._held.apply(grads, trainable_variables, self.loss_scale_factor)
 
     def stateless_apply(
         self, optimizer_variables: list, grads: list, trainable_variables: list

@@ -1,6 +1,7 @@
 """The optimizers that `ModuleOptimizers` holds: which module has which."""
 
 import dataclasses
+import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -138,6 +139,30 @@ class OptimizerGroup:
             else:
                 left_out += [variable.path for variable in group[2]]
         return stepping, left_out
+
+    def apply(self, gradients: Iterable, variables: Iterable, scale: float | None) -> None:
+        """Applies gradients, each by the optimizer of its variable.
+
+        Args:
+            gradients: List with a gradient, or None, for each variable.
+            variables: List of the variables.
+            scale: The `loss_scale_factor` of the loss.
+
+        Raises:
+            ValueError: If there is no gradient at all.
+        """
+        stepping, left_out = self.split(gradients, variables)
+        if not stepping:
+            raise ValueError("No gradients provided for any variable.")  # as Keras
+        if left_out:
+            warnings.warn(
+                f"Gradients do not exist for the variables of whole modules: {left_out}.",
+                stacklevel=2,
+            )
+        for optimizer, own, theirs in stepping:
+            # There is one loss, and one factor for all.
+            optimizer.loss_scale_factor = scale
+            optimizer.apply(own, theirs)
 
     def set_rate(self, rate: Any) -> None:
         """Sets the default's learning rate; the others keep their ratio to it."""

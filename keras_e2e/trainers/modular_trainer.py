@@ -21,7 +21,6 @@ from keras_e2e.trainers.local_metrics import current_results, step_metrics
 from keras_e2e.trainers.state import ModularState
 from keras_e2e.trainers.step_loss import evaluation_loss, step_loss, sum_of_penalties
 from keras_e2e.trainers.targets import StepTargets, split_targets
-from keras_e2e.utils import compat
 from keras_e2e.utils.compat import calls
 
 if TYPE_CHECKING:
@@ -238,8 +237,7 @@ class ModularTrainer(ModularStep, Model):
         loss = step_loss if training else evaluation_loss
         return loss(self, task_loss, x, self._split(y, sample_weight))
 
-    @property
-    def _has_loss_of_its_own(self) -> bool:
+    def _has_own_loss(self) -> bool:
         """Whether a subclass computes the loss in another way."""
         return type(self).compute_loss is not ModularTrainer.compute_loss
 

@@ -32,7 +32,7 @@ def why_one_pass(model: Any) -> str | None:
         if objective.extra_inputs():
             name = type(objective).__name__
             return f"{name} at {module.name!r} compares passes over the whole model"
-    if model._has_loss_of_its_own:
+    if model._has_own_loss():
         return f"{type(model).__name__} computes its loss after the pass"
     if keras.backend.backend() != "tensorflow":
         return f"the {keras.backend.backend()} backend orders the modules itself"

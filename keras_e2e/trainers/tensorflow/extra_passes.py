@@ -106,7 +106,9 @@ class ExtraPasses:
         x, y, sample_weight = batch
         state = self.model._modular
         variables = state.steps.variables(self.model)
-        change = step_context(state, mode=mode, targets=(y, sample_weight), tap=None, hold=None)
+        change = step_context(
+            state, mode=mode, targets=(y, sample_weight), tap=None, hold=None
+        )
 
         def scale(loss: Any) -> Any:
             return self.model.optimizer.scale_loss(loss) * share

@@ -119,13 +119,13 @@ class StepGradients:
                     made += [loss, *self._differentiate(part, loss, record)]
             if self._apply is not None and made:
                 with self.tape.stop_recording(), _after(made):
-                    made = self._apply_complete(due)
+                    made = self._apply_complete(self._apply, due)
         if not made:
             return output
         with _after(made):
             return tf.identity(output)
 
-    def _apply_complete(self, due: list) -> list:
+    def _apply_complete(self, apply: Callable[[list, list], None], due: list) -> list:
         """Applies the gradients of modules that are complete. Returns what to wait for."""
         waiting = {name for part, _ in self._pending for name in part.trains}
         trained = {name for part, _ in due for name in part.trains} - waiting
@@ -135,7 +135,7 @@ class StepGradients:
         gradients = [self._found.pop(id(v), None) for v in variables]
         if all(gradient is None for gradient in gradients):
             return []
-        self._apply(gradients, variables)
+        apply(gradients, variables)
         applied = {id(v) for v in variables}
         self.variables = [v for v in self.variables if id(v) not in applied]
         return [tf.convert_to_tensor(v) for v in variables]
@@ -173,16 +173,15 @@ class StepGradients:
     def _movable(self, part: LossPart) -> list:
         """The variables that a part may change."""
         modules = self._model._modular.modules
-        trained, others = set(), set()
+        trained: set[int] = set()
+        others: set[int] = set()
         for module in modules:
             into = trained if module.name in part.trains else others
             into.update(id(v) for v in module.all_trainable_variables)
         # What belongs to no module the compiled loss trains.
         rest = modules[-1].name in part.losses
         return [
-            v
-            for v in self.variables
-            if id(v) in trained or (rest and id(v) not in others)
+            v for v in self.variables if id(v) in trained or (rest and id(v) not in others)
         ]
 
     def _taps(self, part: LossPart | None, record: ForwardRecord | None) -> list:

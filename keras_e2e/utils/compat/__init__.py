@@ -5,7 +5,7 @@ serves. When Keras or TensorFlow changes, this is the file to mend.
 """
 
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import keras

@@ -202,7 +202,9 @@ def test_a_penalty_trains_the_module_that_makes_it(activity, reach):
 
     def moved(factor):
         model = base(**{name: keras.regularizers.L2(factor)})
-        model = compiled(model, TrainingMode("local", reach=reach), keras.optimizers.SGD(1.0))
+        model = compiled(
+            model, TrainingMode("local", reach=reach), keras.optimizers.SGD(1.0)
+        )
         entering = [X, *(model.forward_record(X).activations(name)[0] for name in "ab")]
         before = [model.get_layer(name).kernel.numpy() for name in "abc"]
         model.train_on_batch(X, Y)
