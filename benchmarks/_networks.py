@@ -49,7 +49,3 @@ NETWORKS = {
     "transformer": (transformer, 64),
     "mlp": (mlp, 1024),
 }
-    "residual": (residual, 128),
-    "transformer": (transformer, 64),
-    "mlp": (mlp, 1024),
-}

@@ -1,8 +1,8 @@
 """What a training step takes, in memory and in time, beside stock Keras and checkpointing.
 
-Each case is a process of its own. Memory is the peak of one step above the state, and
-varies from step to step by what is given as "to"; it needs a TensorFlow that counts the
-memory of its device (on a CPU one with oneDNN on), and on JAX is what the compiled step says
+Each case is a process of its own. Memory is the peak of one step above the state; where it
+varies from step to step, least and largest are given. It needs a TensorFlow that counts the
+memory of its device (on a CPU one with oneDNN on); on JAX it is what the compiled step says
 of itself. Time is in CPU seconds, as a ratio to an end-to-end step of the same network in
 the same process: both alternate, and the least of many counts.
 
@@ -44,14 +44,15 @@ flags.DEFINE_string("one", None, "The case that this process is for.")
 flags.DEFINE_string("output", "benchmarks/results", "Folder of the JSON file.")
 
 MIB = 2**20
-# Training mode, whether modules are recomputed, and whether each has its own optimizer.
+# Training mode, and whether modules are recomputed. The last one's optimizer needs all
+# gradients at once.
 METHODS = {
     "stock": None,
-    "deep supervision": ("deep_supervision", False, False),
-    "checkpointing": ("end_to_end", True, False),
-    "local": ("local", False, False),
-    "local, applied apart": ("local", False, True),
-    "local, recomputed": ("local", True, False),
+    "deep supervision": ("deep_supervision", False),
+    "checkpointing": ("end_to_end", True),
+    "local": ("local", False),
+    "local, recomputed": ("local", True),
+    "local, one apply": ("local", False),
 }
 # On JAX nothing orders the modules but XLA, and `remat` is refused.
 ON_JAX = ("stock", "deep supervision", "local")
@@ -63,9 +64,10 @@ def made(network: str, method: str, modules: int) -> keras.Model:
     keras.utils.set_random_seed(0)
     model, optimizer = make(), keras.optimizers.Adam(1e-3)
     if METHODS[method] is not None:
-        mode, remat, apart = METHODS[method]
+        mode, remat = METHODS[method]
         model = e2e.modularize(model, modules - 1, remat=remat, training_mode=mode)
-        optimizer = e2e.ModuleOptimizers(optimizer) if apart else optimizer
+    if method == "local, one apply":
+        optimizer = keras.optimizers.Adam(1e-3, global_clipnorm=100.0)
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
     model.compile(optimizer, loss, jit_compile=FLAGS.backend != "graph")
     return model

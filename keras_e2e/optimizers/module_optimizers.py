@@ -98,9 +98,9 @@ class ModuleOptimizers(keras.optimizers.Optimizer):
         self._held.bind(modules)
 
     @property
-    def steps_alone(self) -> bool:
-        """Whether each module's step can be taken as soon as its gradients are there."""
-        return not any(o.gradient_accumulation_steps for o in self._held.all())
+    def accumulates(self) -> bool:
+        """Whether some of the optimizers sum up the gradients of several batches."""
+        return any(o.gradient_accumulation_steps for o in self._held.all())
 
     def optimizer_of(self, module: str) -> keras.optimizers.Optimizer:
         """Returns the optimizer of a module.
@@ -197,16 +197,8 @@ class ModuleOptimizers(keras.optimizers.Optimizer):
                 f"{self.name!r}: expected a gradient for each of {len(variables)} "
                 f"variables. Found: {len(grads)} gradients."
             )
-        self.apply_early(grads, variables)
+        held.apply(grads, variables, self.loss_scale_factor)
         super().iterations.assign_add(1)
-
-    def apply_early(self, grads: Sequence, trainable_variables: Sequence) -> None:
-        """Applies the gradients of some modules in a step that goes on.
-
-        The `apply` for the other modules ends the step, and counts it. Arguments and errors
-        are those of `apply`.
-        """
-        self._held.apply(grads, trainable_variables, self.loss_scale_factor)
 
     def stateless_apply(
         self, optimizer_variables: list, grads: list, trainable_variables: list

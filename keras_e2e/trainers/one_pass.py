@@ -4,7 +4,7 @@ from typing import Any
 
 import keras
 
-from keras_e2e.optimizers.module_optimizers import ModuleOptimizers
+from keras_e2e.optimizers.apply_apart import why_not_apart
 
 
 def why_one_pass(model: Any) -> str | None:
@@ -42,8 +42,8 @@ def why_one_pass(model: Any) -> str | None:
 def why_one_apply(model: Any) -> str | None:
     """Why a step in the mode in force applies the gradients of all modules at its end.
 
-    With `ModuleOptimizers` a module's gradients may be applied where they are taken, at its
-    boundary, and given up.
+    Where the optimizer steps on each variable by itself, a module's gradients are applied
+    where they are taken, at its boundary, and given up.
 
     Args:
         model: The modular model, compiled.
@@ -54,11 +54,8 @@ def why_one_apply(model: Any) -> str | None:
     reason = why_one_pass(model)
     if reason is not None or len(model._modular.flow().parts) == 1:
         return reason or "one module trains"
-    optimizer = model.optimizer
-    if type(optimizer) is not ModuleOptimizers:
-        return f"one {type(optimizer).__name__} trains all modules"
-    if not optimizer.steps_alone:
-        return "gradients are accumulated"
+    if (reason := why_not_apart(model.optimizer)) is not None:
+        return reason
     if any(v.regularizer is not None for v in model.trainable_variables):
         return "the loss has penalties of weights, which are read at the end"
     return None

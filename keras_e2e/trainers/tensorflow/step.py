@@ -1,5 +1,6 @@
 """The training step on TensorFlow: Keras's own numbers, plus diagnostics when asked."""
 
+import functools
 import warnings
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
@@ -9,6 +10,7 @@ import tensorflow as tf
 from keras import tree
 
 from keras_e2e.modules.step_context import StepContext, step_context
+from keras_e2e.optimizers.apply_apart import apply_apart
 from keras_e2e.trainers.one_pass import why_one_apply
 from keras_e2e.trainers.state import ModularState
 from keras_e2e.trainers.tensorflow.extra_passes import ExtraPasses, first_tensor
@@ -70,9 +72,11 @@ class ModularStep(Model):
 
         An instrumented step compares all weights before and after, and so keeps them.
         """
-        alone = tf.distribute.get_strategy().num_replicas_in_sync == 1
-        early = alone and not self._modular.steps.measuring and not why_one_apply(self)
-        return self.optimizer.apply_early if early else None
+        if self._modular.steps.measuring or tf.distribute.has_strategy():
+            return None
+        if why_one_apply(self) is not None:
+            return None
+        return functools.partial(apply_apart, self.optimizer)
 
     def _track_loss(self, loss: Any, x: Any) -> None:
         """Updates the reported loss, as Keras does."""

@@ -8,6 +8,7 @@ from keras import layers
 
 import keras_e2e as e2e
 from keras_e2e import TrainingMode
+from keras_e2e.trainers.one_pass import why_one_apply
 
 X = np.random.default_rng(0).normal(size=(32, 6)).astype("float32")
 Y = np.arange(32) % 3
@@ -140,37 +141,90 @@ def assert_equal(first, second):
     assert first[1] == second[1]
 
 
-OPTIMIZERS = {
-    "adam": lambda: keras.optimizers.Adam(0.01),
-    "momentum": lambda: keras.optimizers.SGD(0.1, momentum=0.9, clipnorm=0.5),
+SEPARABLE = {
+    kind.__name__: kind
+    for kind in vars(keras.optimizers).values()
+    if isinstance(kind, type) and issubclass(kind, keras.optimizers.Optimizer)
+}
+WHOLE = ("Optimizer", "LossScaleOptimizer", "MultiOptimizer", "ScheduleFreeAdamW")
+for name in WHOLE:
+    SEPARABLE.pop(name, None)
+
+
+def run_with(optimizer, apart, monkeypatch, **arguments):
+    """Weights and logs with gradients applied at boundaries or at the end."""
+    with monkeypatch.context() as patch:
+        if not apart:
+            reason = lambda model: "asked for"  # noqa: E731
+            patch.setattr("keras_e2e.trainers.tensorflow.step.why_one_apply", reason)
+        return trained(compiled(base(), "local", optimizer, **arguments))
+
+
+@pytest.mark.parametrize("kind", SEPARABLE)
+def test_applied_at_the_boundary_weights_are_those_of_one_apply(kind, monkeypatch):
+    """For every optimizer of Keras, whether or not it is one that is applied apart."""
+    schedule = keras.optimizers.schedules.ExponentialDecay(0.02, 3, 0.9)
+    first, second = (
+        run_with(SEPARABLE[kind](schedule, clipnorm=0.5), apart, monkeypatch)
+        for apart in (True, False)
+    )
+    assert_equal(first, second)
+
+
+GROUPS = {
+    "adam": lambda: keras.optimizers.Adam(0.01, global_clipnorm=0.1),
+    "nadam": lambda: keras.optimizers.Nadam(0.01),
     "averages": lambda: keras.optimizers.AdamW(0.01, use_ema=True, ema_momentum=0.9),
 }
 
 
-@pytest.mark.parametrize("kind", OPTIMIZERS)
+@pytest.mark.parametrize("kind", GROUPS)
 @pytest.mark.parametrize("eager", [False, True], ids=["graph", "eager"])
-def test_applied_at_the_boundary_weights_are_those_of_one_apply(kind, eager, monkeypatch):
-    def run(apart):
-        optimizer = e2e.ModuleOptimizers(OPTIMIZERS[kind]())
-        if not apart:
-            monkeypatch.setattr(type(optimizer), "steps_alone", False)
-        return trained(compiled(base(), "local", optimizer, run_eagerly=eager))
-
-    assert_equal(run(True), run(False))
-
-
-def test_applied_at_the_boundary_a_weight_changes_before_the_next_module_runs():
-    def waited(optimizer):
-        graph = graph_of_step(compiled(base(), "local", optimizer))
-        (last,) = products(graph, "c")
-        return sum("Assign" in graph.get_operation_by_name(n).type for n in upstream(last))
-
-    assert waited(e2e.ModuleOptimizers("sgd")) > 0 == waited(keras.optimizers.SGD())
+def test_so_they_are_with_an_optimizer_for_each_module(kind, eager, monkeypatch):
+    make = GROUPS[kind]
+    first, second = (
+        run_with(
+            e2e.ModuleOptimizers(GROUPS[kind]()), apart, monkeypatch, run_eagerly=eager
+        )
+        for apart in (True, False)
+    )
+    assert_equal(first, second)
 
 
-def test_looking_changes_nothing_where_gradients_are_applied_at_the_boundary():
+APART = {
+    "adam": (lambda: keras.optimizers.Adam(), None),
+    "modules": (lambda: e2e.ModuleOptimizers("nadam"), None),
+    "nadam": (lambda: keras.optimizers.Nadam(), "Nadam is not taken variable by variable"),
+    "global": (lambda: keras.optimizers.Adam(global_clipnorm=1.0), "a norm over all"),
+    "averages": (lambda: keras.optimizers.Adam(use_ema=True), "averages all weights"),
+    "accumulated": (
+        lambda: keras.optimizers.Adam(gradient_accumulation_steps=2),
+        "gradients are accumulated",
+    ),
+    "scaled": (
+        lambda: keras.optimizers.LossScaleOptimizer(keras.optimizers.SGD()),
+        "LossScaleOptimizer is not taken variable by variable",
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", APART)
+def test_gradients_are_applied_where_the_optimizer_allows_it(kind):
+    make, reason = APART[kind]
+    model = compiled(base(), "local", make())
+    why = why_one_apply(model)
+    assert why is None if reason is None else reason in why
+    graph = graph_of_step(model)
+    (last,) = products(graph, "c")
+    writes = [n for n in upstream(last) if "Assign" in graph.get_operation_by_name(n).type]
+    assert bool(writes) == (reason is None)
+
+
+@pytest.mark.parametrize("kind", ["adam", "modules"])
+def test_looking_changes_nothing_where_gradients_are_applied_at_the_boundary(kind):
     def run(*callbacks):
-        model = compiled(base(), "local", e2e.ModuleOptimizers(OPTIMIZERS["adam"]()))
+        optimizer = APART[kind][0]
+        model = compiled(base(), "local", optimizer())
         return trained(model, callbacks=callbacks)
 
     plain, watched = run(), run(e2e.callbacks.ModuleDiagnostics(update_freq=3))
@@ -187,12 +241,10 @@ def test_a_module_without_any_gradient_is_named_as_before():
 
 
 def test_penalties_of_weights_are_those_of_the_weights_before_the_step():
-    def first_loss(optimizer):
-        model = compiled(base(kernel_regularizer="l2"), "local", optimizer)
-        return model.train_on_batch(X, Y)
-
-    apart = first_loss(e2e.ModuleOptimizers(keras.optimizers.SGD(1.0)))
-    assert apart == first_loss(keras.optimizers.SGD(1.0))
+    model = compiled(base(kernel_regularizer="l2"), "local", keras.optimizers.SGD(1.0))
+    penalty = sum(0.01 * np.sum(np.square(model.get_layer(n).kernel)) for n in "abc")
+    plain = compiled(base(), "local", keras.optimizers.SGD(1.0)).train_on_batch(X, Y)
+    assert model.train_on_batch(X, Y) - plain == pytest.approx(penalty, rel=1e-4)
 
 
 @pytest.mark.parametrize("reach", [None, 2])
