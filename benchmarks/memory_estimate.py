@@ -84,7 +84,7 @@ def measured(model: keras.Model, batch_size: int, optimizer: object) -> float:
 
 
 def one(case: str) -> dict:
-    """Estimates and measures a case, `NAME/MODULES/one` or `NAME/MODULES/own`."""
+    """Estimates and measures a case, `NAME/MODULES/apart` or `NAME/MODULES/waits`."""
     name, modules, optimizer = case.split("/")
     make, batch_size, _ = CASES[name]
     count = int(modules)
@@ -95,9 +95,9 @@ def one(case: str) -> dict:
     else:
         model = e2e.modularize(model, count - 1, training_mode="local")
         (split,) = e2e.estimate_memory(model, batch_size=batch_size).splits
-        estimate = split.local_apart if optimizer == "own" else split.local
-    own = optimizer == "own"
-    peak = measured(model, batch_size, e2e.ModuleOptimizers("sgd") if own else "sgd")
+        estimate = split.local_one_apply if optimizer == "waits" else split.local
+    clip = 100.0 if optimizer == "waits" else None
+    peak = measured(model, batch_size, keras.optimizers.SGD(global_clipnorm=clip))
     return {"estimated": estimate / MIB, "measured": peak}
 
 
@@ -107,11 +107,11 @@ def main(_: list[str]) -> None:
         print(json.dumps(one(FLAGS.one)))
         return
     results = {}
-    names = ("network", "batch", "modules", "optimizer", "estimated", "measured", "ratio")
+    names = ("network", "batch", "modules", "applied at", "estimated", "measured", "ratio")
     table = Table(*names)
     for name in FLAGS.cases or CASES:
         for count in CASES[name][2]:
-            for optimizer in ("one",) if count == 1 else ("one", "own"):
+            for optimizer in ("apart",) if count == 1 else ("apart", "waits"):
                 case = f"{name}/{count}/{optimizer}"
                 command = [sys.executable, __file__, f"--one={case}"]
                 done = subprocess.run(command, capture_output=True, text=True, check=True)
@@ -120,7 +120,7 @@ def main(_: list[str]) -> None:
                     name,
                     str(CASES[name][1]),
                     str(count),
-                    "ModuleOptimizers" if optimizer == "own" else "one",
+                    "the end" if optimizer == "waits" else "boundaries",
                     *(f"{found[key]:.1f}" for key in ("estimated", "measured")),
                     f"{found['measured'] / found['estimated']:.2f}",
                 )

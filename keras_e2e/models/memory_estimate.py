@@ -40,10 +40,10 @@ class SplitMemory(NamedTuple):
 
     Attributes:
         modules: Tuple of `ModuleMemory`, in order.
-        local: Integer, bytes at the peak of a step in the mode `"local"`, where gradients
-            wait for the end of the step, to be applied by one optimizer.
-        local_apart: Integer, the same with `ModuleOptimizers`, where a module's gradients
-            are applied as soon as they are there.
+        local: Integer, bytes at the peak of a step in the mode `"local"`, where a module's
+            gradients are applied at its boundary, as most optimizers do.
+        local_one_apply: Integer, the same where all gradients wait for the end of the
+            step, as for `global_clipnorm` or a scaled loss.
         checkpointing: Integer, bytes at the peak of an end-to-end step that keeps what is
             handed from module to module and makes the rest again; None where modules do
             not follow each other one by one.
@@ -51,7 +51,7 @@ class SplitMemory(NamedTuple):
 
     modules: tuple[ModuleMemory, ...]
     local: int
-    local_apart: int
+    local_one_apply: int
     checkpointing: int | None
 
     @property
@@ -170,7 +170,7 @@ class MemoryEstimate(NamedTuple):
             "largest share\nof activations",
             "local",
             "of end\nto end",
-            "local, Module-\nOptimizers",
+            "local,\none apply",
             "of end\nto end",
             "check-\npointing",
             "of end\nto end",
@@ -179,7 +179,7 @@ class MemoryEstimate(NamedTuple):
         rows: list[tuple[str, ...]] = [first]
         for split in self.splits:
             share = f"{split.largest.share:.2f}"
-            peaks = (split.local, split.local_apart, split.checkpointing)
+            peaks = (split.local, split.local_one_apply, split.checkpointing)
             cells = (cell for peak in peaks for cell in self._peak(peak))
             rows.append((str(len(split.modules)), share, *cells))
         sheets: list[_Sheet] = [(title, header, rows)]

@@ -66,8 +66,8 @@ def _split(model: Any, inputs: Any, waiting: bool) -> SplitMemory:
     )
     return SplitMemory(
         modules,
-        local=program.run(waiting=True),
-        local_apart=program.run(waiting=False),
+        local=program.run(waiting=False),
+        local_one_apply=program.run(waiting=True),
         checkpointing=program.checkpointing(waiting),
     )
 

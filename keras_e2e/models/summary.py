@@ -9,6 +9,8 @@ from rich.table import Table
 from keras_e2e.models.memory_estimate import MIB, MemoryEstimate
 from keras_e2e.models.memory_figures import estimate, gradients_wait, refuse_backend
 from keras_e2e.models.memory_inputs import input_specs
+from keras_e2e.optimizers.apply_apart import why_not_apart
+from keras_e2e.trainers.one_pass import why_one_apply, why_one_pass
 from keras_e2e.utils.graphs import count_parameters, strategy_scope
 from keras_e2e.utils.state import preserve_everything
 
@@ -42,8 +44,9 @@ def print_modules(model: Any, print_fn: Any = None, batch_size: int | None = Non
     table.add_column("objective", no_wrap=True)
     table.add_column("parameters", justify="right", no_wrap=True)
     table.add_column("head", justify="right", no_wrap=True)
+    below += _gradients(model)
     if memory is not None:
-        below.append(_peaks(memory))
+        below.append(_peaks(memory, _apply_reason(model) is not None))
         table.add_column("activations\n(MiB)", justify="right", no_wrap=True)
         table.add_column("share", justify="right", no_wrap=True)
     table.caption = "\n".join(below) or None
@@ -86,6 +89,28 @@ def _memory(model: Any, batch_size: int) -> MemoryEstimate:
         return estimate(model, [model], inputs, size, gradients_wait(model))
 
 
+def _gradients(model: Any) -> list[str]:
+    """Where the gradients of a step are taken and applied, if boundaries stop them."""
+    mode = model.training_mode
+    if not model._modular.flow().stopping or mode.name == "sequential":
+        return []
+    said = f"In mode '{mode}' gradients are taken at "
+    if (reason := why_one_pass(model)) is not None:
+        return [f"{said}the end of the step: {reason}."]
+    if getattr(model, "optimizer", None) is None:
+        return [f"{said}each boundary."]
+    reason = why_one_apply(model)
+    if reason is None:
+        return [f"{said}each boundary and applied there."]
+    return [f"{said}each boundary and applied at the end of the step: {reason}."]
+
+
+def _apply_reason(model: Any) -> str | None:
+    """Why gradients are applied at the end of a step; None without an optimizer, too."""
+    optimizer = getattr(model, "optimizer", None)
+    return None if optimizer is None else why_not_apart(optimizer)
+
+
 def _taken(memory: MemoryEstimate | None, name: str) -> list[str]:
     """The cells of a module's memory."""
     if memory is None:
@@ -94,8 +119,9 @@ def _taken(memory: MemoryEstimate | None, name: str) -> list[str]:
     return [f"{found.activations / MIB:,.1f}", f"{found.share:.2f}"]
 
 
-def _peaks(memory: MemoryEstimate) -> str:
-    local = memory.splits[0].local
+def _peaks(memory: MemoryEstimate, waiting: bool) -> str:
+    (split,) = memory.splits
+    local = split.local_one_apply if waiting else split.local
     return (
         f"At batch size {memory.batch_size} a step is estimated to take at its peak, "
         f"beside weights and optimizer, {memory.end_to_end / MIB:,.1f} MiB end to end and "

@@ -5,6 +5,7 @@ import pytest
 from keras import layers
 
 import keras_e2e as e2e
+from keras_e2e import TrainingMode
 from keras_e2e.objectives import Reconstruction
 
 
@@ -56,6 +57,43 @@ def test_memory_is_told_for_a_batch_size():
     assert f"{found.splits[0].local / 2**20:.1f} MiB locally" in " ".join(text.split())
     with pytest.raises(ValueError, match="batch_size=0"):
         model.module_summary(batch_size=0)
+
+
+@pytest.mark.parametrize(
+    ("mode", "optimizer", "said"),
+    [
+        ("end_to_end", "adam", None),
+        ("deep_supervision", "adam", None),
+        ("local", None, "In mode 'local' gradients are taken at each boundary."),
+        ("local", "adam", "are taken at each boundary and applied there."),
+        ("local", "nadam", "and applied at the end of the step: a step of Nadam is not"),
+        (TrainingMode("mixed", stop=["first"]), "sgd", "(stop first)' gradients are taken"),
+    ],
+)
+def test_it_says_where_gradients_are_taken_and_applied(mode, optimizer, said):
+    layer_sizes = [keras.Input((4,)), layers.Dense(3, name="first"), layers.Dense(3)]
+    base = keras.Sequential([*layer_sizes, layers.Dense(2, name="out")])
+    model = e2e.modularize(base, {"first": Reconstruction()}, training_mode=mode)
+    if optimizer is not None:
+        model.compile(optimizer, "mse")
+    text = " ".join(printed(model).split())
+    assert said in text if said else "gradients" not in text
+
+
+@pytest.mark.parametrize(
+    ("objective", "why"),
+    [
+        ("vicreg", "VICReg at 'first' compares passes over the whole model"),
+        ("feedback_alignment", "each loss waits for a signal from the next module"),
+    ],
+)
+def test_it_says_why_gradients_are_taken_at_the_end(objective, why):
+    base = keras.Sequential(
+        [keras.Input((4,)), layers.Dense(3, name="first"), layers.Dense(2, name="out")]
+    )
+    model = e2e.modularize(base, ["first"], objective=objective, training_mode="local")
+    text = " ".join(printed(model).split())
+    assert f"gradients are taken at the end of the step: {why}." in text
 
 
 def test_modules_that_are_not_known_yet_are_announced():

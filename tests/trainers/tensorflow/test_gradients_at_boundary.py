@@ -183,9 +183,7 @@ GROUPS = {
 def test_so_they_are_with_an_optimizer_for_each_module(kind, eager, monkeypatch):
     make = GROUPS[kind]
     first, second = (
-        run_with(
-            e2e.ModuleOptimizers(GROUPS[kind]()), apart, monkeypatch, run_eagerly=eager
-        )
+        run_with(e2e.ModuleOptimizers(make()), apart, monkeypatch, run_eagerly=eager)
         for apart in (True, False)
     )
     assert_equal(first, second)
