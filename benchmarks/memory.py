@@ -6,12 +6,14 @@ memory of its device (on a CPU one with oneDNN on); on JAX it is what the compil
 of itself. Time is in CPU seconds, as a ratio to an end-to-end step of the same network in
 the same process: both alternate, and the least of many counts.
 
-Beside local training stand stock Keras, deep supervision (end to end with the same heads)
-and checkpointing by as many segments (`remat=True`, end to end).
+Beside local training stand stock Keras, deep supervision (end to end with the same heads),
+checkpointing by as many segments with `keras.remat`, and `remat=True` end to end.
 
     python benchmarks/memory.py [--networks=residual] [--modules=4,8] [--backend=jax|xla]
 """
 
+import functools
+import itertools
 import json
 import os
 import pathlib
@@ -27,6 +29,7 @@ if any(argument.endswith("=jax") for argument in sys.argv):
 
 import keras
 import numpy as np
+from _memory_figure import draw
 from _networks import NETWORKS
 from absl import app, flags
 from rich.console import Console
@@ -40,16 +43,18 @@ flags.DEFINE_list("modules", ["2", "4", "8", "16"], "Numbers of modules.")
 flags.DEFINE_list("methods", None, "Which methods; by default all of the backend.")
 flags.DEFINE_enum("backend", "graph", ["graph", "xla", "jax"], "What runs the step.")
 flags.DEFINE_integer("repeats", 20, "How often each side of a comparison of times runs.")
+flags.DEFINE_string("figure", None, "A PNG file to draw what was measured to.")
 flags.DEFINE_string("one", None, "The case that this process is for.")
 flags.DEFINE_string("output", "benchmarks/results", "Folder of the JSON file.")
 
 MIB = 2**20
-# Training mode, and whether modules are recomputed. The last one's optimizer needs all
-# gradients at once.
+# Training mode, and whether modules are recomputed; None where there are no modules. The
+# last one's optimizer needs all gradients at once.
 METHODS = {
     "stock": None,
+    "checkpointing": None,
     "deep supervision": ("deep_supervision", False),
-    "checkpointing": ("end_to_end", True),
+    "remat, end to end": ("end_to_end", True),
     "local": ("local", False),
     "local, recomputed": ("local", True),
     "local, one apply": ("local", False),
@@ -58,12 +63,30 @@ METHODS = {
 ON_JAX = ("stock", "deep supervision", "local")
 
 
+class Segments(keras.Model):
+    """A chain of layers in segments, each of which is computed again for its gradients."""
+
+    def __init__(self, base: keras.Model, modules: int):
+        super().__init__()
+        ends = [m.boundary.module for m in e2e.modularize(base, modules - 1).modules[:-1]]
+        tensors = [base.input, *(base.get_layer(name).output for name in ends), base.output]
+        self.segments = [keras.Model(*pair) for pair in itertools.pairwise(tensors)]
+
+    def call(self, inputs, training=None):
+        *segments, last = self.segments
+        for segment in segments:
+            inputs = keras.remat(functools.partial(segment, training=training))(inputs)
+        return last(inputs, training=training)
+
+
 def made(network: str, method: str, modules: int) -> keras.Model:
     """A compiled model of a network."""
     make, _ = NETWORKS[network]
     keras.utils.set_random_seed(0)
     model, optimizer = make(), keras.optimizers.Adam(1e-3)
-    if METHODS[method] is not None:
+    if method == "checkpointing":
+        model = Segments(model, modules)
+    elif METHODS[method] is not None:
         mode, remat = METHODS[method]
         model = e2e.modularize(model, modules - 1, remat=remat, training_mode=mode)
     if method == "local, one apply":
@@ -201,6 +224,8 @@ def main(_: list[str]) -> None:
         stock = results.get(f"{case.split('/')[0]}/stock/1")
         table.add_row(*row_of(case, results[case], stock))
     Console(width=100).print(table)
+    if FLAGS.figure:
+        draw(results, pathlib.Path(FLAGS.figure))
 
 
 if __name__ == "__main__":
