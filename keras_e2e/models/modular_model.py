@@ -41,16 +41,21 @@ class ModularModel(ModularBase, keras.Model):
             `"end_to_end"`.
         remat: Boolean, or list of names of modules: those whose activations are
             recomputed for their gradients, as in `modularize`. Defaults to `False`.
+        shared: Dict from the name of a layer that several modules use to the one that owns
+            and trains it, as in `modularize`. Defaults to `None`: what the boundaries have
+            noted of the modular model that they were in before, if they were.
         dtype: As for `keras.Layer`: the dtype policy that `compile` goes by. Defaults to
             `None`: the global policy, as in Keras.
 
     Raises:
         ValueError: If there is no boundary in the graph, if one cannot be placed where it
             is (the error names the layers), if the training mode is unknown or does
-            not fit the model, or if `remat` names something else than modules or a module
-            that cannot be computed twice.
+            not fit the model, if `remat` names something else than modules or a module
+            that cannot be computed twice, or if `shared` names something else than a layer
+            that modules share, or a module that does not use it.
+        TypeError: If `shared` is not a dict of names.
         NotImplementedError: If the Keras backend is neither TensorFlow nor JAX, or not
-            TensorFlow where there is `remat`.
+            TensorFlow where there is `remat`, or `shared` in a mode that stops gradients.
 
     Example:
 
@@ -69,14 +74,20 @@ class ModularModel(ModularBase, keras.Model):
     _needs_boundary = True
 
     def __init__(
-        self, *args, training_mode="end_to_end", remat=False, dtype=None, **kwargs
+        self,
+        *args,
+        training_mode="end_to_end",
+        remat=False,
+        shared=None,
+        dtype=None,
+        **kwargs,
     ):
         mode = TrainingMode.get(training_mode)
         super().__init__(*args, **kwargs)
         if dtype is not None:
             self.dtype_policy = keras.dtype_policies.get(dtype)
         self._modular = ModularState(mode)
-        graph = Graph(self)
+        graph = Graph(self, shared)
         boundaries = graph.boundaries()
         graph.refuse_bad_boundaries()
         if self._needs_boundary and not boundaries:
@@ -98,6 +109,14 @@ class ModularModel(ModularBase, keras.Model):
         self._modular.single_output = len(keys) == 1 and not isinstance(self.output, dict)
         self._modular.mode = self.check_training_mode(mode)
         self._recompute(remat)
+        self._shared = graph.shared
+        for boundary in boundaries.values():
+            boundary.shared = dict(graph.shared)
+
+    @property
+    def shared(self) -> dict[str, str]:
+        """Dict from layers that several modules use to the module that trains each."""
+        return dict(self._shared)
 
     @property
     def remat(self) -> list[str]:
@@ -155,6 +174,8 @@ class ModularModel(ModularBase, keras.Model):
         config["training_mode"] = self.training_mode.get_config()
         if self.remat:
             config["remat"] = self.remat
+        if self.shared:
+            config["shared"] = self.shared
         # Stock Keras does not keep it: loaded under another global policy, a model in
         # float16 would be compiled without its LossScaleOptimizer.
         if self.dtype_policy.quantization_mode is None:

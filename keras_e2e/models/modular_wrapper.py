@@ -17,6 +17,7 @@ from keras_e2e.models.layer_tap import tap_layer
 from keras_e2e.modules.boundary import ModuleBoundary
 from keras_e2e.modules.discovery import examine, spec_of
 from keras_e2e.modules.graph import LOOPS, in_loop
+from keras_e2e.modules.ownership import check_shared
 from keras_e2e.modules.training_mode import TrainingMode
 from keras_e2e.objectives.base import OutputSpec
 from keras_e2e.trainers import targets
@@ -41,8 +42,11 @@ class ModularWrapper(ModularBase, keras.Model):
             model's `call` applies.
         training_mode: `TrainingMode` or its name, the mode to start in. Defaults to
             `"end_to_end"`.
+        shared: Dict from the name of a sublayer that several modules use to the one that
+            owns and trains it, as in `modularize`. Defaults to `None`.
 
     Raises:
+        TypeError: If `shared` is not a dict of names.
         ValueError: If a name is not that of exactly one sublayer, or if a boundary is
             inside a layer that runs its content in a loop; for a model that is built
             also as `examine`.
@@ -67,12 +71,21 @@ class ModularWrapper(ModularBase, keras.Model):
     # Without a boundary there is one module, and no mode but end to end.
     _needs_boundary = True
 
-    def __init__(self, base, boundaries=None, *, training_mode="end_to_end", **kwargs):
+    def __init__(
+        self,
+        base,
+        boundaries=None,
+        *,
+        training_mode="end_to_end",
+        shared=None,
+        **kwargs,
+    ):
         kwargs.setdefault("name", base.name)
         if base.dtype_policy.quantization_mode is None:
             kwargs.setdefault("dtype", base.dtype_policy)
         super().__init__(**kwargs)
         self.base = base
+        self._shared = check_shared(shared)
         self._modular = ModularState(TrainingMode.get(training_mode))
         sublayers = compat.all_layers(base)
         chosen = {name: _find(base, sublayers, name) for name in boundaries or {}}
@@ -114,10 +127,13 @@ class ModularWrapper(ModularBase, keras.Model):
             x: Inputs of a few examples, as the model takes them.
 
         Raises:
-            ValueError: If a boundary cannot be placed where it is. The error names the
-                layers or variables.
+            ValueError: If a boundary cannot be placed where it is, or `shared` does not
+                fit. The error names the layers or variables.
         """
-        found = examine(self.base, self.inserted, self._modular, x, self._needs_boundary)
+        found = examine(
+            *(self.base, self.inserted, self._modular, x, self._needs_boundary),
+            shared=self._shared,
+        )
         outputs = tree.flatten(found.outputs)
         keys = targets.output_keys(found.outputs, None)
         self._set_modules(
@@ -128,11 +144,20 @@ class ModularWrapper(ModularBase, keras.Model):
                 for key, t in zip(keys, outputs, strict=True)
             ],
         )
+        self._shared = found.shared
         self._modular.predictions = tree.map_structure(spec_of, found.outputs)
         self._modular.single_output = not tree.is_nested(found.outputs)
         self._modular.mode = self.check_training_mode(self._modular.mode)
         self._example[:] = [tree.map_structure(describe, x)]
         self.built = True
+
+    @property
+    def shared(self) -> dict[str, str]:
+        """Dict from layers that several modules use to the module that trains each.
+
+        As it was given until the modules are known.
+        """
+        return dict(self._shared)
 
     def _attach(self) -> None:
         """Taps the layers of the subclassed model, unless that is done."""
@@ -198,6 +223,8 @@ class ModularWrapper(ModularBase, keras.Model):
             for b in self.inserted
         }
         config["training_mode"] = self.training_mode.get_config()
+        if self.shared:
+            config["shared"] = self.shared
         return config
 
     @classmethod

@@ -16,6 +16,7 @@ from keras_e2e.models.placement import (
 from keras_e2e.models.remat import Remat
 from keras_e2e.models.rewiring import rewire
 from keras_e2e.modules.call_costs import Balance
+from keras_e2e.modules.ownership import Shared
 from keras_e2e.modules.training_mode import ModeName, TrainingMode
 from keras_e2e.objectives import Identifier
 from keras_e2e.trainers.modular_trainer import ModularTrainer
@@ -33,6 +34,7 @@ def modularize(
     balance: Balance = DEFAULT_BALANCE,
     training_mode: TrainingMode | ModeName = "end_to_end",
     remat: Remat = False,
+    shared: Shared | None = None,
 ) -> ModularModel | ModularWrapper:
     """Splits an existing model into modules.
 
@@ -77,6 +79,13 @@ def modularize(
             time for memory. True stands for all modules. Weights, statistics and random
             numbers are what they would be without it. For graphs of layers, on the
             TensorFlow backend. Defaults to `False`.
+        shared: Dict from the name of a layer that several modules use to the one that owns
+            its variables: `"first"` or `"last"` of those modules, or a module's name. In
+            modes that stop gradients they are trained by the losses that train that module,
+            and by no other; end to end and in deep supervision by all, as in stock Keras.
+            For two layers that hold one variable (tied weights) name one of them. On the
+            TensorFlow backend; on JAX in modes that stop no gradient. Defaults to `None`:
+            a layer that two modules share is refused.
 
     Returns:
         A `ModularModel`, or a `ModularWrapper` for a subclassed model. It has the dtype
@@ -84,13 +93,14 @@ def modularize(
 
     Raises:
         TypeError: If `model` is not a Keras model, if something else is given where an
-            objective is expected, or as `remat`.
+            objective is expected, or as `remat` or `shared`.
         ValueError: If a boundary cannot be placed (the error names the layers and a fix),
             if there are too few cut points to choose from, if the model overrides
-            training methods that a modular model would not call, or if `remat` names a
-            module that does not exist or cannot be computed twice.
+            training methods that a modular model would not call, if `remat` names a module
+            that does not exist or cannot be computed twice, or if `shared` names something
+            else than a layer that modules share, or a module that does not use it.
         NotImplementedError: If the Keras backend is neither TensorFlow nor JAX, or not
-            TensorFlow where there is `remat`.
+            TensorFlow where there is `remat`, or `shared` in a mode that stops gradients.
 
     Example:
 
@@ -118,8 +128,10 @@ def modularize(
         if not compat.is_functional(model):
             _refuse_remat(model, remat)
             objectives = objectives_by_name(model, boundaries, objective)
-            return ModularWrapper(model, objectives, training_mode=training_mode)
-        inserted = new_boundaries(model, boundaries, objective, balance)
+            return ModularWrapper(
+                model, objectives, training_mode=training_mode, shared=shared
+            )
+        inserted = new_boundaries(model, boundaries, objective, balance, shared)
         inputs, outputs = rewire(model, inserted, keep=True)
         modular = ModularModel(
             inputs,
@@ -127,6 +139,7 @@ def modularize(
             name=model.name,
             training_mode=training_mode,
             remat=remat,
+            shared=shared,
         )
         share_dtype_policy(model, modular)
         return modular

@@ -11,6 +11,7 @@ from keras_e2e.modules.boundary import ModuleBoundary
 from keras_e2e.modules.call_costs import Balance, check_balance
 from keras_e2e.modules.cut_points import balanced
 from keras_e2e.modules.graph import LOOPS, Graph, in_loop
+from keras_e2e.modules.ownership import Shared
 from keras_e2e.objectives import Identifier
 from keras_e2e.objectives.base import LocalObjective
 from keras_e2e.utils import compat
@@ -26,6 +27,7 @@ def new_boundaries(
     boundaries: Boundaries,
     objective: Identifier,
     balance: Balance = DEFAULT_BALANCE,
+    shared: Shared | None = None,
 ) -> dict[int, ModuleBoundary]:
     """The boundaries to insert into a graph, by the `id` of the layer that each follows.
 
@@ -34,6 +36,7 @@ def new_boundaries(
         boundaries: As in `modularize`.
         objective: As in `modularize`.
         balance: As in `modularize`.
+        shared: As in `modularize`.
 
     Raises:
         ValueError: As in `modularize`.
@@ -42,7 +45,7 @@ def new_boundaries(
         return {}
     if boundaries is None or _is_count(boundaries):
         inputs, outputs = rewire(model, {}, keep=True, flatten=True)
-        graph = Graph(keras.Model(inputs, outputs, name=model.name))
+        graph = Graph(keras.Model(inputs, outputs, name=model.name), shared)
         count = None if boundaries is None else int(boundaries)  # type: ignore[arg-type]
         chosen = [(x.name, x, _copy(objective)) for x in balanced(graph, count, balance)]
     else:

@@ -11,6 +11,7 @@ from keras_e2e.models.memory_figures import estimate, gradients_wait, refuse_bac
 from keras_e2e.models.memory_inputs import input_specs
 from keras_e2e.optimizers.apply_apart import why_not_apart
 from keras_e2e.trainers.one_pass import why_one_apply, why_one_pass
+from keras_e2e.utils import compat
 from keras_e2e.utils.graphs import count_parameters, strategy_scope
 from keras_e2e.utils.state import preserve_everything
 
@@ -38,6 +39,8 @@ def print_modules(model: Any, print_fn: Any = None, batch_size: int | None = Non
     below = []
     if remat:
         below.append(f"Recomputed for their gradients (remat): {', '.join(remat)}")
+    if model.shared:
+        below.append(f"Shared: {'; '.join(_shared(model))}")
     table.add_column("#")
     table.add_column("module", no_wrap=True)
     table.add_column("layers", overflow="fold")
@@ -80,6 +83,17 @@ def _cells(module: Any) -> list[str]:
         f"{module.parameters:,}",
         f"{head:,}" if head else "-",
     ]
+
+
+def _shared(model: Any) -> list[str]:
+    """What is said of each layer that several modules use."""
+    lines = []
+    for name, owner in model.shared.items():
+        layers = [layer for layer in compat.all_layers(model) if layer.name == name]
+        ids = {id(v) for layer in layers for v in layer.weights}
+        users = [m.name for m in model.modules if any(id(v) in ids for v in m.borrowed)]
+        lines.append(f"{name} is trained by {owner}, and used by {', '.join(users)}")
+    return lines
 
 
 def _memory(model: Any, batch_size: int) -> MemoryEstimate:

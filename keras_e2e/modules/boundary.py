@@ -64,6 +64,9 @@ class ModuleBoundary(keras.layers.Layer):
     module: str
     noise: float
     generator: keras.random.SeedGenerator | None
+    # From layers that modules share to the owners, noted by the modular model: its
+    # `clone_model` copies the layers alone, and so do new cuts of the graph.
+    shared: dict[str, str]
 
     def __init__(
         self,
@@ -93,6 +96,7 @@ class ModuleBoundary(keras.layers.Layer):
         self.noise, self.seed = noise, seed
         self.generator = keras.random.SeedGenerator(seed) if noise else None
         self.module = module or self.name
+        self.shared = {}
         self.supports_masking = True
         self.built = True
 
@@ -123,6 +127,8 @@ class ModuleBoundary(keras.layers.Layer):
         config = super().get_config()
         objective = self.objective
         config["module"] = self.module
+        if self.shared:
+            config["shared"] = dict(self.shared)
         if self.noise:
             config.update(noise=self.noise, seed=self.seed)
         config["objective"] = (
@@ -132,7 +138,10 @@ class ModuleBoundary(keras.layers.Layer):
 
     @classmethod
     def from_config(cls, config):
+        config = dict(config)
+        shared = config.pop("shared", {})
         if isinstance(config.get("objective"), dict):
-            config = dict(config)
             config["objective"] = keras.saving.deserialize_keras_object(config["objective"])
-        return cls(**config)
+        boundary = cls(**config)
+        boundary.shared = dict(shared)
+        return boundary

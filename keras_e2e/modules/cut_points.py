@@ -63,8 +63,9 @@ def cut_points(graph: Graph) -> list[CutPoint]:
             last_use[id(tensor)] = i
     weighted = [bool(getattr(c.operation, "weights", ())) for c in calls]
     uses: dict[int, list[int]] = {}
+    asked = graph.asked()
     for i, call in enumerate(calls):
-        if weighted[i]:
+        if weighted[i] and call.operation.name not in asked:
             uses.setdefault(id(call.operation), []).append(i)
 
     # An input may stand late in the order; what comes before it cuts nothing off from it.

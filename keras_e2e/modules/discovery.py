@@ -12,6 +12,7 @@ from keras_e2e.modules.forward_record import ForwardRecord
 from keras_e2e.modules.gate import Gate
 from keras_e2e.modules.graph import on_input
 from keras_e2e.modules.module import Module, ModuleSpec
+from keras_e2e.modules.ownership import Ownership, Shared
 from keras_e2e.modules.step_context import step_context
 from keras_e2e.modules.training_mode import TrainingMode
 from keras_e2e.utils import compat
@@ -24,10 +25,12 @@ class Findings(NamedTuple):
     Attributes:
         specs: The modules with the shapes around them, in the order of the run.
         outputs: The model's outputs.
+        shared: Dict from layers that several modules use to the one that owns them.
     """
 
     specs: list[ModuleSpec]
     outputs: Any
+    shared: dict[str, str]
 
 
 class _Reads(keras.StatelessScope):
@@ -64,6 +67,7 @@ def examine(
     state: Any,
     x: Any,
     needs_boundary: bool = True,
+    shared: Shared | None = None,
 ) -> Findings:
     """Runs a subclassed model and finds its modules.
 
@@ -78,10 +82,12 @@ def examine(
         x: A small batch of inputs.
         needs_boundary: Boolean, whether a model without any boundary is refused, rather
             than one module. Defaults to `True`.
+        shared: The owners of what modules share, as in `modularize`. Defaults to `None`.
 
     Raises:
         ValueError: If a boundary is not crossed exactly once, or stands on an input or
-            output, if two modules read one variable, or if a path leads around a boundary.
+            output, if two modules read one variable and none owns it, or if a path leads
+            around a boundary.
     """
     run(base, x, training=False)  # builds what is not built
     boundaries = _boundaries(base, inserted, needs_boundary)
@@ -92,8 +98,12 @@ def examine(
         _refuse_bad_crossings(base, boundaries, gate.record, x, outputs)
         crossings = gate.record.crossings
         names = [c.boundary.module for c in crossings] + ["outputs"]
-        owned = _owners(base, reads.places, names)
-    _refuse_bypass(base, state, x, gate, owned, names)
+        owners = _owners(base, reads.places, names, shared or {})
+    owned, borrowed = _shares(base, reads.places, names, owners)
+    lent = {id(v) for variables in borrowed for v in variables}
+    # What several modules use acts on several, as it should.
+    alone = [[v for v in variables if id(v) not in lent] for variables in owned]
+    _refuse_bypass(base, state, x, gate, alone, names)
     inputs = [spec_of(t) for t in tree.flatten(x)]
     specs = []
     for place, name in enumerate(names):
@@ -104,12 +114,13 @@ def examine(
             inputs=(names[place - 1],) if place else (),
             model_inputs=() if place else tuple(range(len(inputs))),
             own_variables=tuple(owned[place]),
+            borrowed=tuple(borrowed[place]),
         )
         first = inputs[0] if len(inputs) == 1 else inputs
         given = spec_of(crossings[place - 1].output) if place else first
         activation = spec_of(crossings[place].activation) if module.boundary else None
         specs.append(ModuleSpec(module, given, activation))  # code shows no layers to come
-    return Findings(specs, outputs)
+    return Findings(specs, outputs, owners.settled)
 
 
 def _boundaries(
@@ -178,19 +189,31 @@ def _layers_of(base: Any, variables: list) -> tuple:
     )
 
 
-def _owners(base: Any, places: dict[int, set[int]], names: list[str]) -> list[list]:
+def _owners(
+    base: Any, places: dict[int, set[int]], names: list[str], shared: Shared
+) -> Ownership:
+    """The owners of the variables of a model, by the modules that read them."""
+    owners = Ownership(names, shared)
+    holders = [(layer, layer.weights) for layer in compat.all_layers(base)]
+    for layer, variables in [*holders, (base, compat.own_variables(base))]:
+        for variable in variables:
+            for place in sorted(places.get(id(variable), ())):
+                owners.add(layer, names[place], [variable])
+    owners.settle()
+    return owners
+
+
+def _shares(
+    base: Any, places: dict[int, set[int]], names: list[str], owners: Ownership
+) -> tuple[list[list], list[list]]:
+    """The variables of each module: those that it owns, and those that it borrows."""
     owned: list[list] = [[] for _ in names]
+    borrowed: list[list] = [[] for _ in names]
     for variable in base.weights:
-        read = sorted(places.get(id(variable), ()))
-        if len(read) > 1:
-            raise ValueError(
-                f"Variable {variable.path!r} is shared by two modules, those that end "
-                f"at {names[read[0]]!r} and at {names[read[1]]!r}: each would be "
-                "trained by the other's loss. Move a boundary, or use two layers."
-            )
-        if read:
-            owned[read[0]].append(variable)
-    return owned
+        for place in sorted(places.get(id(variable), ())):
+            mine = owners.owner(variable) == names[place]
+            (owned if mine else borrowed)[place].append(variable)
+    return owned, borrowed
 
 
 def _refuse_bypass(base, state, x, first, owned, names) -> None:

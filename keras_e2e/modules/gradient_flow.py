@@ -6,6 +6,7 @@ from typing import NamedTuple
 from keras_e2e.modules.gate import FeedbackRoute
 from keras_e2e.modules.loss_parts import LossPart, loss_parts
 from keras_e2e.modules.module import Module
+from keras_e2e.modules.ownership import borrowed_from
 from keras_e2e.modules.training_mode import TrainingMode
 
 Routes = Mapping[str, Mapping[str, FeedbackRoute]]
@@ -75,11 +76,18 @@ def _parts(
         return (LossPart(tuple(counting), frozenset(names), frozenset(names)),)
     opened = {m.name for m in modules if m.boundary is not None} - stopping
     spread = _Spread(modules, routes, {}, opened)
-    return loss_parts(
-        names,
-        {name: spread.actual(name) for name in counting if name not in separate},
-        {name: windows[name] for name in separate},
-    )
+    flowing = {name: spread.actual(name) for name in counting if name not in separate}
+    apart = {name: windows[name] for name in separate}
+    # Of losses that meet, one may use what another module owns that it does not train.
+    borrowed = borrowed_from(modules)
+    for part in loss_parts(names, flowing, apart):
+        for name in set(part.losses) & set(flowing):
+            window = flowing[name]
+            owners = {owner for inside in window for owner in borrowed[inside]}
+            if (owners - window) & part.trains:
+                apart[name] = window
+    flowing = {name: window for name, window in flowing.items() if name not in apart}
+    return loss_parts(names, flowing, apart)
 
 
 def _counts(module: Module, mode: TrainingMode, stopping: frozenset[str]) -> bool:

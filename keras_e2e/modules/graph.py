@@ -6,8 +6,8 @@ import keras
 
 from keras_e2e.modules.boundary import ModuleBoundary
 from keras_e2e.modules.module import Module
+from keras_e2e.modules.ownership import Ownership, Shared, check_shared
 from keras_e2e.utils import compat
-from keras_e2e.utils.graphs import unique
 
 # The end of the last module, in place of a boundary's name.
 OUTPUT = "<output>"
@@ -24,19 +24,27 @@ class Graph:
 
     A layer belongs to the module whose end (a boundary, or the model's outputs) it
     reaches without crossing a boundary. A layer with weights that reaches two ends
-    would be trained by both modules and is refused: a skip connection leads around the
-    boundary, or two modules share the layer.
+    would be trained by both modules and is refused where a skip connection leads around the
+    boundary. Where two modules share the layer, in several calls, one of them owns it.
 
     Args:
         model: A Functional model (or built Sequential).
+        shared: The owners of what modules share, as in `modularize`. Defaults to `None`:
+            what boundaries have noted of the model that they were in before.
+
+    Attributes:
+        shared: Dict from the names of layers to the modules that own them, once `modules`
+            has found them.
 
     Raises:
         ValueError: If a boundary cannot be placed where it is. The error names the layers
             and a fix.
     """
 
-    def __init__(self, model: keras.Model):
+    def __init__(self, model: keras.Model, shared: Shared | None = None):
         self.model = model
+        self.given = None if shared is None else check_shared(shared)
+        self.shared: dict[str, str] = {}
         self.calls = compat.graph_calls(model)
         self.outputs = {id(t) for t in keras.tree.flatten(model.outputs)}
         self.consumers: dict[int, list] = {}
@@ -78,10 +86,10 @@ class Graph:
         """The modules, in the order of the graph; the last one ends in the outputs."""
         reached = self.ends()
         self.refuse_bad_boundaries()
-        owners = _Owners()
-        layers: dict[str, list] = {name: [] for name in [*self.boundaries(), OUTPUT]}
-        inputs: dict[str, list[str]] = {name: [] for name in layers}
-        fed: dict[str, list[int]] = {name: [] for name in layers}
+        names = {name: name for name in self.boundaries()} | {OUTPUT: self._last_name()}
+        owners = Ownership(list(names.values()), self.asked(), self.given is None)
+        inputs: dict[str, list[str]] = {name: [] for name in names}
+        fed: dict[str, list[int]] = {name: [] for name in names}
         positions = {id(t): i for i, t in enumerate(self.model.inputs)}
         for call in self.calls:
             layer, ends = call.operation, reached[id(call.outputs[0])]
@@ -94,24 +102,32 @@ class Graph:
                 fed[end] += entering
             if getattr(layer, "weights", []) and len(ends) > 1:
                 self._refuse_bypass(call, reached)
-            for end in sorted(ends, key=list(layers).index)[:1]:
-                owners.add(layer, end)
+            for end in sorted(ends, key=list(names).index)[:1]:
                 is_input = isinstance(layer, keras.layers.InputLayer)
                 if isinstance(layer, keras.layers.Layer) and not is_input:
-                    layers[end].append(layer)
+                    owners.add(layer, names[end])
+        owners.settle()
+        self.shared = owners.settled
         return [
             Module(
-                name=self._last_name() if end == OUTPUT else end,
+                name=name,
                 boundary=self.boundaries().get(end),
-                layers=tuple(unique(members)),
+                layers=owners.layers(name),
                 inputs=tuple(dict.fromkeys(inputs[end])),
                 model_inputs=tuple(fed[end]),
                 crossings=sum(
                     c.operation is self.boundaries().get(end) for c in self.calls
                 ),
+                borrowed=owners.borrowed(name),
             )
-            for end, members in layers.items()
+            for end, name in names.items()
         ]
+
+    def asked(self) -> Shared:
+        """What modules may share: from the names of layers to who is to own them."""
+        if self.given is not None:
+            return self.given
+        return {k: v for x in self.boundaries().values() for k, v in x.shared.items()}
 
     def tensors(self, boundary: ModuleBoundary) -> tuple[list, list]:
         """What goes into and what comes out of each crossing of a boundary."""
@@ -194,40 +210,6 @@ class Graph:
                     seen.add(id(following.outputs[0]))
                     pending.append((following, [*names, name]))
         return [call.operation.name]
-
-
-class _Owners:
-    """Which module, by its end, owns each layer and each variable."""
-
-    def __init__(self) -> None:
-        self.layers: dict[int, str] = {}
-        self.variables: dict[int, tuple[str, Any]] = {}
-
-    def add(self, layer: Any, end: str) -> None:
-        """Notes a layer of a module.
-
-        Raises:
-            ValueError: If another module has the layer already, or one of its variables.
-        """
-        weights = getattr(layer, "weights", [])
-        before = self.layers.setdefault(id(layer), end)
-        if weights and before != end:
-            raise ValueError(
-                f"Layer {layer.name!r} is shared by two modules, those that "
-                f"end at {_shown(before)} and at {_shown(end)}: each would be "
-                "trained by the other's loss. Move a boundary so that both of "
-                "its calls fall into one module, or use two layers."
-            )
-        for variable in weights:
-            other, owner = self.variables.setdefault(id(variable), (end, layer))
-            if other != end:
-                raise ValueError(
-                    f"Variable {variable.path!r} is shared by two modules: "
-                    f"layer {owner.name!r} (module ending at {_shown(other)}) "
-                    f"and layer {layer.name!r} (module ending at "
-                    f"{_shown(end)}). Move a boundary, or untie them: give "
-                    "each layer a variable of its own."
-                )
 
 
 def in_loop(boundary: str, loop: keras.layers.Layer) -> ValueError:

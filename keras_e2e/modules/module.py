@@ -20,6 +20,8 @@ class Module(NamedTuple):
         inputs: Names of the boundaries that lead into it.
         model_inputs: Positions of those of the model's inputs that lead into it.
         crossings: Integer, how often one pass crosses the boundary.
+        borrowed: Tuple of the variables that it uses and another module owns: `shared` in
+            `modularize`.
 
     Example:
 
@@ -38,13 +40,16 @@ class Module(NamedTuple):
     model_inputs: tuple[int, ...] = ()
     own_variables: tuple = ()
     crossings: int = 1
+    borrowed: tuple = ()
 
     @property
     def variables(self) -> list:
-        """All weights of the module, its head left out."""
+        """All weights that the module owns, its head left out."""
         if self.own_variables:
             return list(self.own_variables)
-        return unique(v for layer in self.layers for v in layer.weights)
+        weights = unique(v for layer in self.layers for v in layer.weights)
+        borrowed = {id(v) for v in self.borrowed}
+        return [v for v in weights if id(v) not in borrowed]
 
     @property
     def trainable_variables(self) -> list:

@@ -3,8 +3,11 @@
 from collections.abc import Sequence
 from typing import Any
 
-from keras_e2e.modules.gradient_flow import gradient_flow
+import keras
+
+from keras_e2e.modules.gradient_flow import GradientFlow, gradient_flow
 from keras_e2e.modules.module import Module
+from keras_e2e.modules.ownership import borrowed_from
 from keras_e2e.modules.training_mode import TrainingMode
 from keras_e2e.utils.validation import check_reach_fits
 
@@ -14,7 +17,10 @@ def resolve_mode(mode: TrainingMode, modules: Sequence[Module]) -> TrainingMode:
 
     Raises:
         ValueError: If the mode names a boundary or module that the model does not have,
-            or if nothing would train one of the modules.
+            if nothing would train one of the modules, or if what modules share would not
+            be trained by its owner alone.
+        NotImplementedError: If modules share something, and the backend has one backward
+            pass only, in a mode that stops gradients.
     """
     names = [m.name for m in modules]
     boundaries = [m.name for m in modules if m.boundary is not None]
@@ -32,6 +38,8 @@ def resolve_mode(mode: TrainingMode, modules: Sequence[Module]) -> TrainingMode:
         if module.boundary is not None:
             _refuse_untrained(mode, module)
     _refuse_weights_of_zero(mode, modules)
+    if any(module.borrowed for module in modules):
+        _refuse_inseparable(mode, modules)
     return mode
 
 
@@ -72,6 +80,83 @@ def _refuse_weights_of_zero(mode: TrainingMode, modules: Sequence[Module]) -> No
                 f"{module.name!r}. Give it a weight above 0, or leave it out of "
                 "TrainingMode('mixed', stop=[...]), so that the task loss trains it."
             )
+
+
+def _refuse_inseparable(mode: TrainingMode, modules: Sequence[Module]) -> None:
+    """Raises an error where losses would train what another module owns."""
+    flow = gradient_flow(modules, mode)
+    if not flow.stopping and not flow.separate:
+        return  # everything trains everything, as in stock Keras
+    path = next(v.path for module in modules for v in module.borrowed)
+    if keras.backend.backend() == "jax":
+        raise NotImplementedError(
+            f"Training mode '{mode}': {path!r} is shared by two modules and trained by one "
+            "of them, which takes a backward pass for each loss; the tensorflow backend "
+            "has them and jax has not. Use 'end_to_end' or 'deep_supervision', or set "
+            "KERAS_BACKEND=tensorflow before importing keras."
+        )
+    if mode.name == "sequential":
+        _refuse_shared_statistics(mode, modules)
+        return
+    borrowed = borrowed_from(modules)
+    _refuse_shared_feedback(mode, flow, borrowed)
+    _refuse_ways_around(mode, modules, flow, borrowed)
+
+
+def _refuse_shared_statistics(mode: TrainingMode, modules: Sequence[Module]) -> None:
+    """Raises ValueError where the active module would update what a frozen one owns."""
+    active = next(module for module in modules if module.name == mode.module)
+    for owner in modules:
+        ids = {id(v) for v in active.borrowed} & {id(v) for v in owner.variables}
+        for layer in owner.layers:
+            kept = [v.path for v in layer.non_trainable_weights if id(v) in ids]
+            if kept and layer.trainable:
+                raise ValueError(
+                    f"Training mode '{mode}': layer {layer.name!r} is used by "
+                    f"{mode.module!r} and owned by {owner.name!r}, which is frozen; "
+                    f"training would update {kept} in it. Give {mode.module!r} a layer of "
+                    "its own, or set trainable=False on the layer."
+                )
+
+
+def _refuse_shared_feedback(
+    mode: TrainingMode, flow: GradientFlow, borrowed: dict[str, frozenset[str]]
+) -> None:
+    """Raises ValueError where a signal and what modules share come from one loss."""
+    fed = {name for routes in flow.routes.values() for name in routes}
+    for part in flow.parts:
+        users = sorted(name for name in part.trains if borrowed[name] & part.trains)
+        if users and fed & part.trains:
+            raise ValueError(
+                f"Training mode '{mode}': {sorted(fed & part.trains)} take their signal "
+                f"from the loss of another module, and {users} use what "
+                f"{sorted(borrowed[users[0]])} own, so that loss would train it through "
+                "them too. Give these boundaries objectives with a loss of their own, or "
+                "use layers of their own in place of shared ones."
+            )
+
+
+def _refuse_ways_around(
+    mode: TrainingMode,
+    modules: Sequence[Module],
+    flow: GradientFlow,
+    borrowed: dict[str, frozenset[str]],
+) -> None:
+    """Raises ValueError where a loss would reach what is shared beyond its window."""
+    before = {module.name: module.inputs for module in modules}
+    for name in flow.separate:
+        window, pending = flow.windows[name], [name]
+        while pending:
+            inside = pending.pop()
+            pending += [up for up in before[inside] if up not in flow.stopping]
+            if inside not in window and borrowed[inside] & window:
+                owners = sorted(borrowed[inside] & window)
+                raise ValueError(
+                    f"Training mode '{mode}': the loss of {name!r} reaches "
+                    f"{sorted(window)}, and {inside!r}, beyond, uses what {owners} own, so "
+                    "it would train that through it too. Use reach 1 or 'all', or let "
+                    f"{inside!r} own it: shared={{...: {inside!r}}}."
+                )
 
 
 def refuse_averages(name: str, mode: TrainingMode, optimizer: Any) -> None:

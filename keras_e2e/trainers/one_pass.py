@@ -5,6 +5,7 @@ from typing import Any
 import keras
 
 from keras_e2e.optimizers.apply_apart import why_not_apart
+from keras_e2e.trainers.sharing import shares_variables
 
 
 def why_one_pass(model: Any) -> str | None:
@@ -56,6 +57,8 @@ def why_one_apply(model: Any) -> str | None:
         return reason or "one module trains"
     if (reason := why_not_apart(model.optimizer)) is not None:
         return reason
+    if shares_variables(model):
+        return "modules share variables, which later modules still read"
     if any(v.regularizer is not None for v in model.trainable_variables):
         return "the loss has penalties of weights, which are read at the end"
     return None

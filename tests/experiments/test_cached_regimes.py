@@ -325,6 +325,18 @@ def wrapped():
     return model, X, Y["out"]
 
 
+def sharing():
+    """The first module uses what the second trains."""
+    twice = layers.Dense(X.shape[-1], name="twice")
+    x = inputs = keras.Input(X.shape[1:])
+    for name in "ab":
+        x = layers.Dense(X.shape[-1], activation="relu", name=name)(twice(x))
+    out = layers.Dense(3, activation="softmax", name="out")(x)
+    model = e2e.modularize(keras.Model(inputs, out), ["a", "b"], shared={"twice": "b"})
+    model.compile("adam", LOSS)
+    return model, X, Y["out"]
+
+
 @pytest.mark.parametrize(
     ("make", "options", "message"),
     [
@@ -348,6 +360,7 @@ def wrapped():
         ),
         (recurrent, {}, "boundary 'a' adds noise.*upstream of 'out'"),
         (with_own_step, {}, "Own has a train_step of its own"),
+        (sharing, {}, r"module 'a' uses 'twice/kernel', which 'b' owns.*cache=None"),
         (wrapped, {}, "wraps a subclassed model.*cache=None"),
     ],
 )

@@ -192,6 +192,7 @@ def _cached_modules(model: Any, stages: list, cache: Any) -> list[str]:
         )
     for name in names:
         _refuse_what_changes(model, name)
+        _refuse_what_is_shared(model, name)
     return names
 
 
@@ -214,6 +215,20 @@ def _refuse_what_changes(model: Any, name: str) -> None:
                 f"modules upstream of {name!r} are given. Use cache=None, or "
                 f"ModuleBoundary(noise=0.0) there."
             )
+
+
+def _refuse_what_is_shared(model: Any, name: str) -> None:
+    """Raises ValueError where a module upstream uses what this module trains."""
+    modules = {module.name: module for module in model.modules}
+    trained = {id(v) for v in modules[name].trainable_variables}
+    for before in sorted(model._stages.modules_before(name)):
+        for variable in modules[before].borrowed:
+            if id(variable) in trained:
+                raise ValueError(
+                    f"cache: module {before!r} uses {variable.path!r}, which {name!r} owns "
+                    "and trains, so that what it returns changes meanwhile. Use cache=None, "
+                    f"or let {before!r} own it: shared={{...: {before!r}}}."
+                )
 
 
 def _examined(part: UpstreamModel, x: Any) -> list[list[_Kept]]:

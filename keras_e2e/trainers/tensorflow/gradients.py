@@ -11,6 +11,11 @@ from keras_e2e.modules.forward_record import ForwardRecord
 from keras_e2e.modules.loss_parts import LossPart
 from keras_e2e.modules.step_context import StepContext
 from keras_e2e.trainers.one_pass import why_one_pass
+from keras_e2e.trainers.sharing import (
+    layers_of_others,
+    refuse_inseparable_losses,
+    shares_variables,
+)
 from keras_e2e.trainers.step_loss import losses_under_way, refuse_incomplete_step
 from keras_e2e.trainers.step_losses import StepLosses
 from keras_e2e.utils import compat
@@ -61,7 +66,8 @@ class StepGradients:
         self._scale = scale or model.optimizer.scale_loss
         self.variables, self._tapped = list(variables), tapped
         flow, ordered = model._modular.flow(), why_one_pass(model) is None
-        self._parts = flow.parts if ordered or flow.separate else ()
+        self._sharing = shares_variables(model)
+        self._parts = flow.parts if ordered or flow.separate or self._sharing else ()
         self._pending: list[tuple] = [(part, None) for part in self._parts]
         self.tape = tf.GradientTape(persistent=len(self._parts) > 1)
         self._found: dict[int, Any] = {}
@@ -81,6 +87,8 @@ class StepGradients:
             loss: Scalar, the sum of all losses.
             y_pred: The model's outputs, or None.
         """
+        if self._sharing and self._context.mode is None:  # not a pass for diagnostics
+            refuse_inseparable_losses(self._model)
         self._outputs = [] if y_pred is None else tree.flatten(y_pred)
         if len(self._parts) > 1:
             losses = self._context.losses
@@ -152,6 +160,9 @@ class StepGradients:
         if part.penalties and last not in part.losses:
             testing = self._context.testing
             idle = model._modular.idle_objectives(testing)
+            if self._sharing:
+                # Else its owner would be trained by what the others add as they use it.
+                idle = [*idle, *layers_of_others(model, part.trains)]
             movable = {id(v) for v in self._movable(part)}
             terms += [
                 calls.summed(model, penalty)

@@ -1,0 +1,197 @@
+"""Which module owns a layer or variable that several modules use."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from keras_e2e.utils.graphs import unique
+from keras_e2e.utils.validation import did_you_mean
+
+# From the name of a layer to "first", "last" or the name of a module.
+Shared = Mapping[str, str]
+
+
+class Ownership:
+    """The owners of the layers and variables of a model.
+
+    What one module uses it owns. What several use one of them owns, as the user says;
+    where nothing is said it is refused.
+
+    Args:
+        names: List of the names of the modules, in order.
+        shared: Dict from the name of a layer to the module that owns its variables:
+            `"first"` or `"last"` of those that use them, or a name. A module's name comes
+            first where one is called so. Defaults to `None`, none.
+        inherited: Boolean, whether entries that do not fit are left out, rather than
+            refused. Defaults to `False`.
+
+    Attributes:
+        settled: Dict from those names of `shared` that hold to the module that owns, once
+            the owners are settled.
+    """
+
+    def __init__(
+        self, names: Sequence[str], shared: Shared | None = None, inherited: bool = False
+    ):
+        self._names, self._inherited = list(names), inherited
+        self._shared = check_shared(shared)
+        self._layers: list[tuple[Any, str]] = []
+        self._uses: dict[int, tuple[Any, list[tuple[Any, str]]]] = {}
+        self._owners: dict[int, str] = {}
+        self.settled: dict[str, str] = {}
+
+    def add(self, layer: Any, name: str, variables: Iterable | None = None) -> None:
+        """Notes that a module uses a layer.
+
+        Args:
+            layer: The layer.
+            name: String, the name of the module.
+            variables: List of those of its variables that the module uses. Defaults to
+                `None`, all.
+        """
+        self._layers.append((layer, name))
+        used = getattr(layer, "weights", []) if variables is None else variables
+        for variable in used:
+            self._uses.setdefault(id(variable), (variable, []))[1].append((layer, name))
+
+    def settle(self) -> None:
+        """Finds the owners, once all uses are noted.
+
+        Raises:
+            ValueError: If a name is not that of a shared layer, if an owner is not one of
+                the modules that use it, or if something shared has no owner.
+        """
+        shared = {key: use for key, use in self._uses.items() if len(self._users(key)) > 1}
+        layers = unique(layer for _, uses in shared.values() for layer, _ in uses)
+        for name, owner in self._shared.items():
+            chosen = [layer for layer in layers if layer.name == name]
+            if not chosen and not self._inherited:
+                known = [layer.name for layer in layers]
+                raise ValueError(
+                    f"shared names {name!r}, which is not a layer that two modules use."
+                    f"{did_you_mean(name, known)} "
+                    + (f"Those are {known}." if known else "There is none: leave it out.")
+                )
+            for key, (_, uses) in shared.items():
+                if any(layer is one for layer, _ in uses for one in chosen):
+                    self._give(name, owner, key)
+        for key, (variable, uses) in shared.items():
+            if key not in self._owners:
+                self._refuse(variable, uses, self._users(key))
+
+    def layers(self, name: str) -> tuple:
+        """The layers of a module, in the order of their use: those that it owns a part of.
+
+        Args:
+            name: String, the name of the module.
+        """
+        used = [layer for layer, user in self._layers if user == name]
+        return tuple(unique(layer for layer in used if self._is_owned(layer, name)))
+
+    def borrowed(self, name: str) -> tuple:
+        """The variables that a module uses and another one owns.
+
+        Args:
+            name: String, the name of the module.
+        """
+        return tuple(
+            variable
+            for key, (variable, uses) in self._uses.items()
+            if any(user == name for _, user in uses) and self.owner(variable) != name
+        )
+
+    def owner(self, variable: Any) -> str:
+        """The name of the module that owns a variable."""
+        key = id(variable)
+        return self._owners.get(key) or self._users(key)[0]
+
+    def _is_owned(self, layer: Any, name: str) -> bool:
+        weights = [v for v in getattr(layer, "weights", []) if id(v) in self._uses]
+        return not weights or any(self.owner(v) == name for v in weights)
+
+    def _users(self, key: int) -> list[str]:
+        """The names of the modules that use a variable, in order."""
+        users = {name for _, name in self._uses[key][1]}
+        return [name for name in self._names if name in users]
+
+    def _give(self, name: str, owner: str, key: int) -> None:
+        """Makes a module the owner of a variable of the layer of this name."""
+        users = self._users(key)
+        found = {"first": users[0], "last": users[-1], **{u: u for u in users}}.get(owner)
+        path = self._uses[key][0].path
+        if found is None:
+            if self._inherited:
+                return
+            raise ValueError(
+                f"shared={{{name!r}: {owner!r}}}: {owner!r} is not a module that uses "
+                f"{path!r}.{did_you_mean(owner, users)} Expected 'first', 'last' or one of "
+                f"{users}."
+            )
+        if self._owners.setdefault(key, found) != found:
+            raise ValueError(
+                f"shared gives {path!r} to two modules: by {name!r} to {found!r}, by "
+                f"another name to {self._owners[key]!r}. Name one of its layers only."
+            )
+        self.settled[name] = found
+
+    def _refuse(self, variable: Any, uses: list[tuple[Any, str]], users: list[str]) -> None:
+        """Raises the error for what is shared and has no owner."""
+        before, end = users[:2]
+        first = next(layer for layer, name in uses if name == before)
+        second = next(layer for layer, name in uses if name == end)
+        offer = (
+            f"say which of them trains it, modularize(..., shared={{{first.name!r}: "
+            "'first'}) (or 'last', or its name; the others then use it)"
+        )
+        if first is second:
+            raise ValueError(
+                f"Layer {first.name!r}, with its variable {variable.path!r}, is shared by "
+                f"two modules, those that end at {self._shown(before)} and at "
+                f"{self._shown(end)}: each would be trained by the other's loss. Move a "
+                "boundary so that both of its calls fall into one module, use two layers, "
+                f"or {offer}."
+            )
+        raise ValueError(
+            f"Variable {variable.path!r} is shared by two modules: "
+            f"layer {first.name!r} (module ending at {self._shown(before)}) "
+            f"and layer {second.name!r} (module ending at "
+            f"{self._shown(end)}). Move a boundary, untie them: give each layer a "
+            f"variable of its own, or {offer}."
+        )
+
+    def _shown(self, name: str) -> str:
+        return "the model's output" if name == self._names[-1] else repr(name)
+
+
+def check_shared(shared: Any) -> dict[str, str]:
+    """The argument `shared` as a dict.
+
+    Raises:
+        TypeError: If it is something else than a dict of names, or None.
+    """
+    if shared is None:
+        return {}
+    names = isinstance(shared, Mapping) and all(
+        isinstance(name, str) for pair in shared.items() for name in pair
+    )
+    if not names:
+        raise TypeError(
+            f"shared={shared!r}; expected a dict from the name of a layer that several "
+            "modules use to the module that trains it: 'first', 'last' or its name."
+        )
+    return dict(shared)
+
+
+def borrowed_from(modules: Iterable[Any]) -> dict[str, frozenset[str]]:
+    """From the name of each module to those of the modules whose variables it uses.
+
+    Args:
+        modules: List of the `Module`s.
+    """
+    modules = list(modules)
+    if not any(module.borrowed for module in modules):
+        return {module.name: frozenset() for module in modules}
+    owners = {id(v): module.name for module in modules for v in module.variables}
+    return {
+        module.name: frozenset(owners[id(v)] for v in module.borrowed if id(v) in owners)
+        for module in modules
+    }
