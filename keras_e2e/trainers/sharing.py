@@ -54,9 +54,9 @@ def refuse_inseparable_losses(model: Any) -> None:
     elif model._has_own_loss():
         raise NotImplementedError(
             f"{type(model).__name__} computes a loss of its own, which cannot be taken "
-            f"apart in mode '{state.mode}', where modules share {_paths(state.modules)} and one "
-            "of them trains it. Put the loss into a LocalObjective, or use 'end_to_end' or "
-            "'deep_supervision'."
+            f"apart in mode '{state.mode}', where one of several modules trains "
+            f"{_paths(state.modules)}. Put the loss into a LocalObjective, or use "
+            "'end_to_end' or 'deep_supervision'."
         )
     else:
         trained = [(set(part.trains), last in part.losses) for part in flow.parts]

@@ -22,12 +22,9 @@ pytestmark = pytest.mark.skipif(
 
 def graphs_of(step, folder: pathlib.Path) -> list:
     """The graphs that TensorFlow made of the functions called for the first time."""
-    writer = tf.summary.create_file_writer(str(folder))
-    tf.summary.trace_on(graph=True, profiler=False)
-    step()
-    with writer.as_default():
-        tf.summary.trace_export("step", step=0)
-    writer.close()
+    # Once it has noted graphs it goes on with it: those of tests before this one go first.
+    _noted(lambda: None, folder / "before")
+    folder = _noted(step, folder / "step")
     run = tf.compat.v1.RunMetadata()
     for path in map(str, folder.iterdir()):
         for record in tf.data.TFRecordDataset(path):
@@ -37,6 +34,17 @@ def graphs_of(step, folder: pathlib.Path) -> list:
     return [
         graph for function in run.function_graphs for graph in function.partition_graphs
     ]
+
+
+def _noted(step, folder: pathlib.Path) -> pathlib.Path:
+    """The folder, with what TensorFlow has noted of graphs up to the end of a step."""
+    writer = tf.summary.create_file_writer(str(folder))
+    tf.summary.trace_on(graph=True, profiler=False)
+    step()
+    with writer.as_default():
+        tf.summary.trace_export("step", step=0)
+    writer.close()
+    return folder
 
 
 def accesses(graph) -> dict[str, tuple[list, list]]:

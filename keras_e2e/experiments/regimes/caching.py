@@ -226,8 +226,8 @@ def _refuse_what_is_shared(model: Any, name: str) -> None:
             if id(variable) in trained:
                 raise ValueError(
                     f"cache: module {before!r} uses {variable.path!r}, which {name!r} owns "
-                    "and trains, so that what it returns changes meanwhile. Use cache=None, "
-                    f"or let {before!r} own it: shared={{...: {before!r}}}."
+                    "and trains, so that what it returns changes meanwhile. Use "
+                    f"cache=None, or let {before!r} own it: shared={{...: {before!r}}}."
                 )
 
 

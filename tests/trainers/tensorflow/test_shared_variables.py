@@ -9,6 +9,7 @@ from keras import layers, ops
 import keras_e2e as e2e
 from keras_e2e import TrainingMode
 from keras_e2e.objectives import LocalObjective
+from keras_e2e.trainers.one_pass import why_one_apply
 from tests.conformance.test_order import accesses, graphs_of, unordered
 
 pytestmark = pytest.mark.skipif(
@@ -240,6 +241,62 @@ def test_end_to_end_all_is_as_in_stock_keras(kind, jit, optimizer):
     assert logs[0] == logs[1]
     for first, second in zip(stock.get_weights(), base.get_weights(), strict=True):
         np.testing.assert_array_equal(first, second)
+
+
+@pytest.mark.parametrize("kind", [chain, tied])
+@pytest.mark.parametrize("objective", ["forward_forward", "view_contrast", "predsim"])
+def test_objectives_with_passes_of_their_own_leave_it_to_its_owner(kind, objective):
+    """Where all activations are kept, too, each loss trains what its module owns."""
+    base = kind()
+    given = {"a": objective, "b": Distance(-1.0)}
+    model = e2e.modularize(base, given, training_mode="local", shared={"twice": "last"})
+    output = "sparse_categorical_crossentropy" if objective != "view_contrast" else "mse"
+    model.compile(keras.optimizers.SGD(1.0), output)
+    kernel = base.get_layer("twice").kernel
+    before = kernel.numpy()
+    x, y = data(kind)
+    y = y if output == "mse" else np.arange(8) % WIDTH
+    twin = kind()
+    with tf.GradientTape() as tape:
+        found = run(twin, x, "ab")["out"]
+        loss = tf.reduce_mean(keras.losses.get(output)(y, found))
+    expected = tape.gradient(loss, twin.get_layer("twice").kernel.value).numpy()
+    model.train_on_batch(x, y)
+    np.testing.assert_allclose(before - kernel.numpy(), expected, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("kind", [chain, towers, tied])
+@pytest.mark.parametrize("owner", ["first", "last"])
+@pytest.mark.parametrize("how", ["eager", "remat", "for each module"])
+def test_however_a_step_is_made_it_is_the_same(kind, owner, how):
+    results = []
+    for other in (False, True):
+        base = kind()
+        optimizer = keras.optimizers.Adam(0.01)
+        model = e2e.modularize(
+            base,
+            objectives(),
+            training_mode="local",
+            shared={"twice": owner},
+            remat=other and how == "remat",
+        )
+        each = other and how == "for each module"
+        model.compile(
+            e2e.ModuleOptimizers(optimizer) if each else optimizer,
+            "mse",
+            run_eagerly=other and how == "eager",
+        )
+        x, y = data(kind)
+        for _ in range(3):
+            model.train_on_batch(x, y)
+        results.append(base.get_weights())
+    for first, second in zip(*results, strict=True):
+        np.testing.assert_allclose(first, second, rtol=1e-4, atol=1e-6)
+
+
+def test_gradients_are_applied_when_all_modules_have_read_it():
+    model = modular(chain(), "local", "first", e2e.ModuleOptimizers("adam"))
+    assert "share variables" in why_one_apply(model)
 
 
 def test_a_penalty_of_its_weights_is_its_owners():
