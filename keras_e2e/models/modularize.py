@@ -110,6 +110,15 @@ def modularize(
     >>> model = e2e.modularize(base, ["code"])
     >>> [module.name for module in model.modules]
     ['code', 'score']
+
+    A layer that both modules use, and that the first one's losses train:
+
+    >>> x, twice = keras.Input((4,)), keras.layers.Dense(4, name="twice")
+    >>> hidden = keras.layers.Dense(4, name="code")(twice(x))
+    >>> base = keras.Model(x, keras.layers.Dense(1, name="score")(twice(hidden)))
+    >>> model = e2e.modularize(base, ["code"], shared={"twice": "first"})
+    >>> model.shared
+    {'twice': 'code'}
     """
     if not isinstance(model, keras.Model):
         raise TypeError(
