@@ -110,8 +110,9 @@ class ModularModel(ModularBase, keras.Model):
         self._modular.mode = self.check_training_mode(mode)
         self._recompute(remat)
         self._shared = graph.shared
-        for boundary in boundaries.values():
-            boundary.shared = dict(graph.shared)
+        if shared is not None:  # else it is what they have noted
+            for boundary in boundaries.values():
+                boundary.shared = dict(graph.shared)
 
     @property
     def shared(self) -> dict[str, str]:
