@@ -127,7 +127,7 @@ class StepGradients:
                     made += [loss, *self._differentiate(part, loss, record)]
             if self._apply is not None and made:
                 with self.tape.stop_recording(), _after(made):
-                    made = self._apply_complete(self._apply, due)
+                    made = self._apply_complete(self._apply, due) or made
         if not made:
             return output
         with _after(made):

@@ -99,6 +99,28 @@ def test_the_next_module_waits_for_the_gradients_of_the_one_before(make):
     assert counts == [0, 3, 6]
 
 
+def test_what_a_later_loss_trains_too_is_waited_for_and_not_yet_applied():
+    model = compiled(base(), TrainingMode("local", reach=2), keras.optimizers.SGD())
+    assert why_one_apply(model) is None
+    graph = graph_of_step(model)
+    written = {
+        name: {
+            variable.path.split("/")[0]
+            for variable in model.trainable_variables
+            if any(
+                op.inputs[0] is graph.capture(variable.value.handle)
+                for op in map(graph.get_operation_by_name, upstream(product))
+                if op.type.startswith("Assign")
+            )
+        }
+        & {"a", "b", "c"}
+        for name in ("b", "c", "out")
+        for product in products(graph, [name])
+    }
+    # The loss at `b` is the last to train `a`, that at `c` the last to train `b`.
+    assert written == {"b": set(), "c": {"a"}, "out": {"a", "b"}}
+
+
 def test_each_loss_is_computed_once():
     graph = graph_of_step(compiled(base()))
     heads = [op for op in graph.get_operations() if op.type == "MatMul"]
