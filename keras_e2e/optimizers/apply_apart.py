@@ -46,3 +46,8 @@ def apply_apart(optimizer: Any, gradients: Sequence, variables: Sequence) -> Non
     """
     optimizer.apply(gradients, variables)
     optimizer.iterations.assign_sub(1)
+
+
+def count_step(optimizer: Any) -> None:
+    """Ends a step of which everything was applied apart."""
+    optimizer.iterations.assign_add(1)

@@ -9,7 +9,7 @@ from keras import ops, tree
 
 from keras_e2e.modules.forward_record import ForwardRecord
 from keras_e2e.modules.loss_parts import LossPart
-from keras_e2e.modules.step_context import StepContext
+from keras_e2e.modules.step_context import StepContext, step_context
 from keras_e2e.trainers.one_pass import why_one_pass
 from keras_e2e.trainers.sharing import (
     layers_of_others,
@@ -49,6 +49,7 @@ class StepGradients:
     Attributes:
         tape: The `tf.GradientTape` of the pass.
         variables: List of the variables whose gradients were not applied yet.
+        applied: Boolean, whether some were.
     """
 
     def __init__(
@@ -61,7 +62,7 @@ class StepGradients:
         tapped: bool = False,
         apply: Callable[[list, list], None] | None = None,
     ):
-        self._apply = apply
+        self._apply, self.applied = apply, False
         self._model, self._context, self._x = model, context, x
         self._scale = scale or model.optimizer.scale_loss
         self.variables, self._tapped = list(variables), tapped
@@ -117,7 +118,9 @@ class StepGradients:
             return output
         self._pending = [pending for pending in self._pending if pending not in due]
         made: list = []
-        with _scope(self._scope), calls.outside_of_calls():
+        # As if the pass were not under way: a head may repeat calls of the model's layers.
+        outside = step_context(self._model._modular, gate=None, hold=None)
+        with _scope(self._scope), calls.outside_of_calls(), outside:
             losses = losses_under_way(self._model, self._context, self._x, record)
             for part, _ in due:
                 loss = self._loss(part, losses)
@@ -144,6 +147,7 @@ class StepGradients:
         if all(gradient is None for gradient in gradients):
             return []
         apply(gradients, variables)
+        self.applied = True
         applied = {id(v) for v in variables}
         self.variables = [v for v in self.variables if id(v) not in applied]
         return [tf.convert_to_tensor(v) for v in variables]

@@ -10,7 +10,7 @@ import tensorflow as tf
 from keras import tree
 
 from keras_e2e.modules.step_context import StepContext, step_context
-from keras_e2e.optimizers.apply_apart import apply_apart
+from keras_e2e.optimizers.apply_apart import apply_apart, count_step
 from keras_e2e.trainers.one_pass import why_one_apply
 from keras_e2e.trainers.state import ModularState
 from keras_e2e.trainers.tensorflow.extra_passes import ExtraPasses, first_tensor
@@ -96,7 +96,9 @@ class ModularStep(Model):
             passes = ExtraPasses(self, x, *context.targets)
             instrumentation = StepInstrumentation(self, context, y_pred, passes)
             instrumentation.before_step(gradients)
-        if variables:
+        if gradients.applied and all(gradient is None for gradient in found):
+            count_step(self.optimizer)
+        elif variables:
             with tf.control_dependencies(_forward(state.mode, loss, y_pred)):
                 self.optimizer.apply_gradients(zip(found, variables, strict=True))
         else:

@@ -260,6 +260,41 @@ def test_a_module_without_any_gradient_is_named_as_before():
     np.testing.assert_array_equal(before, model.get_layer("a").kernel.numpy())
 
 
+def without_weights_at_the_end(modular_optimizer=False):
+    """A model whose last module is an activation."""
+    keras.utils.set_random_seed(0)
+    layers_of = [
+        layers.Dense(8, activation="tanh", name="a"),
+        layers.Dense(3, name="b"),
+        layers.Activation("softmax", name="out"),
+    ]
+    model = keras.Sequential([keras.Input((6,), name="x"), *layers_of])
+    model = e2e.modularize(model, ["a", "b"], training_mode="local")
+    sgd = keras.optimizers.SGD(0.1)
+    optimizer = e2e.ModuleOptimizers(sgd) if modular_optimizer else sgd
+    model.compile(optimizer, "sparse_categorical_crossentropy")
+    return model
+
+
+@pytest.mark.parametrize("modular", [False, True], ids=["one", "modules"])
+def test_a_step_counts_once_where_the_last_module_has_no_weights(modular, monkeypatch):
+    model = without_weights_at_the_end(modular)
+    weights, logs = trained(model)
+    assert int(model.optimizer.iterations) == 12
+    reason = lambda model: "asked for"  # noqa: E731
+    monkeypatch.setattr("keras_e2e.trainers.tensorflow.step.why_one_apply", reason)
+    assert_equal((weights, logs), trained(without_weights_at_the_end(modular)))
+
+
+def test_a_head_that_ends_as_the_model_does_crosses_no_boundary():
+    """The heads repeat the calls of the model's layers behind the last weights."""
+    model = without_weights_at_the_end()
+    before = [v.numpy() for v in model.trainable_variables]
+    trained(model)
+    after = [v.numpy() for v in model.trainable_variables]
+    assert all(np.any(old != new) for old, new in zip(before, after, strict=True))
+
+
 def test_penalties_of_weights_are_those_of_the_weights_before_the_step():
     model = compiled(base(kernel_regularizer="l2"), "local", keras.optimizers.SGD(1.0))
     penalty = sum(0.01 * np.sum(np.square(model.get_layer(n).kernel)) for n in "abc")
