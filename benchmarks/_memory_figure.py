@@ -12,7 +12,7 @@ README = pathlib.Path(__file__).parents[1] / "README.md"
 LINES = {
     "checkpointing": ("#e69f00", "s", "end to end, checkpointing"),
     "local": ("#0072b2", "o", "local"),
-    "local, recomputed": ("#56b4e9", "D", "local, recomputed (remat)"),
+    "local with remat": ("#56b4e9", "D", "local with remat"),
 }
 # Rows of the table of `k_sweep.py`, by what they stand for.
 TRAINED = {
