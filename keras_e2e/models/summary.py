@@ -9,8 +9,7 @@ from rich.table import Table
 from keras_e2e.models.memory_estimate import MIB, MemoryEstimate
 from keras_e2e.models.memory_figures import estimate, gradients_wait, refuse_backend
 from keras_e2e.models.memory_inputs import input_specs
-from keras_e2e.optimizers.apply_apart import why_not_apart
-from keras_e2e.trainers.one_pass import why_one_apply, why_one_pass
+from keras_e2e.trainers.one_pass import why_one_apply, why_one_pass, why_together
 from keras_e2e.utils import compat
 from keras_e2e.utils.graphs import count_parameters, strategy_scope
 from keras_e2e.utils.state import preserve_everything
@@ -49,7 +48,8 @@ def print_modules(model: Any, print_fn: Any = None, batch_size: int | None = Non
     table.add_column("head", justify="right", no_wrap=True)
     below += _gradients(model)
     if memory is not None:
-        below.append(_peaks(memory, _apply_reason(model) is not None))
+        compiled = getattr(model, "optimizer", None) is not None
+        below.append(_peaks(memory, compiled and why_together(model) is not None))
         table.add_column("activations\n(MiB)", justify="right", no_wrap=True)
         table.add_column("share", justify="right", no_wrap=True)
     table.caption = "\n".join(below) or None
@@ -117,12 +117,6 @@ def _gradients(model: Any) -> list[str]:
     if reason is None:
         return [f"{said}each boundary and applied there."]
     return [f"{said}each boundary and applied at the end of the step: {reason}."]
-
-
-def _apply_reason(model: Any) -> str | None:
-    """Why gradients are applied at the end of a step; None without an optimizer, too."""
-    optimizer = getattr(model, "optimizer", None)
-    return None if optimizer is None else why_not_apart(optimizer)
 
 
 def _taken(memory: MemoryEstimate | None, name: str) -> list[str]:

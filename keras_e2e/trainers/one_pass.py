@@ -55,6 +55,15 @@ def why_one_apply(model: Any) -> str | None:
     reason = why_one_pass(model)
     if reason is not None or len(model._modular.flow().parts) == 1:
         return reason or "one module trains"
+    return why_together(model)
+
+
+def why_together(model: Any) -> str | None:
+    """What of `why_one_apply` holds in every mode.
+
+    Args:
+        model: The modular model, compiled.
+    """
     if (reason := why_not_apart(model.optimizer)) is not None:
         return reason
     if shares_variables(model):

@@ -96,6 +96,20 @@ def test_it_says_why_gradients_are_taken_at_the_end(objective, why):
     assert f"gradients are taken at the end of the step: {why}." in text
 
 
+@pytest.mark.parametrize("penalty", [None, "l2"])
+def test_the_memory_told_is_that_of_where_gradients_are_applied(penalty):
+    """With few examples and large layers it matters whether all gradients wait."""
+    sizes = [layers.Dense(256, kernel_regularizer=penalty, name=n) for n in "abcd"]
+    model = e2e.modularize(keras.Sequential([keras.Input((256,)), *sizes]), ["a", "b", "c"])
+    model.compile("adam", "mse")
+    (split,) = e2e.estimate_memory(model, batch_size=2).splits
+    assert split.local < split.local_one_apply / 2
+    lines = []
+    model.module_summary(lines.append, batch_size=2)
+    told = split.local_one_apply if penalty else split.local
+    assert f"{told / 2**20:.1f} MiB locally" in " ".join(lines[0].split())
+
+
 def test_modules_that_are_not_known_yet_are_announced():
     class Subclassed(keras.Model):
         def __init__(self):
