@@ -69,7 +69,8 @@ class StepGradients:
         flow, ordered = model._modular.flow(), why_one_pass(model) is None
         self._sharing = shares_variables(model)
         self._parts = flow.parts if ordered or flow.separate or self._sharing else ()
-        self._pending: list[tuple] = [(part, None) for part in self._parts]
+        self._pending = list(self._parts)
+        self._ready: list[tuple] = []
         self.tape = tf.GradientTape(persistent=len(self._parts) > 1)
         self._found: dict[int, Any] = {}
         self._crossed: Counter = Counter()
@@ -93,16 +94,15 @@ class StepGradients:
         self._outputs = [] if y_pred is None else tree.flatten(y_pred)
         if len(self._parts) > 1:
             losses = self._context.losses
-            self._pending = [(part, self._loss(part, losses)) for part, _ in self._pending]
+            self._ready = [(part, self._loss(part, losses)) for part in self._pending]
         else:
-            self._pending = [(None, self._scale(loss))]
+            self._ready = [(None, self._scale(loss))]
 
     def take(self) -> list:
         """The gradients of the variables; None where there is none."""
-        for part, loss in self._pending:
+        for part, loss in self._ready:
             if loss is not None:
                 self._differentiate(part, loss, self._context.record)
-        self._pending = []
         del self.tape  # which holds every activation
         return [self._found.get(id(v)) for v in self.variables]
 
@@ -113,16 +113,16 @@ class StepGradients:
     def _hold(self, record: ForwardRecord, boundary: Any, output: Any) -> Any:
         """Takes the gradients that can be taken now; what goes on waits for them."""
         self._crossed[boundary.module] += 1
-        due = [pending for pending in self._pending if self._is_complete(pending[0])]
+        due = [part for part in self._pending if self._is_complete(part)]
         if not due:
             return output
-        self._pending = [pending for pending in self._pending if pending not in due]
+        self._pending = [part for part in self._pending if part not in due]
         made: list = []
         # As if the pass were not under way: a head may repeat calls of the model's layers.
         outside = step_context(self._model._modular, gate=None, hold=None)
         with _scope(self._scope), calls.outside_of_calls(), outside:
             losses = losses_under_way(self._model, self._context, self._x, record)
-            for part, _ in due:
+            for part in due:
                 loss = self._loss(part, losses)
                 if loss is None:
                     continue
@@ -138,8 +138,8 @@ class StepGradients:
 
     def _apply_complete(self, apply: Callable[[list, list], None], due: list) -> list:
         """Applies the gradients of modules that are complete. Returns what to wait for."""
-        waiting = {name for part, _ in self._pending for name in part.trains}
-        trained = {name for part, _ in due for name in part.trains} - waiting
+        waiting = {name for part in self._pending for name in part.trains}
+        trained = {name for part in due for name in part.trains} - waiting
         modules = [m for m in self._model._modular.modules if m.name in trained]
         own = {id(v) for module in modules for v in module.all_trainable_variables}
         variables = [v for v in self.variables if id(v) in own]

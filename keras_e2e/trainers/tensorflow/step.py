@@ -27,9 +27,10 @@ else:
 class ModularStep(Model):
     """The TensorFlow `train_step` of modular models.
 
-    It follows Keras's own step call by call. It differs in two ways: variables that
-    must not change in the training mode are left out of the apply, and an instrumented
-    step also asks the tape for the gradients at the boundaries.
+    It follows Keras's own step call by call. It differs in three ways: variables that
+    must not change in the training mode are left out of the apply; where boundaries stop
+    the gradient, `StepGradients` takes gradients, and may apply them, while the forward
+    pass runs; and an instrumented step also asks for the gradients at the boundaries.
     """
 
     _modular: ModularState
