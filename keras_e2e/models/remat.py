@@ -9,7 +9,7 @@ from keras_e2e.modules.graph import OUTPUT, Graph
 from keras_e2e.modules.module import Module
 from keras_e2e.modules.stretches import Stretch, schedule, stretches
 from keras_e2e.utils import compat
-from keras_e2e.utils.compat import recompute
+from keras_e2e.utils.compat import calls, recompute
 from keras_e2e.utils.validation import did_you_mean
 
 Remat = bool | Sequence[str]
@@ -190,7 +190,7 @@ def _run_stretch(stretch: Stretch, values: dict[int, Any], context: dict[str, An
     entering = [values[id(tensor)] for tensor in stretch.inputs]
     masks = [compat.mask_of(tensor) for tensor in entering]
     state = [recompute.current_value(variable) for variable in stretch.variables]
-    same_call = recompute.call_context()
+    same_call = calls.call_context()
     runs: list[_Run] = []
 
     def run(*args):

@@ -4,7 +4,8 @@ The rest of them stand in `compat`.
 """
 
 import contextlib
-from collections.abc import Iterable, Iterator
+import functools
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import keras
@@ -23,16 +24,32 @@ def outside_of_calls() -> Iterator[None]:
     that is raised here leaves the calls as it is: Keras would add the arguments of a call
     that has nothing to do with it (`_keras_call_info_injected`).
     """
-    context = global_state.get_global_attribute(_CONTEXT)
-    global_state.set_global_attribute(_CONTEXT, None)
     try:
-        with backend.AutocastScope(None):
+        with _in_call(None), backend.AutocastScope(None):
             yield
     except Exception as error:
         error._keras_call_info_injected = True  # type: ignore[attr-defined]
         raise
+
+
+def call_context() -> Callable[[], contextlib.AbstractContextManager]:
+    """Notes which call of a layer is under way; returns what puts one back into it.
+
+    A layer called outside of any call forgets its penalties, and takes `training` from
+    nowhere.
+    """
+    return functools.partial(_in_call, global_state.get_global_attribute(_CONTEXT))
+
+
+@contextlib.contextmanager
+def _in_call(context: Any) -> Iterator[None]:
+    """In this context the call that is under way is this one, or None."""
+    before = global_state.get_global_attribute(_CONTEXT)
+    global_state.set_global_attribute(_CONTEXT, context)
+    try:
+        yield
     finally:
-        global_state.set_global_attribute(_CONTEXT, context)
+        global_state.set_global_attribute(_CONTEXT, before)
 
 
 def note_masks(layer: keras.layers.Layer, inputs: Any, outputs: Any, previous: Any) -> None:

@@ -3,18 +3,15 @@
 All of it is for the TensorFlow backend.
 """
 
-import contextlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import keras
 from keras import tree
 from keras.src import backend
-from keras.src.backend.common import global_state
 
 from keras_e2e.utils.compat import GraphCall, as_functional
 
-_CALL_CONTEXT = "current_call_ctx"
 # Stateful operations of TensorFlow that may run twice. They only read, or run functions.
 _HARMLESS = {
     *("Placeholder", "VarHandleOp", "VarIsInitializedOp", "VariableShape"),
@@ -93,26 +90,6 @@ def forget_losses(operation: Any, losses: Sequence[Any]) -> None:
     if isinstance(operation, keras.layers.Layer):
         for layer in operation._flatten_layers():
             layer._loss_ids.difference_update(map(id, losses))
-
-
-def call_context() -> Callable[[], contextlib.AbstractContextManager]:
-    """Notes which call of a layer is under way; returns what puts one back into it.
-
-    Stands for Keras's `current_call_ctx`. A layer called outside of any call forgets its
-    penalties, and takes `training` from nowhere.
-    """
-    noted = global_state.get_global_attribute(_CALL_CONTEXT)
-
-    @contextlib.contextmanager
-    def again() -> Iterator[None]:
-        before = global_state.get_global_attribute(_CALL_CONTEXT)
-        global_state.set_global_attribute(_CALL_CONTEXT, noted)
-        try:
-            yield
-        finally:
-            global_state.set_global_attribute(_CALL_CONTEXT, before)
-
-    return again
 
 
 def recomputed(function: Callable, args: Sequence[Any]) -> tuple[list, list]:
