@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from keras_e2e.diagnostics import reasons, states
+from keras_e2e.diagnostics.advice import advise
 from keras_e2e.diagnostics.causes import name_causes
 from keras_e2e.diagnostics.evidence import (
     GAIN_HIGH,
@@ -90,7 +91,7 @@ class Verdict(NamedTuple):
         said = " ".join(filter(None, [known.meaning, self.why]))
         if self.state in ("unclear", "exploding"):
             said = self.why or known.meaning
-        advice = states.advice(self.state, self.place, self.numbers)
+        advice = advise(self.state, self.place, self.numbers)
         return " ".join(filter(None, [f"{self.summary}.", said, advice]))
 
     @property

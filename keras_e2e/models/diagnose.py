@@ -16,6 +16,7 @@ from keras_e2e.models.diagnosis import Diagnosis
 from keras_e2e.models.diagnosis_data import TrainingData, ValidationData
 from keras_e2e.models.diagnosis_steps import Progress, StopAfter
 from keras_e2e.models.diagnosis_words import explanations
+from keras_e2e.models.placement import Boundaries
 from keras_e2e.modules.training_mode import ModeName, TrainingMode
 from keras_e2e.trainers.modular_trainer import ModularTrainer
 from keras_e2e.utils.state import preserve_everything
@@ -34,6 +35,7 @@ def diagnose(
     *,
     steps: int = 300,
     update_freq: int = 5,
+    boundaries: Boundaries = None,
     mode: TrainingMode | ModeName | None = None,
     on_demand: Iterable[OnDemand] = (),
     validation_data: Any = None,
@@ -43,10 +45,11 @@ def diagnose(
     """Trains a model for a few hundred steps and judges each of its modules.
 
     Any compiled Keras model will do: Functional, Sequential, subclassed or modular. One
-    that is not modular is split as `modularize(model)` splits it, without objectives: at
-    the boundaries that it holds, else at up to three places that balance the modules. If
-    there is no such place, all of it is one module. It is trained with the loss and the
-    optimizer that it is compiled with, from the state that both are in.
+    that is not modular is split as `modularize(model, boundaries)` splits it, without
+    objectives: unless they are given at the boundaries that it holds, else at up to three
+    places that balance the modules. If there is no such place, all of it is one module. It
+    is trained with the loss and the optimizer that it is compiled with, from the state that
+    both are in.
 
     Afterwards everything is as it was, to the bit: weights, the optimizer, metrics, random
     generators, the mode, what was built and compiled. What `fit` does then is what it would
@@ -65,6 +68,9 @@ def diagnose(
             several batches each if it accumulates gradients. Defaults to 300.
         update_freq: Integer, the number of steps from one measurement to the next; a
             verdict takes ten measurements. Defaults to 5.
+        boundaries: Where the modules end, for a model that is not modular: names of layers,
+            or a number of cut points, as in `modularize`. A module is judged as a whole,
+            so small ones show more. Defaults to `None`, chosen as said above.
         mode: `TrainingMode` or its name, the mode to train in. Defaults to `None`, which
             means the mode that the model is in.
         on_demand: List of `diagnostics.OnDemand` quantities to measure besides, on the
@@ -87,9 +93,9 @@ def diagnose(
         TypeError: If it is not a Keras model, something in `on_demand` is not an
             `OnDemand`, or an argument is unknown to `fit` or given to it by `diagnose`.
         ValueError: If there are too few steps for ten measurements, the model is not
-            compiled or has a `train_step` of its own, the mode does not fit it, or data or
-            targets are missing; if a dataset or class weights are given together with
-            `on_demand`.
+            compiled or has a `train_step` of its own, boundaries or mode do not fit it, or
+            data or targets are missing; if a dataset or class weights are given together
+            with `on_demand`.
         RuntimeError: If the Keras backend is not TensorFlow.
 
     Example:
@@ -100,11 +106,22 @@ def diagnose(
     >>> found = e2e.diagnose(model, np.ones((64, 2)), np.ones(64), steps=50, verbose=0)
     >>> [verdict.state for verdict in found.verdicts.values()]
     ['frozen', 'frozen']
+
+    Closer, a module for each layer of a deeper one:
+
+    >>> deep = keras.Sequential([keras.Input((2,)), *map(keras.layers.Dense, [3] * 5)])
+    >>> deep.compile("sgd", "mse")
+    >>> ends = [layer.name for layer in deep.layers[:-1]]
+    >>> found = e2e.diagnose(deep, np.ones((64, 2)), np.ones((64, 3)), steps=50, verbose=0,
+    ...                      boundaries=ends)
+    >>> len(found.verdicts)
+    5
     """
     on_demand = list(on_demand)
     refuse_model(model)
     _refuse_arguments(steps, update_freq, verbose, fit)
     _refuse_on_demand(on_demand, fit)
+    _refuse_boundaries(model, boundaries)
     _refuse_mode(model, mode)
     held_out = ValidationData(validation_data, fit)
     per_step = batches_per_step(model)
@@ -114,10 +131,9 @@ def diagnose(
     progress = Progress(stop, verbose)
     watch = ModuleDiagnostics(update_freq, "full", max(update_freq, steps // MEASUREMENTS))
     with preserve_everything(model):
-        modular = as_modules(model, lambda: data.examples(model))
+        modular = as_modules(model, lambda: data.examples(model), boundaries)
         modular.training_mode = modular.training_mode if mode is None else mode
-        weight = fit.get("sample_weight")
-        measured = _measured(on_demand, modular, x, y, weight, progress)
+        measured = _measured(on_demand, modular, x, y, fit, progress)
         before = held_out.loss(model)
         with warnings.catch_warnings():
             # Of a dataset whose size is not known Keras says so after each pass.
@@ -144,13 +160,13 @@ def _measured(
     modular: Any,
     x: Any,
     y: Any,
-    sample_weight: Any,
+    fit: Mapping[str, Any],
     progress: Progress,
 ) -> dict[str, dict[str, float]]:
     found: dict[str, dict[str, float]] = {}
     for quantity in on_demand:
         progress.say(f"measuring {quantity.name}")
-        found.update(quantity.measure(modular, x, y, sample_weight))
+        found.update(quantity.measure(modular, x, y, fit.get("sample_weight")))
     return found
 
 
@@ -185,9 +201,24 @@ def _split(modular: Any) -> list[str]:
         return []
     return [
         "A module goes by its last layer and is judged as a whole. Its layers with "
-        f"weights: {', '.join(spans)}. To look closer, diagnose "
-        "e2e.modularize(model, boundaries), compiled."
+        f"weights: {', '.join(spans)}. To look closer, name the "
+        "layers that end a module: diagnose(..., boundaries=[...])."
     ]
+
+
+def _refuse_boundaries(model: Any, boundaries: Any) -> None:
+    """Raises ValueError for boundaries that a diagnosis has no use for."""
+    if boundaries is not None and isinstance(model, ModularTrainer):
+        raise ValueError(
+            f"diagnose(boundaries=...): {model.name!r} is modular and judged by its own "
+            "modules. Leave boundaries out, or diagnose the model it was made from."
+        )
+    if isinstance(boundaries, Mapping):
+        raise ValueError(
+            "diagnose(boundaries=...): a diagnosis of a model that is not modular has no "
+            f"objectives. Give the names alone, {list(boundaries)}; or diagnose "
+            "modularize(model, boundaries), compiled."
+        )
 
 
 def _refuse_mode(model: Any, mode: Any) -> None:

@@ -7,7 +7,12 @@ import keras
 
 from keras_e2e.models.modular_model import ModularModel
 from keras_e2e.models.modular_wrapper import ModularWrapper
-from keras_e2e.models.placement import holds_boundary, new_boundaries
+from keras_e2e.models.placement import (
+    Boundaries,
+    holds_boundary,
+    new_boundaries,
+    objectives_by_name,
+)
 from keras_e2e.models.rewiring import rewire
 from keras_e2e.modules.call_order import CallOrder
 from keras_e2e.trainers.modular_trainer import ModularTrainer
@@ -56,12 +61,15 @@ def refuse_model(model: Any) -> None:
             )
 
 
-def as_modules(model: Any, examples: Callable[[], Any]) -> Any:
+def as_modules(
+    model: Any, examples: Callable[[], Any], boundaries: Boundaries = None
+) -> Any:
     """A modular model that trains the layers of a model with its optimizer and loss.
 
-    The boundaries are those that the model holds. If it holds none, up to three are chosen
-    that balance the modules; where none can be, all of it is one module. A modular model
-    is returned as it is, but for `steps_per_execution`, which is 1 in all cases.
+    The boundaries are those that are given or that the model holds. If there are none, up
+    to three are chosen that balance the modules; where none can be, all of it is one
+    module. A modular model is returned as it is, but for `steps_per_execution`, which is 1
+    in all cases.
 
     The given model is changed: taps, nodes of the graph, what is built. See
     `preserve_everything`.
@@ -70,6 +78,7 @@ def as_modules(model: Any, examples: Callable[[], Any]) -> Any:
         model: A compiled Keras model.
         examples: Function that returns inputs of a few examples. It is called only if the
             model has no graph: data may be used up by looking at it.
+        boundaries: As in `modularize`, without objectives. Defaults to `None`.
     """
     if isinstance(model, ModularTrainer):
         with strategy_scope(model):
@@ -84,16 +93,21 @@ def as_modules(model: Any, examples: Callable[[], Any]) -> Any:
             shapes = keras.tree.map_structure(lambda t: (None, *t.shape[1:]), examples())
             model.build(shapes)
         is_graph = compat.is_functional(model) and compat.has_stock_call(model)
-        modular = _graph(model) if is_graph else _code(model, examples())
+        if is_graph:
+            modular = _graph(model, boundaries)
+        else:
+            modular = _code(model, boundaries, examples())
         _compile_like(model, modular)
     return modular
 
 
-def _graph(model: keras.Model) -> Any:
+def _graph(model: keras.Model, boundaries: Boundaries) -> Any:
     try:
-        inserted = new_boundaries(model, None, None)
-    except ValueError:  # there is no cut point
-        inserted = {}
+        inserted = new_boundaries(model, boundaries, None)
+    except ValueError:
+        if boundaries is not None:
+            raise
+        inserted = {}  # there is no cut point
     inputs, outputs = rewire(model, inserted, keep=True)
     modular = AnyGraph(inputs, outputs, name=model.name)
     share_dtype_policy(model, modular)
@@ -107,7 +121,9 @@ def _graph(model: keras.Model) -> Any:
     return modular
 
 
-def _code(model: keras.Model, x: Any) -> Any:
+def _code(model: keras.Model, boundaries: Boundaries, x: Any) -> Any:
+    if boundaries is not None:
+        return wrapped(model, [*objectives_by_name(model, boundaries, None)], x)
     if holds_boundary(model):
         return wrapped(model, [], x)
     order = CallOrder(model, x)

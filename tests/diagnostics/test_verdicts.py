@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from keras_e2e.diagnostics import judge, states
+from keras_e2e.diagnostics.advice import advise
 from keras_e2e.diagnostics.states import Place
 from keras_e2e.diagnostics.verdicts import Verdict, with_measured
 
@@ -316,8 +317,8 @@ def test_advice_fits_what_the_module_is_and_has(place, words):
 
 def test_nobody_is_told_to_normalize_what_is_normalized():
     for state in ("vanishing", "exploding"):
-        assert "normalize" in states.advice(state, Place())
-        assert "normalize" not in states.advice(state, Place(normalized=True))
+        assert "normalize" in advise(state, Place())
+        assert "normalize" not in advise(state, Place(normalized=True))
 
 
 def test_the_message_has_numbers_and_a_way_out():
@@ -362,21 +363,32 @@ def test_a_module_without_which_training_does_as_well_is_idle(state, utility, ex
 
 
 def test_advice_goes_by_the_numbers():
-    flat = states.advice("starved", Place(), {"update_ratio": 1e-3})
+    flat = advise("starved", Place(), {"update_ratio": 1e-3})
     assert flat.startswith("First check that inputs and targets belong together")
-    small = states.advice("starved", Place(), {"update_ratio": 5e-6})
+    small = advise("starved", Place(), {"update_ratio": 5e-6})
     assert small.startswith("The steps are small (update_ratio 5e-06")
     some = {"dormant_fraction": 0.8, "skill": 0.0}
-    assert "inputs and targets" in states.advice("dormant", Place(), some)
+    assert "inputs and targets" in advise("dormant", Place(), some)
     for other in ({**some, "dormant_fraction": 1.0}, {**some, "skill": 0.5}, {}):
-        assert "inputs and targets" not in states.advice("dormant", Place(), other)
+        assert "inputs and targets" not in advise("dormant", Place(), other)
+
+
+def test_a_loss_far_above_a_constant_prediction_s_is_a_matter_of_scale():
+    wild = {"loss": 2.0, "skill": -1.0, "loss at start": 30.0}
+    for state in ("starved", "unclear"):
+        said = advise(state, Place(), wild)
+        assert said.startswith("At the start the loss was 30 times that of a constant")
+    usual = {**wild, "loss at start": 9.0}
+    assert advise("unclear", Place(), usual) == ""
+    # A loss that may be negative has no scale to compare with.
+    assert advise("unclear", Place(), {**wild, "loss": -2.0}) == ""
 
 
 def test_what_is_not_trainable_is_told_from_what_does_not_move():
     words = "None of its weights is trainable"
-    assert words in states.advice("frozen", Place(), {"grad_rms": 0.1})
+    assert words in advise("frozen", Place(), {"grad_rms": 0.1})
     for numbers in ({"update_ratio": 0.0}, {}):
-        assert words not in states.advice("frozen", Place(), numbers)
+        assert words not in advise("frozen", Place(), numbers)
 
 
 def test_numbers_that_are_not_finite_are_named():

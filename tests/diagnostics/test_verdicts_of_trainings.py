@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 import keras_e2e as e2e
+from keras_e2e.experiments import tasks
 
 layers = keras.layers
 RNG = np.random.default_rng(0)
@@ -71,3 +72,32 @@ def test_a_training_with_batches_of_one_example_is_healthy():
     watch = e2e.callbacks.ModuleDiagnostics()
     model.fit(X, CLASSES, 1, epochs=6, verbose=0, callbacks=[watch])
     assert [verdict.state for verdict in watch.verdicts().values()] == ["healthy"] * 3
+
+
+@pytest.mark.parametrize(
+    "factor, says",
+    [
+        (1e4, "times that of a constant prediction: scale inputs and targets first"),
+        (1e6, "times that of a constant prediction: scale inputs and targets first"),
+        (1e-4, "do not depend on the inputs: check first that these are not scaled down"),
+    ],
+)
+def test_inputs_of_a_wrong_scale_are_named_and_the_advice_repairs_it(factor, says):
+    images, classes = tasks.load_digits(0)[0]
+    images = images.reshape(len(images), -1)
+
+    def diagnosed(x):
+        keras.utils.set_random_seed(0)
+        hidden = [layers.Dense(64, "relu", name=name) for name in "abcd"]
+        model = keras.Sequential(
+            [keras.Input((64,)), *hidden, layers.Dense(10, "softmax", name="out")]
+        )
+        model.compile("adam", "sparse_categorical_crossentropy")
+        return e2e.diagnose(model, x, classes, boundaries=list("abcd"), verbose=0)
+
+    found = diagnosed(factor * images).verdicts
+    assert says in found["a"].message
+    alarms = [name for name, verdict in found.items() if verdict.alarm]
+    assert alarms == ([] if found["a"].state == "unclear" else ["a"])
+    scaled = factor * images / np.std(factor * images)
+    assert not any(v.alarm for v in diagnosed(scaled).verdicts.values())

@@ -451,6 +451,50 @@ def test_a_model_that_marks_boundaries_is_cut_there():
     assert len(model.variables) == count
 
 
+@pytest.mark.parametrize("make, count", [(convolutions, 2), (tokens, 1)])
+def test_a_number_of_modules_or_their_ends_may_be_given(make, count):
+    model, x, y = make()
+    found = e2e.diagnose(model, x, y, boundaries=count, **QUICK)
+    assert len(found.verdicts) == count + 1
+    ends = [*found.verdicts][:1]
+    found = e2e.diagnose(model, x, y, boundaries=ends, **QUICK)
+    assert [*found.verdicts][:1] == ends and len(found.verdicts) == 2
+
+
+def test_a_subclassed_model_is_split_at_the_layers_that_are_named():
+    model, x, y = code()
+    found = e2e.diagnose(model, x, y, boundaries={"stem"}, **QUICK)
+    assert [*found.verdicts] == ["stem", "outputs"]
+    with pytest.raises(ValueError, match=r"no graph to choose cut points in\. Name its"):
+        e2e.diagnose(model, x, y, boundaries=2, **QUICK)
+
+
+@pytest.mark.parametrize(
+    "boundaries, message",
+    [
+        (["nowhere"], "has no layer 'nowhere'"),
+        ({"a": "prediction"}, r"Give the names alone, \['a'\]"),
+        ([], "name at least one layer"),
+        (9, "cut point"),
+        ("a", "expected a list of layer names"),
+    ],
+)
+def test_boundaries_that_do_not_fit_are_refused(boundaries, message):
+    model, x, y = convolutions()
+    before = model.get_weights()
+    with pytest.raises(ValueError, match=message):
+        e2e.diagnose(model, x, y, boundaries=boundaries, **QUICK)
+    assert all(map(np.array_equal, model.get_weights(), before))
+    model.fit(x, y, verbose=0)
+
+
+def test_a_modular_model_has_boundaries_of_its_own():
+    model = e2e.modularize(mlp()[0], 1)
+    model.compile("adam", CROSSENTROPY)
+    with pytest.raises(ValueError, match=r"by its own modules\. Leave boundaries out"):
+        e2e.diagnose(model, X, Y, boundaries=1, **QUICK)
+
+
 def test_models_that_train_in_a_way_of_their_own_are_refused_by_name():
     class Own(keras.Model):
         def train_step(self, data):
