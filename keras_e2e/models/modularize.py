@@ -6,6 +6,7 @@ import keras
 
 from keras_e2e.models.modular_model import ModularModel
 from keras_e2e.models.modular_wrapper import ModularWrapper
+from keras_e2e.models.overridden import refuse_overridden
 from keras_e2e.models.placement import (
     DEFAULT_BALANCE,
     Boundaries,
@@ -96,7 +97,7 @@ def modularize(
             objective is expected, or as `remat` or `shared`.
         ValueError: If a boundary cannot be placed (the error names the layers and a fix),
             if there are too few cut points to choose from, if the model overrides
-            training methods that a modular model would not call, if `remat` names a module
+            methods that a modular model would not call, if `remat` names a module
             that does not exist or cannot be computed twice, or if `shared` names something
             else than a layer that modules share, or a module that does not use it.
         NotImplementedError: If the Keras backend is neither TensorFlow nor JAX, or not
@@ -213,22 +214,4 @@ def _refuse_unsuitable(model: keras.Model) -> None:
             "known. Start it with keras.Input(shape), or call model.build(input_shape)."
         )
     if not isinstance(model, ModularTrainer):
-        _refuse_custom_training(model)
-
-
-def _refuse_custom_training(model: keras.Model) -> None:
-    """Refuses models whose own training logic keras_e2e would skip in silence."""
-    methods = ["train_step", "test_step", "predict_step", "compute_loss", "compute_metrics"]
-    if compat.is_functional(model) and not compat.has_stock_call(model):
-        raise ValueError(
-            f"{type(model).__name__} ({model.name!r}) is a graph of layers and overrides "
-            "call(), which a modular model, built from the graph, would not run. Put what "
-            "call() adds into layers."
-        )
-    for method in methods:
-        if getattr(type(model), method) is not getattr(keras.Model, method):
-            raise ValueError(
-                f"{type(model).__name__} ({model.name!r}) overrides {method}(), which "
-                "a modular model would not run. Move what it does into layers, losses or "
-                "metrics, or put a LocalObjective where it trains a part."
-            )
+        refuse_overridden(model)

@@ -7,6 +7,7 @@ import keras
 from keras import tree
 
 from keras_e2e.modules.boundary import ModuleBoundary
+from keras_e2e.trainers.modular_trainer import ModularTrainer
 from keras_e2e.utils import compat
 from keras_e2e.utils.graphs import inputs_like, takes_training
 
@@ -39,7 +40,7 @@ def rewire(
     def call(layer, *args, **kwargs):
         if isinstance(layer, ModuleBoundary) and not keep:
             return args[0]
-        if compat.is_functional(layer) and (flatten or _holds_boundary(layer, inserted)):
+        if _is_graph(layer) and (flatten or _holds_boundary(layer, inserted)):
             outputs = _inline(call, layer, *args, **kwargs)
         else:
             outputs = layer(*args, **kwargs)
@@ -57,8 +58,14 @@ def graph_layers(
     """Yields (path, layer) for the layers of a graph and of graphs nested in it."""
     for layer in compat.as_functional(model).layers:
         yield prefix + layer.name, layer
-        if compat.is_functional(layer):
+        if _is_graph(layer):
             yield from graph_layers(layer, prefix + layer.name + "/")
+
+
+def _is_graph(layer: Any) -> bool:
+    """Whether a layer is a model that runs its graph, and nothing of its own beside it."""
+    runs_it = isinstance(layer, ModularTrainer) or compat.has_stock_call(layer)
+    return compat.is_functional(layer) and runs_it
 
 
 def _inline(

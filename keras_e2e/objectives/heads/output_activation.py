@@ -68,7 +68,7 @@ def _walk_back(tensor: keras.KerasTensor, steps: list[Callable]) -> bool:
         operation = call.operation
         if isinstance(operation, keras.layers.InputLayer):
             return True
-        if compat.is_functional(operation):
+        if compat.is_functional(operation) and compat.has_stock_call(operation):
             place = [id(t) for t in call.outputs].index(id(tensor))
             inner = compat.as_functional(operation)
             if operation.weights:
