@@ -23,6 +23,7 @@ from keras_e2e.objectives.signal import Signal
 from keras_e2e.objectives.similarity import SimilarityMatching, SupervisedContrastive
 from keras_e2e.objectives.specs import Batch, Exit, ModelSpec, Output, OutputSpec
 from keras_e2e.objectives.synthetic_gradient import SyntheticGradient
+from keras_e2e.objectives.transport import Transport
 from keras_e2e.objectives.two_view import BarlowTwins, VICReg, ViewContrast
 
 __all__ = [
@@ -50,6 +51,7 @@ __all__ = [
     "SimilarityMatching",
     "SupervisedContrastive",
     "SyntheticGradient",
+    "Transport",
     "VICReg",
     "ViewContrast",
     "deserialize",

@@ -27,6 +27,7 @@ Alias = Literal[
     "sim",
     "supcon",
     "synthetic_gradient",
+    "transport",
     "vicreg",
     "view_contrast",
 ]

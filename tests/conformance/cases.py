@@ -51,6 +51,7 @@ from keras_e2e.objectives import (
     SimilarityMatching,
     SupervisedContrastive,
     SyntheticGradient,
+    Transport,
     VICReg,
     ViewContrast,
     heads,
@@ -290,6 +291,8 @@ OBJECTIVES = [
         "conv",
         batch_statistics=True,
     ),
+    ObjectiveCase("transport", lambda: Transport(tau=0.5)),
+    ObjectiveCase("transport-conv", Transport, "conv"),
     ObjectiveCase("mixture-schedule", _decaying),
     # Without ReLUs, of few dimensions and a mild temperature: finite differences.
     ObjectiveCase(

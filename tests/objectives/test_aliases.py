@@ -25,6 +25,7 @@ from keras_e2e.objectives import (
     SimilarityMatching,
     SupervisedContrastive,
     SyntheticGradient,
+    Transport,
     VICReg,
     ViewContrast,
 )
@@ -36,6 +37,7 @@ KINDS = {
     "sim": SimilarityMatching,
     "predsim": PredSim,
     "supcon": SupervisedContrastive,
+    "transport": Transport,
     "infopro": InfoPro,
     "reconstruction": Reconstruction,
     "barlow_twins": BarlowTwins,
@@ -209,6 +211,7 @@ NON_DEFAULT = {
     ),
     "feedback_alignment": lambda: FeedbackAlignment(seed=3, weight=SCHEDULE),
     "direct_feedback_alignment": lambda: DirectFeedbackAlignment(seed=3, weight=0.5),
+    "transport": lambda: Transport(Prediction("mlp"), tau=0.5, weight=2.0, reach=2),
     "mixture": lambda: Mixture({"sim": 0.5, BarlowTwins(projection_dim=3): 2}, weight=0.5),
     "mixture in a mixture": lambda: Mixture(
         {Mixture({"sim": 0.5, InfoPro(std=[0.5, 1.0]): 0.0}): 0.25, PredSim(0.5): 2.0},
