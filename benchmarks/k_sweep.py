@@ -75,6 +75,11 @@ def prediction(head: Any) -> Callable[[], Any]:
     return lambda: e2e.objectives.Prediction(head=head() if callable(head) else head)
 
 
+def man_plus_plus() -> MomentumAuxiliary:
+    """Makes the momentum auxiliary network whose averaged block has a learned scale."""
+    return MomentumAuxiliary(learnable_scale=True)
+
+
 def transport(head: str) -> Callable[[], Any]:
     """Makes objectives that predict the class, with transport regularization."""
     return lambda: e2e.objectives.Transport(prediction(head)())
@@ -103,6 +108,7 @@ METHODS = {
     ),
     "AugLocal": Method("class", prediction(AugLocal), "#8e44ad"),
     "MAN": Method("class", prediction(MomentumAuxiliary), "#d35400", reported={16: 9.11}),
+    "MAN++": Method("class", prediction(man_plus_plus), "#873600"),
     "TRGL": Method("class", transport("conv_mlp"), "#117864"),
     "deep supervision": Method(
         "class", prediction("conv_mlp"), "#7f8c8d", mode="deep_supervision"

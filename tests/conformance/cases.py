@@ -182,9 +182,9 @@ def _own_head():
     )
 
 
-def _momentum():
+def _momentum(**options):
     # Without ReLUs behind normalized values: finite differences.
-    return Prediction(MomentumAuxiliary(head="gap_linear"))
+    return Prediction(MomentumAuxiliary(head="gap_linear", **options))
 
 
 def _decaying():
@@ -216,6 +216,9 @@ OBJECTIVES = [
     ObjectiveCase("prediction-own-head", lambda: Prediction(_own_head())),
     ObjectiveCase("prediction-auglocal", lambda: Prediction(AugLocal()), "deep"),
     ObjectiveCase("prediction-momentum", _momentum, "deep"),
+    ObjectiveCase(
+        "prediction-momentum-scale", lambda: _momentum(learnable_scale=True), "deep"
+    ),
     ObjectiveCase(
         "prediction-one-output", lambda: Prediction(output_name="kind"), "two_outputs"
     ),
@@ -337,6 +340,7 @@ DISTINCT = [
     for i, case in enumerate(OBJECTIVES)
     if case.kind not in {before.kind for before in OBJECTIVES[:i]}
     or case.name in ("prediction-auglocal", "prediction-momentum", "target-missing")
+    or case.name == "prediction-momentum-scale"
 ]
 BY_NAME = {case.name: case for case in OBJECTIVES}
 # With each kind of head, and with losses in several passes: what XLA and mixed precision

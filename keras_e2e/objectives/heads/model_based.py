@@ -120,16 +120,23 @@ class MomentumAuxiliary(ModelHead):
     block's own weights are read, and neither belong to the head nor get a gradient.
     The averaging is done in float32; the copies compute in the block's own dtype.
 
+    MAN++ (Su et al. 2025) multiplies what the averaged block returns by a learned scale,
+    as its features and those of the module may be of different sizes.
+
     Args:
         momentum: Number from 0 to 1. Defaults to 0.995.
         head: String, the kind of head that the sum goes into, as in `heads.make_head`.
             Defaults to `"conv_mlp"`, DGL's, one of those that the paper puts it in front
             of.
+        learnable_scale: Boolean, whether what the averaged block returns is multiplied by
+            a scale that is trained with the head, one number for each channel, from 1
+            (MAN++). Defaults to `False`, as in MAN.
         **kwargs: Arguments of `keras.layers.Layer`.
 
     Raises:
-        ValueError: If `momentum` is out of range or `head` unknown. When the model is
-            made: if the model shows no graph after the boundary, or only its last layers.
+        ValueError: If `momentum` is out of range, `head` unknown or `learnable_scale` not
+            a Boolean. When the model is made: if the model shows no graph after the
+            boundary, or only its last layers.
         TypeError: If `head` is not a string.
 
     Example:
@@ -151,7 +158,14 @@ class MomentumAuxiliary(ModelHead):
 
     block: keras.Model
 
-    def __init__(self, momentum: float = 0.995, head: str = "conv_mlp", **kwargs: Any):
+    def __init__(
+        self,
+        momentum: float = 0.995,
+        head: str = "conv_mlp",
+        *,
+        learnable_scale: bool = False,
+        **kwargs: Any,
+    ):
         # Read in half precision, as a mixed policy would, the averages would not move.
         super().__init__(**{**kwargs, "dtype": "float32"})
         if not isinstance(head, str):
@@ -163,6 +177,12 @@ class MomentumAuxiliary(ModelHead):
         self.momentum = check_number(
             "MomentumAuxiliary: momentum", momentum, least=0, most=1
         )
+        if not isinstance(learnable_scale, bool):
+            raise ValueError(
+                f"MomentumAuxiliary: learnable_scale={learnable_scale!r}: expected True or "
+                "False."
+            )
+        self.learnable_scale = learnable_scale
         self.averages: list = []
 
     def make(self, activation, target_shape, dtype, following_blocks):
@@ -191,6 +211,10 @@ class MomentumAuxiliary(ModelHead):
         # Behind a function: Keras would track what is an attribute as the head's own.
         self.tied = lambda: (originals, copies)
         self.block = keras.Model(inputs, through, name="block")
+        if self.learnable_scale:
+            self.scale = self.add_weight(
+                shape=(through.shape[-1],), initializer="ones", name="scale"
+            )
         seen = keras.KerasTensor(through.shape, through.dtype)
         self.network = heads.make_head(self.head, seen, target_shape, dtype)
 
@@ -200,6 +224,8 @@ class MomentumAuxiliary(ModelHead):
         # The block once more, with other values in the place of its weights.
         with keras.StatelessScope(list(zip(copies, values, strict=True))):
             seen = self.block(activation, training=False)
+        if self.learnable_scale:
+            seen = seen * ops.cast(self.scale, seen.dtype)
         seen = seen + self.block(activation, training=training)
         return super().call(seen, training)
 
@@ -216,7 +242,8 @@ class MomentumAuxiliary(ModelHead):
         return values
 
     def get_config(self):
-        return {**super().get_config(), "head": self.head, "momentum": self.momentum}
+        config = {**super().get_config(), "head": self.head, "momentum": self.momentum}
+        return {**config, "learnable_scale": self.learnable_scale}
 
 
 def _wide(dtype: str) -> str:

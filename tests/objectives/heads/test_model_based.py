@@ -216,6 +216,34 @@ def test_the_original_is_no_part_of_the_head_and_gets_no_gradient():
     assert np.abs(own).max() > 0
 
 
+def test_the_averaged_block_may_have_a_scale_that_is_learned():
+    activation, rest = dense(2)
+    head = MomentumAuxiliary(0.9, "gap_linear", learnable_scale=True)
+    make_head(head, activation, (None, 3), None, rest)
+    (scale,) = [v for v in head.trainable_weights if v.path.endswith("scale")]
+    np.testing.assert_array_equal(scale, np.ones(4))
+    scale.assign([0.5, 2.0, 0.0, -1.0])
+    x = some(activation)
+    kernel, bias = (np.asarray(v) for v in rest[0].layers[0].weights)
+    own_kernel, own_bias, last_kernel, last_bias = (
+        np.asarray(v) for v in head.trainable_weights if v is not scale
+    )
+    averaged = np.tanh(x @ kernel + bias)
+    seen = averaged * [0.5, 2.0, 0.0, -1.0] + np.tanh(x @ own_kernel + own_bias)
+    np.testing.assert_allclose(
+        head(x), seen @ last_kernel + last_bias, rtol=1e-4, atol=1e-6
+    )
+    with tf.GradientTape() as tape:
+        loss = ops.sum(head(x, training=True))
+    expected = averaged.sum(axis=0) * last_kernel.sum(axis=1)
+    np.testing.assert_allclose(tape.gradient(loss, scale.value), expected, rtol=1e-4)
+
+
+def test_without_a_learned_scale_there_is_none():
+    head, _, _ = man()
+    assert not [v for v in head.weights if "scale" in v.path]
+
+
 def test_batch_statistics_are_averaged_too_and_the_average_infers():
     norm = layers.BatchNormalization(name="norm", momentum=0.5)
     drop = layers.Dropout(0.5)
@@ -364,6 +392,7 @@ def test_a_head_needs_to_see_what_follows_and_serves_one_boundary(kind):
         (lambda: AugLocal(1, 2), "depth_max=1: expected an integer of at least 2"),
         (lambda: AugLocal(0, 0), "depth_min=0"),
         (lambda: MomentumAuxiliary(1.5), "momentum=1.5"),
+        (lambda: MomentumAuxiliary(learnable_scale=0.5), "learnable_scale=0.5.*True or"),
         (lambda: assembled(MomentumAuxiliary(), dense(0)), "'gap_linear'"),
         (lambda: assembled(AugLocal(), dense(1), (None, None, 3)), r"\(None, None, 3\)"),
     ],
@@ -379,6 +408,10 @@ def assembled(head, given, target=(None, 3)):
 
 
 def test_configs_hold_the_arguments():
-    for head in (AugLocal(4, 2, name="a"), MomentumAuxiliary(0.5, "mlp", name="b")):
+    for head in (
+        AugLocal(4, 2, name="a"),
+        MomentumAuxiliary(0.5, "mlp", name="b"),
+        MomentumAuxiliary(0.5, "mlp", learnable_scale=True),
+    ):
         again = type(head).from_config(head.get_config())
         assert again.get_config() == head.get_config()
