@@ -7,17 +7,17 @@ import keras
 
 from keras_e2e.models.modular_model import ModularModel
 from keras_e2e.models.modular_wrapper import ModularWrapper
+from keras_e2e.models.own_class import modular_graph
 from keras_e2e.models.placement import (
     Boundaries,
     holds_boundary,
     new_boundaries,
     objectives_by_name,
 )
-from keras_e2e.models.rewiring import rewire
 from keras_e2e.modules.call_order import CallOrder
 from keras_e2e.trainers.modular_trainer import ModularTrainer
 from keras_e2e.utils import compat
-from keras_e2e.utils.graphs import share_dtype_policy, strategy_scope
+from keras_e2e.utils.graphs import strategy_scope
 
 # What a subclass may override that changes how it is trained.
 _TRAINING = ("train_step", "compute_loss", "make_train_function")
@@ -108,9 +108,7 @@ def _graph(model: keras.Model, boundaries: Boundaries) -> Any:
         if boundaries is not None:
             raise
         inserted = {}  # there is no cut point
-    inputs, outputs = rewire(model, inserted, keep=True)
-    modular = AnyGraph(inputs, outputs, name=model.name)
-    share_dtype_policy(model, modular)
+    modular = modular_graph(model, inserted, AnyGraph)
     # Where a nested model ended this one, the outputs go by its name.
     names = list(compat.as_functional(model).output_names)
     if not isinstance(modular.output, dict):

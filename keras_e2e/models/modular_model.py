@@ -83,7 +83,7 @@ class ModularModel(ModularBase, keras.Model):
         **kwargs,
     ):
         mode = TrainingMode.get(training_mode)
-        super().__init__(*args, **kwargs)
+        self._make_graph(*args, **kwargs)
         if dtype is not None:
             self.dtype_policy = keras.dtype_policies.get(dtype)
         self._modular = ModularState(mode)
@@ -113,6 +113,9 @@ class ModularModel(ModularBase, keras.Model):
         if shared is not None:  # else it is what they have noted
             for boundary in boundaries.values():
                 boundary.shared = dict(graph.shared)
+
+    def _make_graph(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
 
     @property
     def shared(self) -> dict[str, str]:

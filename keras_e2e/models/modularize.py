@@ -7,6 +7,7 @@ import keras
 from keras_e2e.models.modular_model import ModularModel
 from keras_e2e.models.modular_wrapper import ModularWrapper
 from keras_e2e.models.overridden import refuse_overridden
+from keras_e2e.models.own_class import OwnClass, modular_graph
 from keras_e2e.models.placement import (
     DEFAULT_BALANCE,
     Boundaries,
@@ -22,7 +23,7 @@ from keras_e2e.modules.training_mode import ModeName, TrainingMode
 from keras_e2e.objectives import Identifier
 from keras_e2e.trainers.modular_trainer import ModularTrainer
 from keras_e2e.utils import compat
-from keras_e2e.utils.graphs import share_dtype_policy, stock_model, strategy_scope
+from keras_e2e.utils.graphs import stock_model, strategy_scope
 
 DEFAULT_OBJECTIVE: Identifier = "prediction"
 
@@ -142,17 +143,9 @@ def modularize(
                 model, objectives, training_mode=training_mode, shared=shared
             )
         inserted = new_boundaries(model, boundaries, objective, balance, shared)
-        inputs, outputs = rewire(model, inserted, keep=True)
-        modular = ModularModel(
-            inputs,
-            outputs,
-            name=model.name,
-            training_mode=training_mode,
-            remat=remat,
-            shared=shared,
+        return modular_graph(
+            model, inserted, training_mode=training_mode, remat=remat, shared=shared
         )
-        share_dtype_policy(model, modular)
-        return modular
 
 
 def strip(model: keras.Model) -> keras.Model:
@@ -187,6 +180,8 @@ def strip(model: keras.Model) -> keras.Model:
             f"{type(model).__name__} without boundaries, and can be used as it is."
         )
     with strategy_scope(model):
+        if isinstance(model, OwnClass):
+            return model.stock_model()
         inputs, outputs = rewire(model, {}, keep=False)
         return stock_model(inputs, outputs, model, model.name)
 

@@ -2,6 +2,7 @@
 
 import keras
 
+from keras_e2e.models.own_class import keeps_class
 from keras_e2e.utils import compat
 
 # What a training step is made of: a modular model has a step of its own.
@@ -50,12 +51,19 @@ def refuse_overridden(model: keras.Model) -> None:
                 "what it does into layers, losses or metrics, or put a LocalObjective "
                 "where it trains a part."
             )
+    if keeps_class(model):
+        return  # its modular model is of this class, too
     for method in ("__call__",) * graph + _CALLED:
         if overrides(model, method):
+            advice = (
+                "make it of a subclass of keras.Model, super().__init__(inputs, outputs)"
+                if graph
+                else f"split a model of a subclass with {method} = keras.Model.{method}, "
+                f"and do what it does in front of the modular model's {method}()"
+            )
             raise ValueError(
-                f"{who} overrides {method}(), which a modular model would not run. Do what "
-                f"it does in front of the modular model's {method}(), and split a model of "
-                f"a subclass that says so: {method} = keras.Model.{method}."
+                f"{who} overrides {method}(), which a modular model would not run. For "
+                f"one: {advice}."
             )
 
 
