@@ -116,7 +116,17 @@ def test_a_greedy_run_trains_each_module_in_turn(scripts):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("method, k", [("end to end", 1), ("AugLocal", 2), ("MAN", 2)])
+@pytest.mark.parametrize(
+    "method, k",
+    [
+        ("end to end", 1),
+        ("AugLocal", 2),
+        ("MAN", 2),
+        ("MAN++", 2),
+        ("TRGL", 2),
+        ("ContSup", 4),
+    ],
+)
 def test_the_residual_network_takes_a_step(scripts, method, k, tmp_path, monkeypatch):
     shared, _, script = scripts
     monkeypatch.setattr(script, "CHANNELS", (2, 2, 3, 3))
