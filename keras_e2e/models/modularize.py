@@ -43,7 +43,7 @@ def modularize(
     A module is the layers between two boundaries; a boundary is a `ModuleBoundary` layer,
     which returns what it is given. So the result has the outputs of `model`, to the bit,
     and shares its layers and weights. A boundary goes by the name of the layer that it
-    follows. Nested Functional models that hold a boundary are taken into the outer graph,
+    follows, or of the operation, such as the sum `x + y` at the end of a residual block. Nested Functional models that hold a boundary are taken into the outer graph,
     layer by layer; other nested models stay as they are.
 
     Args:
@@ -53,13 +53,14 @@ def modularize(
         boundaries: Where the modules end. One of:
             - None: The `ModuleBoundary` layers that the model holds; if it holds none,
               up to three cut points of the graph that balance the modules. (A cut
-              point is a layer that every path from the inputs to the outputs crosses.)
-            - A list of names of layers, in any order (`"nested/layer"` where a name
-              alone is ambiguous).
+              point is a layer or operation that every path from the weights before it to
+              an output crosses, at least where other boundaries are set.)
+            - A list of names of layers or operations (`"add_1"`, as `model.operations` has
+              them), in any order (`"nested/layer"` where a name alone is ambiguous).
             - A dict from such names to objectives: a `LocalObjective`, an alias such as
               `"predsim"`, or None to mark the place only.
             - An integer: The number of cut points of the graph to choose, so that they
-              balance the modules.
+              balance the modules, between the blocks of a network that has such.
 
             Defaults to `None`.
         objective: The local objective of boundaries that are listed or chosen: a

@@ -1,4 +1,4 @@
-"""What `boundaries` means: which layers a boundary follows, and with what objective."""
+"""What `boundaries` means: what each boundary follows, and with what objective."""
 
 from collections.abc import Iterable, Mapping, Sequence, Set
 from numbers import Integral
@@ -6,7 +6,7 @@ from typing import Any, SupportsIndex
 
 import keras
 
-from keras_e2e.models.rewiring import graph_layers, rewire
+from keras_e2e.models.rewiring import graph_operations, rewire
 from keras_e2e.modules.boundary import ModuleBoundary
 from keras_e2e.modules.call_costs import Balance, check_balance
 from keras_e2e.modules.cut_points import balanced
@@ -15,6 +15,7 @@ from keras_e2e.modules.ownership import Shared
 from keras_e2e.objectives import Identifier
 from keras_e2e.objectives.base import LocalObjective
 from keras_e2e.utils import compat
+from keras_e2e.utils.graphs import unique
 from keras_e2e.utils.validation import did_you_mean
 
 DEFAULT_BALANCE: Balance = "memory"
@@ -29,7 +30,7 @@ def new_boundaries(
     balance: Balance = DEFAULT_BALANCE,
     shared: Shared | None = None,
 ) -> dict[int, ModuleBoundary]:
-    """The boundaries to insert into a graph, by the `id` of the layer that each follows.
+    """The boundaries to insert into a graph, by the `id` of what each follows.
 
     Args:
         model: A Functional model or built Sequential.
@@ -51,13 +52,13 @@ def new_boundaries(
     else:
         objectives = objectives_by_name(model, boundaries, objective)
         chosen = [(name, _find(model, name), given) for name, given in objectives.items()]
-    marked = {x.module for _, x in graph_layers(model) if isinstance(x, ModuleBoundary)}
+    marked = {x.module for _, x in graph_operations(model) if isinstance(x, ModuleBoundary)}
     inserted: dict[int, ModuleBoundary] = {}
     for name, layer, given in chosen:
         if id(layer) in inserted:
             raise ValueError(
-                f"boundaries: layer {layer.name!r} is named twice: by {name!r} too. Name "
-                "it once."
+                f"boundaries: {_kind(layer)} {layer.name!r} is named twice: by {name!r} "
+                "too. Name it once."
             )
         _refuse_bad_place(layer, marked)
         inserted[id(layer)] = ModuleBoundary(
@@ -104,8 +105,8 @@ def objectives_by_name(
         )
     if isinstance(boundaries, str | bool) or not isinstance(boundaries, Iterable):
         raise ValueError(
-            f"boundaries={boundaries!r}: expected a list of layer names, a dict from "
-            "layer name to objective, or a number of cut points."
+            f"boundaries={boundaries!r}: expected a list of names of layers, a dict "
+            "from name to objective, or a number of cut points."
         )
     names = list(boundaries)
     for name in names:
@@ -138,16 +139,17 @@ def _copy(objective: Any) -> Any:
     return objective
 
 
-def _find(model: keras.Model, name: str) -> keras.layers.Layer:
-    """The layer of this name in a Functional model or in a model nested in it."""
-    found = [layer for path, layer in graph_layers(model) if name in (path, layer.name)]
-    found = list({id(layer): layer for layer in found}.values())
+def _find(model: keras.Model, name: str) -> Any:
+    """What has this name in a Functional model or in a model nested in it."""
+    everything = list(graph_operations(model))
+    found = unique(x for path, x in everything if name in (path, x.name))
     if len(found) == 1:
         return found[0]
     if found:
-        paths = [path for path, layer in graph_layers(model) if layer.name == name]
+        paths = [path for path, x in everything if x.name == name]
         raise ValueError(
-            f"Layer name {name!r} is ambiguous in {model.name!r}: {paths}. Give the path."
+            f"{_kind(found[0]).capitalize()} name {name!r} is ambiguous in "
+            f"{model.name!r}: {paths}. Give the path."
         )
     for layer in compat.all_layers(model):
         if isinstance(layer, LOOPS) and name in [x.name for x in compat.all_layers(layer)]:
@@ -158,15 +160,21 @@ def _find(model: keras.Model, name: str) -> keras.layers.Layer:
                 "which is not a graph of layers. Set the boundary on "
                 f"{layer.name!r}, or apply a ModuleBoundary in its call."
             )
-    names = [layer.name for _, layer in graph_layers(model)]
+    names = [x.name for _, x in everything if _kind(x) == "layer"]
+    sums = [x.name for _, x in everything if _kind(x) == "operation"]
+    also = f" Its operations: {sums}." if sums else ""
     raise ValueError(
-        f"Model {model.name!r} has no layer {name!r}.{did_you_mean(name, names)} Its "
-        f"layers: {names}. Name one of them."
+        f"Model {model.name!r} has no layer {name!r}.{did_you_mean(name, [*names, *sums])} "
+        f"Its layers: {names}.{also} Name one of them."
     )
 
 
-def _refuse_bad_place(layer: keras.layers.Layer, marked: set[str]) -> None:
-    """Raises ValueError for a layer that no new boundary may follow."""
+def _kind(operation: Any) -> str:
+    return "layer" if isinstance(operation, keras.layers.Layer) else "operation"
+
+
+def _refuse_bad_place(layer: Any, marked: set[str]) -> None:
+    """Raises ValueError for a layer or operation that no new boundary may follow."""
     if isinstance(layer, keras.layers.InputLayer):
         raise ValueError(
             f"Layer {layer.name!r} is an input: no module would end there. Set the "
@@ -178,7 +186,7 @@ def _refuse_bad_place(layer: keras.layers.Layer, marked: set[str]) -> None:
         )
     if layer.name in marked:
         raise ValueError(
-            f"Layer {layer.name!r} is followed by a boundary already. Leave it out of "
+            f"{_kind(layer).capitalize()} {layer.name!r} is followed by a boundary already. Leave it out of "
             "`boundaries`."
         )
 

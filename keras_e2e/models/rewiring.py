@@ -25,7 +25,7 @@ def rewire(
 
     Args:
         model: A Functional model or built Sequential.
-        inserted: New boundaries by the `id` of the layer that they follow.
+        inserted: New boundaries by the `id` of the layer or operation that they follow.
         keep: Whether the boundaries that are there stay.
         flatten: Whether every nested graph is taken into the outer one.
 
@@ -52,14 +52,15 @@ def rewire(
     return inputs, compat.run_graph(functional, tree.flatten(inputs), call)
 
 
-def graph_layers(
-    model: keras.Model, prefix: str = ""
-) -> Iterator[tuple[str, keras.layers.Layer]]:
-    """Yields (path, layer) for the layers of a graph and of graphs nested in it."""
-    for layer in compat.as_functional(model).layers:
-        yield prefix + layer.name, layer
-        if _is_graph(layer):
-            yield from graph_layers(layer, prefix + layer.name + "/")
+def graph_operations(model: keras.Model, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Yields (path, operation) for what a graph and graphs nested in it call.
+
+    That is layers, and operations such as the sum `x + y`.
+    """
+    for operation in compat.as_functional(model).operations:
+        yield prefix + operation.name, operation
+        if _is_graph(operation):
+            yield from graph_operations(operation, prefix + operation.name + "/")
 
 
 def _is_graph(layer: Any) -> bool:
@@ -97,5 +98,5 @@ def _crossed(boundary: ModuleBoundary, layer: keras.layers.Layer, outputs: Any) 
 
 def _holds_boundary(graph: Any, inserted: Mapping[int, ModuleBoundary]) -> bool:
     """Whether a nested graph holds a boundary, or a layer that one is to follow."""
-    inner = [layer for _, layer in graph_layers(graph)]
+    inner = [operation for _, operation in graph_operations(graph)]
     return any(id(x) in inserted or isinstance(x, ModuleBoundary) for x in inner)

@@ -8,13 +8,8 @@ import keras
 from keras import tree
 
 from keras_e2e.modules.call_costs import costs
-from keras_e2e.modules.cut_points import (
-    DEFAULT_COUNT,
-    FINISHERS,
-    CutPoint,
-    best_ends,
-    ends_of_modules,
-)
+from keras_e2e.modules.call_line import FINISHERS, CutPoint, ends_of_modules
+from keras_e2e.modules.cut_points import DEFAULT_COUNT, best_ends
 from keras_e2e.modules.discovery import run
 from keras_e2e.modules.graph import LOOPS
 from keras_e2e.modules.watched_calls import LayerCall, watched_calls
@@ -61,7 +56,7 @@ class CallOrder:
             return []
         ends = [point.position + 1 for point in points] + [len(self.calls)]
         total = [0, *itertools.accumulate(self._costs())]
-        chosen = best_ends(total, ends, min(DEFAULT_COUNT, len(points)))
+        chosen = best_ends(total, ends, min(DEFAULT_COUNT, len(points))) or ()
         return [points[i].layer.name for i in chosen]
 
     def _may_end(self, place: int) -> bool:

@@ -1,125 +1,41 @@
 """Choosing where to cut a graph into balanced modules."""
 
 import itertools
-from typing import Any, NamedTuple
-
-import keras
+from typing import Any
 
 from keras_e2e.modules.call_costs import Balance, graph_costs
+from keras_e2e.modules.call_line import CutPoint, Line, in_turn
 from keras_e2e.modules.graph import Graph
 
 # The number of boundaries where none is asked for.
 DEFAULT_COUNT = 3
-
-# Layers that act on the next module's input rather than end a module: a loss
-# should see the activation before dropout (Noekland & Eidnes 2019) and in shape.
-_OPENERS = (
-    keras.layers.Dropout,
-    keras.layers.SpatialDropout1D,
-    keras.layers.SpatialDropout2D,
-    keras.layers.SpatialDropout3D,
-    keras.layers.AlphaDropout,
-    keras.layers.GaussianDropout,
-    keras.layers.GaussianNoise,
-    keras.layers.ActivityRegularization,
-    keras.layers.Flatten,
-    keras.layers.Reshape,
-)
-# Layers that belong to the layer before where nothing else follows it: a convolution and
-# its normalization stay together, and so do a residual sum and the one that follows it.
-FINISHERS = (
-    keras.layers.BatchNormalization,
-    keras.layers.GroupNormalization,
-    keras.layers.LayerNormalization,
-    keras.layers.RMSNormalization,
-)
-
-
-class CutPoint(NamedTuple):
-    """A place where a boundary separates the graph into before and after.
-
-    Attributes:
-        layer: The layer whose output would be cut.
-        position: Index of its call in the graph.
-    """
-
-    layer: Any
-    position: int
+# Modules are balanced if the largest costs no more than this times its fair share.
+BALANCED = 1.5
 
 
 def cut_points(graph: Graph) -> list[CutPoint]:
-    """The layers whose output every path from an input to an output crosses.
+    """What every path from weights to an output crosses, unless it starts behind it.
 
-    Of the layers without weights that follow a layer with weights, only the last one
-    that still ends a module in the usual sense is kept (the pooling, say, rather than
+    A path without weights before it, such as that of a mask, does not count: nothing on it
+    is trained. Of the calls without weights that follow a layer with weights, only the last
+    one that still ends a module in the usual sense is kept (the pooling, say, rather than
     the convolution or the dropout). A layer is not cut off from the normalization
     that alone follows it.
     """
-    calls = graph.calls
-    place = {id(c.outputs[0]): i for i, c in enumerate(calls) if c.outputs}
-    last_use = {}
-    for i, call in enumerate(calls):
-        for tensor in call.inputs:
-            last_use[id(tensor)] = i
-    weighted = [bool(getattr(c.operation, "weights", ())) for c in calls]
-    uses: dict[int, list[int]] = {}
-    asked = graph.asked()
-    for i, call in enumerate(calls):
-        if weighted[i] and call.operation.name not in asked:
-            uses.setdefault(id(call.operation), []).append(i)
-
-    # An input may stand late in the order; what comes before it cuts nothing off from it.
-    entered = max(
-        i
-        for i, c in enumerate(calls)
-        if isinstance(c.operation, keras.layers.InputLayer) and id(c.outputs[0]) in last_use
-    )
-    found: list[CutPoint] = []
-    farthest = -1  # the farthest call that uses a tensor made before this one
-    for i, call in enumerate(calls):
-        alone = i > entered and farthest <= i and len(call.outputs) == 1
-        is_output = any(id(t) in graph.outputs for t in call.outputs)
-        shared = any(u[0] <= i < u[-1] for u in uses.values())
-        repeated = sum(c.operation is call.operation for c in calls) > 1
-        for tensor in call.outputs:
-            farthest = max(farthest, last_use.get(id(tensor), -1))
-            if id(tensor) in graph.outputs:
-                farthest = len(calls)  # an early output: nothing later is a cut
-        if (
-            not alone
-            or is_output
-            or shared
-            or repeated
-            or not isinstance(call.operation, keras.layers.Layer)
-        ):
-            continue
-        consumers = graph.consumers.get(id(call.outputs[0]), [])
-        if all(isinstance(c.operation, FINISHERS) for c in consumers):
-            continue
-        if any(weighted[: i + 1]) and any(weighted[i + 1 :]):
-            found.append(CutPoint(call.operation, place[id(call.outputs[0])]))
-    return ends_of_modules(found, weighted)
-
-
-def ends_of_modules(points: list[CutPoint], weighted: list[bool]) -> list[CutPoint]:
-    """Keeps one cut point between two layers with weights."""
-    runs: dict[int, list[CutPoint]] = {}
-    for point in points:
-        before = sum(weighted[: point.position + 1])
-        runs.setdefault(before, []).append(point)
-    kept = []
-    for run in runs.values():
-        usual = [p for p in run if not isinstance(p.layer, _OPENERS)]
-        kept.append((usual or run)[-1])
-    return kept
+    line = Line(graph, graph.calls)
+    return [p for p in line.points() if p.since < 0 and p.position >= line.entered]
 
 
 def balanced(
     graph: Graph, count: int | None = None, balance: Balance = "memory"
 ) -> list[Any]:
-    """The layers at `count` cut points that balance the modules.
+    """The layers and operations at `count` cut points that balance the modules.
 
-    The largest cost over the modules is made as small as it can be.
+    The largest cost over the modules is made as small as it can be: at first with cuts
+    between blocks of layers that repeat (those of a transformer), then, if they do not
+    balance the modules, also with cuts inside of them. What has a way around it (the inner
+    part of a U-Net) is a cut point where another boundary stands on that way; such are
+    taken only if nothing else balances the modules.
 
     Args:
         graph: The graph to cut.
@@ -133,20 +49,72 @@ def balanced(
     Raises:
         ValueError: If `count` is not positive, or if the graph has fewer cut points.
     """
-    points = cut_points(graph)
-    _refuse_count(graph, points, count)
+    line = Line(graph, in_turn(graph))
+    points = line.points()
+    most = _most(points)
+    _refuse_count(graph, points, most, count)
     if count is None:
-        count = min(DEFAULT_COUNT, len(points))
-    ends = [p.position + 1 for p in points] + [len(graph.calls)]
-    total = [0, *itertools.accumulate(graph_costs(graph.calls, balance))]
-    return [points[i].layer for i in best_ends(total, ends, count)]
+        count = min(DEFAULT_COUNT, most)
+    total = [0, *itertools.accumulate(graph_costs(line.calls, balance))]
+    found: list[tuple[float, list[CutPoint]]] = []
+    alone = [p for p in points if p.since < 0]
+    for some in (_between_blocks(line, alone), alone, points):
+        ends = [p.position + 1 for p in some] + [len(line.calls)]
+        chosen = best_ends(total, ends, count, [*(p.since + 1 for p in some), 0])
+        if chosen is not None:
+            cuts = [0, *(ends[i] for i in chosen), len(line.calls)]
+            largest = max(total[b] - total[a] for a, b in itertools.pairwise(cuts))
+            found.append((largest, [some[i] for i in chosen]))
+            if largest <= BALANCED * total[-1] / (count + 1):
+                break
+    return [point.layer for point in min(found, key=lambda each: each[0])[1]]
 
 
-def _refuse_count(graph: Graph, points: list[CutPoint], count: int | None) -> None:
+def _between_blocks(line: Line, points: list[CutPoint]) -> list[CutPoint]:
+    """The cut points without those inside of a block that follows itself."""
+    edges = [0, *(p.position + 1 for p in points)]
+    kinds = [line.kinds(a, b) for a, b in itertools.pairwise(edges)]
+    kept, i = [], 0
+    while i < len(kinds):
+        half = (len(kinds) - i) // 2
+        sizes = range(1, half + 1)
+        size = next((n for n in sizes if kinds[i : i + n] == kinds[i + n : i + 2 * n]), 1)
+        *inner, last = kinds[i : i + size]
+        # The last one may have a layer more, such as the normalization of the outputs.
+        while kinds[i : i + size - 1] == inner and kinds[i + size - 1 : i + size]:
+            if kinds[i + size - 1][: len(last)] != last:
+                break
+            kept.append(points[i + size - 1])
+            i += size
+        if i < len(kinds) and kinds[i:] == inner[: len(kinds) - i]:
+            break  # the last one ends where the model does
+    return kept
+
+
+def most_cuts(graph: Graph) -> int:
+    """How many cut points of a graph can be boundaries at the same time, at most."""
+    return _most(Line(graph, in_turn(graph)).points())
+
+
+def _most(points: list[CutPoint]) -> int:
+    longest: list[int] = []
+    for point in points:
+        before = [
+            n
+            for p, n in zip(points, longest, strict=False)
+            if p.position >= point.since and n
+        ]
+        longest.append(max(before, default=0) + 1 if before or point.since < 0 else 0)
+    return max(longest, default=0)
+
+
+def _refuse_count(
+    graph: Graph, points: list[CutPoint], most: int, count: int | None
+) -> None:
     """Raises ValueError where so many cut points cannot be chosen."""
     if count is not None and count < 1:
         raise ValueError(f"boundaries={count}: expected at least 1 boundary.")
-    if len(points) >= (count or 1):
+    if most >= (count or 1):
         return
     asked = "" if count is None else f"boundaries={count}: "
     operations = {id(c.operation): c.operation for c in graph.calls}.values()
@@ -157,30 +125,35 @@ def _refuse_count(graph: Graph, points: list[CutPoint], count: int | None) -> No
             f"are {weighted}, and each module has at least one. Nothing is to be cut."
         )
     found, names, fewer = "no cut points", "", "Name"
-    if points:
-        found, fewer = (
-            f"only {len(points)} cut points",
-            f"Ask for at most {len(points)}, or name",
-        )
+    if most:
+        found, fewer = f"only {most} cut points", f"Ask for at most {most}, or name"
         names = f": {[p.layer.name for p in points]}"
     raise ValueError(
-        f"{asked}the model {graph.model.name!r} has {found} (layers that every path from "
-        f"input to output crosses, with weights on both sides){names}. {fewer} layers "
-        "yourself: modularize(model, [...])."
+        f"{asked}the model {graph.model.name!r} has {found} (layers and operations that "
+        "every path from weights before them to an output crosses, with weights on both "
+        f"sides){names}. {fewer} layers yourself: modularize(model, [...])."
     )
 
 
-def best_ends(total: list[int], ends: list[int], count: int) -> tuple:
+def best_ends(
+    total: list[int], ends: list[int], count: int, begins: list[int] | None = None
+) -> tuple | None:
     """Which of the ends to cut at, so that the largest module is as small as it can be.
 
     Args:
         total: List of the cost of all calls before each place.
         ends: List of the places where a module may end; the last is the graph's end.
         count: Integer, the number of ends to choose.
+        begins: List of the first place where a module with such an end may begin. Defaults
+            to `None`: anywhere.
+
+    Returns:
+        A tuple of indices; None if there is no such choice.
     """
+    begins = begins or [0] * len(ends)
     # best[k][j]: the smallest largest cost of k+1 modules that end at ends[j].
     best: list[dict[int, tuple[int, tuple]]] = [
-        {j: (total[end], ()) for j, end in enumerate(ends)}
+        {j: (total[end], ()) for j, end in enumerate(ends) if begins[j] == 0}
     ]
     for k in range(1, count + 1):
         row: dict[int, tuple[int, tuple]] = {}
@@ -188,8 +161,11 @@ def best_ends(total: list[int], ends: list[int], count: int) -> tuple:
             options = [
                 (max(best[k - 1][i][0], total[ends[j]] - total[ends[i]]), i)
                 for i in range(k - 1, j)
+                if i in best[k - 1] and ends[i] >= begins[j]
             ]
-            cost, i = min(options)
-            row[j] = (cost, (*best[k - 1][i][1], i))
+            if options:
+                cost, i = min(options)
+                row[j] = (cost, (*best[k - 1][i][1], i))
         best.append(row)
-    return best[count][len(ends) - 1][1]
+    found = best[count].get(len(ends) - 1)
+    return None if found is None else found[1]

@@ -1,9 +1,11 @@
 """Which layer and variable belongs to which module of a Functional graph."""
 
+from collections.abc import Iterable
 from typing import Any
 
 import keras
 
+from keras_e2e.modules import bypass
 from keras_e2e.modules.boundary import ModuleBoundary
 from keras_e2e.modules.module import Module
 from keras_e2e.modules.ownership import Ownership, Shared, check_shared
@@ -48,7 +50,9 @@ class Graph:
         self.calls = compat.graph_calls(model)
         self.outputs = {id(t) for t in keras.tree.flatten(model.outputs)}
         self.consumers: dict[int, list] = {}
+        self.makers: dict[int, Any] = {}
         for call in self.calls:
+            self.makers.update((id(tensor), call) for tensor in call.outputs)
             for tensor in call.inputs:
                 self.consumers.setdefault(id(tensor), []).append(call)
 
@@ -65,8 +69,16 @@ class Graph:
                     )
         return found
 
-    def ends(self) -> dict[int, set[str]]:
-        """For each call, by `id` of its first output, the ends that it reaches."""
+    def ends(
+        self, more: Iterable[Any] = (), left_out: str | None = None
+    ) -> dict[int, set[str]]:
+        """For each call, by `id` of its first output, the ends that it reaches.
+
+        Args:
+            more: Calls that end a module as well, if only on trial. Defaults to none.
+            left_out: String, a boundary that is taken for none. Defaults to `None`.
+        """
+        tried = {id(call.outputs[0]): call.operation.name for call in more}
         reached: dict[int, set[str]] = {}
         for call in reversed(self.calls):
             ends: set[str] = set()
@@ -74,12 +86,14 @@ class Graph:
                 if id(tensor) in self.outputs:
                     ends.add(OUTPUT)
                 for consumer in self.consumers.get(id(tensor), ()):
-                    if isinstance(consumer.operation, ModuleBoundary):
-                        ends.add(consumer.operation.module)
+                    name = getattr(consumer.operation, "module", None)
+                    if is_boundary(consumer.operation) and name != left_out:
+                        ends.add(name)
                     else:
                         ends |= reached[id(consumer.outputs[0])]
             if call.outputs:
-                reached[id(call.outputs[0])] = ends
+                key = id(call.outputs[0])
+                reached[key] = {tried[key]} if key in tried else ends
         return reached
 
     def modules(self) -> list[Module]:
@@ -182,8 +196,8 @@ class Graph:
         raise ValueError(
             f"Boundary {ends[0]!r} is bypassed: layer {call.operation.name!r} leads "
             f"into it and, around it, by {' -> '.join(path)} to {_shown(ends[-1])}. In "
-            "local mode it would be trained by both modules. Set the boundary where "
-            "the paths have joined (after the addition of a residual block, say)."
+            "local mode it would be trained by both modules. "
+            + bypass.advice(self, ends[0])
         )
 
     def _position(self, end: str) -> int:

@@ -1,0 +1,109 @@
+"""What to do about a boundary that a path leads around."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import keras
+
+# From calls at which modules end, to the ends that each call reaches (`Graph.ends`).
+Ends = Callable[[Sequence[Any]], dict[int, set]]
+
+
+def advice(graph: Any, bypassed: str) -> str:
+    """Where else to set a bypassed boundary, as sentences for an error.
+
+    Args:
+        graph: The `Graph`.
+        bypassed: String, the name of the boundary.
+    """
+    crossing = next(c for c in graph.calls if _name(c) == bypassed)
+
+    def without(cuts: Sequence[Any]) -> dict[int, set]:
+        return graph.ends(cuts, left_out=bypassed)
+
+    joined = _joined(graph, crossing, without)
+    sources = _sources(graph, crossing)
+    offers = []
+    if joined is not None:
+        offers.append(f"Set the boundary where the paths have joined, at {joined!r}")
+    if sources:
+        offers.append(f"cut the other path as well, with boundaries at {sources}")
+    if not offers:
+        return (
+            "Set the boundary where the paths have joined (after the addition of a "
+            "residual block, say)."
+        )
+    text = ", or ".join(offers)
+    return text[0].upper() + text[1:] + "."
+
+
+def _joined(graph: Any, crossing: Any, ends: Ends) -> str | None:
+    """The name of the first call behind a boundary that would do in its place."""
+    behind = {id(tensor) for tensor in crossing.outputs}
+    for call in graph.calls:
+        if not any(id(tensor) in behind for tensor in call.inputs):
+            continue
+        behind.update(id(tensor) for tensor in call.outputs)
+        if _may_end(graph, call) and _holds(graph, call, ends([call])):
+            return str(call.operation.name)
+    return None
+
+
+def _sources(graph: Any, crossing: Any) -> list[str]:
+    """Names of the calls where the paths around a boundary leave, if those would do."""
+    reached, trained = graph.ends(), _trained(graph)
+    found = []
+    for call in graph.calls:
+        ends = reached[id(call.outputs[0])]
+        users = [c for t in call.outputs for c in graph.consumers.get(id(t), ())]
+        leads = [{_name(c)} if _name(c) else reached[id(c.outputs[0])] for c in users]
+        if len(ends) > 1 and id(call) in trained and any(lead < ends for lead in leads):
+            found.append(call)
+    if not found or not all(_may_end(graph, call) for call in found):
+        return []
+    cut = graph.ends(found)
+    if all(_holds(graph, call, cut) for call in [*found, crossing]):
+        return [call.operation.name for call in found]
+    return []
+
+
+def _may_end(graph: Any, call: Any) -> bool:
+    """Whether a boundary may follow a call at all."""
+    calls = sum(c.operation is call.operation for c in graph.calls)
+    tensor = call.outputs[0]
+    return (
+        calls == len(call.outputs) == 1
+        and id(tensor) not in graph.outputs
+        and "float" in keras.backend.standardize_dtype(tensor.dtype)
+        and not _name(call)
+    )
+
+
+def _holds(graph: Any, call: Any, reached: dict[int, set]) -> bool:
+    """Whether the weights that lead to a call lead nowhere else."""
+    pending, seen = [call], {id(call)}
+    while pending:
+        here = pending.pop()
+        if len(reached[id(here.outputs[0])]) > 1 and getattr(here.operation, "weights", 0):
+            return False
+        for tensor in here.inputs:
+            made = graph.makers[id(tensor)]
+            if id(made) not in seen:
+                seen.add(id(made))
+                pending.append(made)
+    return True
+
+
+def _trained(graph: Any) -> set[int]:
+    """`id`s of the calls that weights lead to."""
+    found: set[int] = set()
+    for call in graph.calls:
+        led = any(id(graph.makers[id(tensor)]) in found for tensor in call.inputs)
+        if led or getattr(call.operation, "weights", ()):
+            found.add(id(call))
+    return found
+
+
+def _name(call: Any) -> str | None:
+    """The name of a boundary; None for any other call."""
+    return getattr(call.operation, "module", None)
