@@ -43,8 +43,9 @@ def modularize(
     A module is the layers between two boundaries; a boundary is a `ModuleBoundary` layer,
     which returns what it is given. So the result has the outputs of `model`, to the bit,
     and shares its layers and weights. A boundary goes by the name of the layer that it
-    follows, or of the operation, such as the sum `x + y` at the end of a residual block. Nested Functional models that hold a boundary are taken into the outer graph,
-    layer by layer; other nested models stay as they are.
+    follows, or of the operation, such as the sum `x + y` at the end of a residual block.
+    Nested Functional models that hold a boundary are taken into the outer graph, layer by
+    layer; other nested models stay as they are.
 
     Args:
         model: A Functional or Sequential model, or a subclassed one (its layers are

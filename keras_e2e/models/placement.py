@@ -186,8 +186,8 @@ def _refuse_bad_place(layer: Any, marked: set[str]) -> None:
         )
     if layer.name in marked:
         raise ValueError(
-            f"{_kind(layer).capitalize()} {layer.name!r} is followed by a boundary already. Leave it out of "
-            "`boundaries`."
+            f"{_kind(layer).capitalize()} {layer.name!r} is followed by a boundary "
+            "already. Leave it out of `boundaries`."
         )
 
 

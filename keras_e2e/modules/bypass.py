@@ -84,7 +84,7 @@ def _holds(graph: Any, call: Any, reached: dict[int, set]) -> bool:
     pending, seen = [call], {id(call)}
     while pending:
         here = pending.pop()
-        if len(reached[id(here.outputs[0])]) > 1 and getattr(here.operation, "weights", 0):
+        if len(reached[id(here.outputs[0])]) > 1 and _weighted(here):
             return False
         for tensor in here.inputs:
             made = graph.makers[id(tensor)]
@@ -99,7 +99,7 @@ def _trained(graph: Any) -> set[int]:
     found: set[int] = set()
     for call in graph.calls:
         led = any(id(graph.makers[id(tensor)]) in found for tensor in call.inputs)
-        if led or getattr(call.operation, "weights", ()):
+        if led or _weighted(call):
             found.add(id(call))
     return found
 
@@ -107,3 +107,7 @@ def _trained(graph: Any) -> set[int]:
 def _name(call: Any) -> str | None:
     """The name of a boundary; None for any other call."""
     return getattr(call.operation, "module", None)
+
+
+def _weighted(call: Any) -> bool:
+    return bool(getattr(call.operation, "weights", ()))

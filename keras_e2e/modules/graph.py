@@ -86,9 +86,9 @@ class Graph:
                 if id(tensor) in self.outputs:
                     ends.add(OUTPUT)
                 for consumer in self.consumers.get(id(tensor), ()):
-                    name = getattr(consumer.operation, "module", None)
-                    if is_boundary(consumer.operation) and name != left_out:
-                        ends.add(name)
+                    end = consumer.operation
+                    if isinstance(end, ModuleBoundary) and end.module != left_out:
+                        ends.add(end.module)
                     else:
                         ends |= reached[id(consumer.outputs[0])]
             if call.outputs:
