@@ -14,7 +14,7 @@ import keras
 
 from keras_e2e.models.modular_model import ModularModel
 from keras_e2e.models.placement import new_boundaries
-from keras_e2e.models.rewiring import graph_layers, rewire
+from keras_e2e.models.rewiring import graph_operations, rewire
 from keras_e2e.modules.boundary import ModuleBoundary
 from keras_e2e.utils import compat
 from keras_e2e.utils.compat import own
@@ -107,7 +107,7 @@ class _Whole:
         """Pairs of the path of a layer and the config of the objective that follows it."""
         return [
             [path, _config(self.inserted[id(layer)].objective)]
-            for path, layer in graph_layers(self.base)
+            for path, layer in graph_operations(self.base)
             if id(layer) in self.inserted
         ]
 
