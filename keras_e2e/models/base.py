@@ -12,7 +12,9 @@ from keras_e2e.modules.boundary import ModuleBoundary
 from keras_e2e.modules.module import Module
 from keras_e2e.trainers.modular_trainer import ModularTrainer
 from keras_e2e.trainers.saved_with_weights import SavedWithWeights
+from keras_e2e.utils import compat
 from keras_e2e.utils.backups import mend_backup, replaced_at_once
+from keras_e2e.utils.compat.quantization import filtered
 
 
 class ModularBase(ModularTrainer):
@@ -47,6 +49,30 @@ class ModularBase(ModularTrainer):
         epoch = self._modular.saved.next_epoch
         if epoch is not None:
             mend_backup(filepath, epoch)
+
+    def quantize(self, mode=None, config=None, filters=None, **kwargs):
+        """As `keras.Model.quantize`, but heads stay as they are: only training uses them.
+
+        Args:
+            mode: As in Keras.
+            config: As in Keras.
+            filters: As in Keras.
+            **kwargs: As in Keras.
+
+        Example:
+
+        >>> import keras, keras_e2e as e2e
+        >>> base = keras.Sequential([keras.Input((8,)), keras.layers.Dense(4, name="code"),
+        ...                          keras.layers.Dense(3, name="score")])
+        >>> model = e2e.modularize(base, ["code"])
+        >>> model.quantize("int8", filters="code|score")
+        >>> {v.dtype for v in model.modules[0].head_variables}
+        {'float32'}
+        """
+        left_out: set[int] = set()
+        for boundary in self.boundaries.values():
+            left_out |= {id(boundary), *map(id, compat.all_layers(boundary))}
+        super().quantize(mode, config, filtered(filters, left_out), **kwargs)
 
     @property
     def modules(self) -> list[Module]:

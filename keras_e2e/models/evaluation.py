@@ -7,6 +7,7 @@ import keras
 from keras import ops, tree
 
 from keras_e2e.models import early_exit, linear_probe
+from keras_e2e.models.evaluated_batches import evaluated_batches
 from keras_e2e.modules.forward_record import ForwardRecord
 from keras_e2e.modules.module import Module
 from keras_e2e.objectives import head_metrics
@@ -14,7 +15,6 @@ from keras_e2e.objectives.base import Batch, LocalObjective, Output
 from keras_e2e.trainers.local_losses import build_outputs, local_loss, missing
 from keras_e2e.trainers.targets import StepTargets
 from keras_e2e.utils import compat
-from keras_e2e.utils.data import Batches
 
 
 def evaluate_modules(
@@ -35,11 +35,13 @@ def evaluate_modules(
             f"{model.name!r} is not compiled: evaluate_modules reports the compiled "
             "loss and metrics. Call model.compile(...) first."
         )
-    data = Batches(x, y, sample_weight, batch_size=batch_size)
+    data = evaluated_batches(model, x, y, sample_weight, batch_size)
     train_data = None
     if probe_data is not None:
-        x_train, *more = _probe_arguments(probe_data)
-        train_data = Batches(x_train, *more, batch_size=batch_size, who="probe_data")
+        x_train, y_train, weight = (*_probe_arguments(probe_data), None, None)[:3]
+        train_data = evaluated_batches(
+            model, x_train, y_train, weight, batch_size, who="probe_data"
+        )
     totals = {m.name: _ModuleTotals(model, m) for m in model.modules}
     bar = keras.utils.Progbar(data.count(), verbose=verbose, unit_name="batch")
     for step, batch in enumerate(data, start=1):

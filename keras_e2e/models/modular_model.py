@@ -6,6 +6,7 @@ from collections.abc import Iterator
 import keras
 
 from keras_e2e.models.base import ModularBase
+from keras_e2e.models.open_sizes import refuse_unlike_sizes
 from keras_e2e.models.remat import Recomputation, chosen_modules
 from keras_e2e.models.sub_models import Stages, WithUpstream
 from keras_e2e.modules.blocks import blocks_after
@@ -104,6 +105,7 @@ class ModularModel(ModularBase, keras.Model):
             for key, tensor in zip(keys, self.outputs, strict=True)
         ]
         self._set_modules(specs, list(self.inputs), outputs)
+        refuse_unlike_sizes(self, specs)
         # Keras unpacks a list of one output, but not a dict.
         self._modular.predictions = self.output
         self._modular.single_output = len(keys) == 1 and not isinstance(self.output, dict)

@@ -4,6 +4,7 @@ import keras
 
 from keras_e2e.models.own_class import keeps_class
 from keras_e2e.utils import compat
+from keras_e2e.utils.graphs import overrides
 
 # What a training step is made of: a modular model has a step of its own.
 _STEP = (
@@ -17,7 +18,7 @@ _STEP = (
     "make_predict_function",
 )
 # What a user calls.
-_CALLED = (
+CALLED = (
     "fit",
     "evaluate",
     "predict",
@@ -53,7 +54,7 @@ def refuse_overridden(model: keras.Model) -> None:
             )
     if keeps_class(model):
         return  # its modular model is of this class, too
-    for method in ("__call__",) * graph + _CALLED:
+    for method in ("__call__",) * graph + CALLED:
         if overrides(model, method):
             advice = (
                 "make it of a subclass of keras.Model, super().__init__(inputs, outputs)"
@@ -65,8 +66,3 @@ def refuse_overridden(model: keras.Model) -> None:
                 f"{who} overrides {method}(), which a modular model would not run. For "
                 f"one: {advice}."
             )
-
-
-def overrides(model: keras.Model, method: str) -> bool:
-    """Whether the class of a model has a method in place of `keras.Model`'s."""
-    return getattr(type(model), method) is not getattr(keras.Model, method)

@@ -60,6 +60,11 @@ def stock_model(inputs: Any, outputs: Any, like: keras.Model, name: str) -> kera
     return model
 
 
+def overrides(model: keras.Model, method: str) -> bool:
+    """Whether the class of a model has a method in place of `keras.Model`'s."""
+    return getattr(type(model), method) is not getattr(keras.Model, method)
+
+
 def takes_training(layer: Any) -> bool:
     """Whether the `call` of a layer has the argument `training`."""
     return "training" in inspect.signature(layer.call).parameters

@@ -292,6 +292,37 @@ def test_diagnose_trains_a_task_on_raw_data():
     assert all(map(np.array_equal, model.get_weights(), before))
 
 
+@pytest.mark.parametrize("kind", RAW)
+def test_modules_are_evaluated_on_what_evaluate_would_see(kind):
+    x = RAW[kind]
+    model = e2e.modularize(task(kind), ["block1"], training_mode="local")
+    model.compile(metrics=["accuracy"])
+    model.fit(x, Y, verbose=0)
+    found = model.evaluate_modules(x, Y, probe_data=(x, Y), probe_epochs=1)
+    expected = model.evaluate(x, Y, verbose=0, return_dict=True)
+    for name, value in found["head"].items():
+        np.testing.assert_allclose(value, expected[name], rtol=1e-6)
+    prepared = model.preprocessor(x)
+    model.preprocessor = None
+    again = model.evaluate_modules(prepared, Y, probe_data=(prepared, Y), probe_epochs=1)
+    assert again == found
+    assert "probe_accuracy" in found["block1"]
+    with pytest.raises(ValueError):  # what `evaluate` makes of bad data
+        model.evaluate_modules(prepared, Y[:3])
+    assert "make_test_function" not in vars(model)
+    assert model.evaluate(prepared, Y, verbose=0, return_dict=True) == expected
+
+
+def test_an_ensemble_of_tasks_is_refused():
+    members = [task("image", 0), task("image", 1)]
+    with pytest.raises(ValueError, match=r"Member 'net' \(Task\) overrides fit\(\)"):
+        e2e.ensemble(members)
+    graphs = [keras.Model(m.inputs, m.outputs) for m in members]  # as the error says
+    found = e2e.ensemble(graphs).predict(IMAGES / np.float32(255), verbose=0)
+    each = [m.predict(IMAGES, verbose=0) for m in members]
+    np.testing.assert_allclose(found, np.mean(each, axis=0), atol=1e-6)
+
+
 def test_names_that_a_modular_model_needs_are_refused():
     class Taken(keras.Model):
         def modules(self):

@@ -12,12 +12,18 @@ from keras import tree
 from keras_e2e.models.ensembles.voting import MajorityVote, WeightedMean
 from keras_e2e.models.modular_model import ModularModel
 from keras_e2e.models.modularize import strip
+from keras_e2e.models.overridden import CALLED
 from keras_e2e.modules.boundary import ModuleBoundary
 from keras_e2e.modules.training_mode import ModeName, TrainingMode
 from keras_e2e.objectives import Prediction
 from keras_e2e.trainers.modular_trainer import ModularTrainer
 from keras_e2e.utils import compat
-from keras_e2e.utils.graphs import inputs_like, share_dtype_policy, strategy_scope
+from keras_e2e.utils.graphs import (
+    inputs_like,
+    overrides,
+    share_dtype_policy,
+    strategy_scope,
+)
 from keras_e2e.utils.validation import check_integer
 
 VoteName = Literal["mean", "majority"]
@@ -206,6 +212,14 @@ def _graph(member: Any) -> keras.Model:
             "Make it one: x = keras.Input(shape); keras.Model(x, member(x)). A Sequential "
             "model starts with keras.Input(shape)."
         )
+    for method in CALLED:
+        if overrides(plain, method):
+            raise ValueError(
+                f"Member {member.name!r} ({type(plain).__name__}) overrides {method}(), "
+                "which an ensemble, made of the graph, would not run. Give the graph, "
+                "keras.Model(member.inputs, member.outputs), and do what it does in front "
+                f"of the ensemble's {method}()."
+            )
     graph = compat.as_functional(plain)
     if len(graph.outputs) != 1:
         raise ValueError(
