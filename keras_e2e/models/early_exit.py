@@ -12,7 +12,13 @@ from keras_e2e.objectives.base import Exit, LocalObjective, Output
 from keras_e2e.objectives.heads.model_based import AugLocal
 from keras_e2e.trainers.local_losses import build_outputs
 from keras_e2e.utils import compat
-from keras_e2e.utils.graphs import input_like, inputs_like, stock_model, strategy_scope
+from keras_e2e.utils.graphs import (
+    input_like,
+    inputs_like,
+    layer_name,
+    stock_model,
+    strategy_scope,
+)
 from keras_e2e.utils.validation import did_you_mean
 
 
@@ -66,6 +72,7 @@ def early_exit_model(model: Any, name: str) -> keras.Model:
         outputs = []
         for exit_, layers in zip(exits, stacks, strict=True):
             label = f"{name}_{exit_.output}_exit" if len(exits) > 1 else f"{name}_exit"
+            label = layer_name(label)
             outputs.append(_apply_head(places[0], layers, exit_, label, names))
         whole: Any = outputs[0] if len(outputs) == 1 else outputs
         if len(exits) > 1 and isinstance(model.output, dict):

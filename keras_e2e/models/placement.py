@@ -1,21 +1,22 @@
 """What `boundaries` means: what each boundary follows, and with what objective."""
 
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence, Set
 from numbers import Integral
 from typing import Any, SupportsIndex
 
 import keras
 
-from keras_e2e.models.rewiring import graph_operations, rewire
+from keras_e2e.models.rewiring import flat_graph, graph_operations
 from keras_e2e.modules.boundary import ModuleBoundary
 from keras_e2e.modules.call_costs import Balance, check_balance
 from keras_e2e.modules.cut_points import balanced
-from keras_e2e.modules.graph import LOOPS, Graph, in_loop
+from keras_e2e.modules.graph import LOOPS, in_loop
 from keras_e2e.modules.ownership import Shared
 from keras_e2e.objectives import Identifier
 from keras_e2e.objectives.base import LocalObjective
 from keras_e2e.utils import compat
-from keras_e2e.utils.graphs import unique
+from keras_e2e.utils.graphs import layer_name, unique
 from keras_e2e.utils.validation import did_you_mean
 
 DEFAULT_BALANCE: Balance = "memory"
@@ -44,11 +45,12 @@ def new_boundaries(
     """
     if boundaries is None and holds_boundary(model):
         return {}
+    names = _names(model)
     if boundaries is None or _is_count(boundaries):
-        inputs, outputs = rewire(model, {}, keep=True, flatten=True)
-        graph = Graph(keras.Model(inputs, outputs, name=model.name), shared)
+        graph = flat_graph(model, shared)
         count = None if boundaries is None else int(boundaries)  # type: ignore[arg-type]
-        chosen = [(x.name, x, _copy(objective)) for x in balanced(graph, count, balance)]
+        cuts = balanced(graph, count, balance)
+        chosen = [(names[id(x)], x, _copy(objective)) for x in cuts]
     else:
         objectives = objectives_by_name(model, boundaries, objective)
         chosen = [(name, _find(model, name), given) for name, given in objectives.items()]
@@ -60,9 +62,10 @@ def new_boundaries(
                 f"boundaries: {_kind(layer)} {layer.name!r} is named twice: by {name!r} "
                 "too. Name it once."
             )
-        _refuse_bad_place(layer, marked)
+        module = names[id(layer)]
+        _refuse_bad_place(layer, module, marked)
         inserted[id(layer)] = ModuleBoundary(
-            given, name=f"{layer.name}_boundary", module=layer.name
+            given, name=layer_name(f"{module}_boundary"), module=module
         )
     return inserted
 
@@ -169,11 +172,26 @@ def _find(model: keras.Model, name: str) -> Any:
     )
 
 
+def _names(model: keras.Model) -> dict[int, str]:
+    """The name of a boundary behind each layer and operation, by its `id`.
+
+    That is the name of what it follows, or the path where others have that name.
+    """
+    paths: dict[int, tuple[str, Any]] = {}
+    for path, operation in graph_operations(model):
+        paths.setdefault(id(operation), (path, operation))
+    count = Counter(operation.name for _, operation in paths.values())
+    return {
+        key: operation.name if count[operation.name] == 1 else path
+        for key, (path, operation) in paths.items()
+    }
+
+
 def _kind(operation: Any) -> str:
     return "layer" if isinstance(operation, keras.layers.Layer) else "operation"
 
 
-def _refuse_bad_place(layer: Any, marked: set[str]) -> None:
+def _refuse_bad_place(layer: Any, module: str, marked: set[str]) -> None:
     """Raises ValueError for a layer or operation that no new boundary may follow."""
     if isinstance(layer, keras.layers.InputLayer):
         raise ValueError(
@@ -184,7 +202,7 @@ def _refuse_bad_place(layer: Any, marked: set[str]) -> None:
         raise ValueError(
             f"Layer {layer.name!r} is a boundary already. Leave it out of `boundaries`."
         )
-    if layer.name in marked:
+    if module in marked:
         raise ValueError(
             f"{_kind(layer).capitalize()} {layer.name!r} is followed by a boundary "
             "already. Leave it out of `boundaries`."

@@ -6,7 +6,11 @@ from typing import Any
 import keras
 from keras import tree
 
+from keras_e2e.models.inlined_names import InlinedNames
 from keras_e2e.modules.boundary import ModuleBoundary
+from keras_e2e.modules.bypass import refuse_several
+from keras_e2e.modules.graph import Graph, Tensors
+from keras_e2e.modules.ownership import Shared
 from keras_e2e.trainers.modular_trainer import ModularTrainer
 from keras_e2e.utils import compat
 from keras_e2e.utils.graphs import inputs_like, takes_training
@@ -18,6 +22,7 @@ def rewire(
     *,
     keep: bool,
     flatten: bool = False,
+    rename: bool = True,
 ) -> tuple[Any, Any]:
     """Repeats a graph on new inputs, over the same layers and weights.
 
@@ -28,25 +33,35 @@ def rewire(
         inserted: New boundaries by the `id` of the layer or operation that they follow.
         keep: Whether the boundaries that are there stay.
         flatten: Whether every nested graph is taken into the outer one.
+        rename: Whether what would have the name of another one is called by another name
+            (`InlinedNames`), as a model needs it. Defaults to `True`.
 
     Returns:
         The new inputs and outputs, structured as the model's.
 
     Raises:
-        ValueError: If a layer that a boundary is to follow returns several tensors.
+        ValueError: If several tensors are used of what a layer returns that a boundary is
+            to follow, or if boundaries have equal names.
     """
     functional = compat.as_functional(model)
+
+    def opened(layer):
+        return _is_graph(layer) and (flatten or _holds_boundary(layer, inserted))
+
+    names = InlinedNames(model, opened) if rename else None
 
     def call(layer, *args, **kwargs):
         if isinstance(layer, ModuleBoundary) and not keep:
             return args[0]
-        if _is_graph(layer) and (flatten or _holds_boundary(layer, inserted)):
+        if opened(layer):
             outputs = _inline(call, layer, *args, **kwargs)
+        elif names is not None:
+            outputs = names.call(layer, *args, **kwargs)
         else:
             outputs = layer(*args, **kwargs)
         if id(layer) not in inserted:
             return outputs
-        return _crossed(inserted[id(layer)], layer, outputs)
+        return _crossed(inserted[id(layer)], layer, outputs, model)
 
     inputs = inputs_like(functional.input)
     return inputs, compat.run_graph(functional, tree.flatten(inputs), call)
@@ -85,15 +100,42 @@ def _inline(
     return flat[0] if isinstance(outputs, list) and len(flat) == 1 else outputs
 
 
-def _crossed(boundary: ModuleBoundary, layer: keras.layers.Layer, outputs: Any) -> Any:
-    """What a layer returns, after the boundary that follows it."""
+def _crossed(
+    boundary: ModuleBoundary, layer: keras.layers.Layer, outputs: Any, model: keras.Model
+) -> Any:
+    """What a layer returns, after the boundary that follows the tensor that is used."""
     flat = tree.flatten(outputs)
-    if len(flat) != 1:
-        raise ValueError(
-            f"Layer {layer.name!r} returns {len(flat)} tensors; a boundary takes one. Set "
-            "it on a layer that follows."
-        )
-    return tree.pack_sequence_as(outputs, [boundary(flat[0])])
+    used = [0] if len(flat) == 1 else _used_outputs(layer, model)
+    if len(used) != 1:
+        refuse_several(flat_graph(model), layer, len(flat), len(used))
+    flat[used[0]] = boundary(flat[used[0]])
+    return tree.pack_sequence_as(outputs, flat)
+
+
+def _used_outputs(layer: keras.layers.Layer, model: keras.Model) -> list[int]:
+    """Which of the tensors that a layer returns are used in a model."""
+    for graph in (flat_graph(model), Graph(compat.as_functional(model))):
+        used = {
+            place
+            for call in graph.calls
+            for place, tensor in enumerate(call.outputs)
+            if call.operation is layer
+            and (id(tensor) in graph.consumers or id(tensor) in graph.outputs)
+        }
+        if used:
+            return sorted(used)
+    return []
+
+
+def flat_graph(model: keras.Model, shared: Shared | None = None) -> Graph:
+    """The graph of a model with what graphs nested in it hold in their place.
+
+    Args:
+        model: A Functional model or built Sequential.
+        shared: As in `modularize`. Defaults to `None`.
+    """
+    inputs, outputs = rewire(model, {}, keep=True, flatten=True, rename=False)
+    return Graph(Tensors(tree.flatten(inputs), tree.flatten(outputs), model.name), shared)
 
 
 def _holds_boundary(graph: Any, inserted: Mapping[int, ModuleBoundary]) -> bool:

@@ -10,7 +10,7 @@ from keras_e2e.modules.boundary import ModuleBoundary
 from keras_e2e.modules.module import Module
 from keras_e2e.modules.step_context import context_of
 from keras_e2e.utils import compat
-from keras_e2e.utils.graphs import input_like
+from keras_e2e.utils.graphs import input_like, layer_name
 
 
 class WithUpstream(NamedTuple):
@@ -232,7 +232,7 @@ class UpstreamModel(keras.Model):
     def __init__(
         self, stages: Stages, module: str, before: keras.Model, boundaries: list[str]
     ):
-        super().__init__(name=f"upstream_of_{module}")
+        super().__init__(name=layer_name(f"upstream_of_{module}"))
         self.before, self.boundaries = before, tuple(boundaries)
         self.module, self.flat = module, stages.flat
 

@@ -166,7 +166,7 @@ class Line:
                 len(own) == 1
                 and calls_of[id(call.operation)] == 1
                 and any(self.weighted[i + 1 :])
-                and self._may_end(call, own[0])
+                and self._may_end(own[0])
                 and not any(first <= i < last for first, last in joined)
                 and not any(self._goes_around(t, i) for t in needed)
             ):
@@ -187,9 +187,9 @@ class Line:
     def _is_used(self, tensor: Any) -> bool:
         return id(tensor) in self._users
 
-    def _may_end(self, call: Any, tensor: Any) -> bool:
+    def _may_end(self, tensor: Any) -> bool:
         """Whether a module may end with this tensor, and usually would."""
-        if id(tensor) in self.graph.outputs or len(call.outputs) > 1:
+        if id(tensor) in self.graph.outputs:
             return False
         if "float" not in keras.backend.standardize_dtype(tensor.dtype):
             return False  # it has no gradient

@@ -1,7 +1,7 @@
 """Which layer and variable belongs to which module of a Functional graph."""
 
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, NamedTuple
 
 import keras
 
@@ -21,6 +21,20 @@ LOOPS = (
 )
 
 
+class Tensors(NamedTuple):
+    """What a model would be made of.
+
+    Attributes:
+        inputs: List of its inputs.
+        outputs: List of its outputs.
+        name: Its name.
+    """
+
+    inputs: list
+    outputs: list
+    name: str
+
+
 class Graph:
     """A Functional graph cut by its boundaries.
 
@@ -30,7 +44,7 @@ class Graph:
     boundary. Where two modules share the layer, in several calls, one of them owns it.
 
     Args:
-        model: A Functional model (or built Sequential).
+        model: A Functional model (or built Sequential), or the `Tensors` of one.
         shared: The owners of what modules share, as in `modularize`. Defaults to `None`:
             what boundaries have noted of the model that they were in before.
 
@@ -43,11 +57,15 @@ class Graph:
             and a fix.
     """
 
-    def __init__(self, model: keras.Model, shared: Shared | None = None):
-        self.model = model
+    def __init__(self, model: keras.Model | Tensors, shared: Shared | None = None):
+        self.model: Any = model
         self.given = None if shared is None else check_shared(shared)
         self.shared: dict[str, str] = {}
-        self.calls = compat.graph_calls(model)
+        self.calls = (
+            compat.calls_between(model.outputs)
+            if isinstance(model, Tensors)
+            else compat.graph_calls(model)
+        )
         self.outputs = {id(t) for t in keras.tree.flatten(model.outputs)}
         self.consumers: dict[int, list] = {}
         self.makers: dict[int, Any] = {}

@@ -18,6 +18,11 @@ def strategy_scope(model: keras.Model) -> Any:
     return contextlib.nullcontext() if strategy is None else strategy.scope()
 
 
+def layer_name(path: str) -> str:
+    """A path as a name that Keras takes for a layer."""
+    return path.replace("/", "_")
+
+
 def input_like(tensor: keras.KerasTensor, name: str | None = None) -> keras.KerasTensor:
     """A new symbolic input that takes what `tensor` takes.
 
@@ -33,7 +38,10 @@ def input_like(tensor: keras.KerasTensor, name: str | None = None) -> keras.Kera
     if isinstance(layer, keras.layers.InputLayer) and layer.optional:
         flags["optional"] = True
     return keras.Input(
-        batch_shape=tensor.shape, dtype=tensor.dtype, name=name or tensor.name, **flags
+        batch_shape=tensor.shape,
+        dtype=tensor.dtype,
+        name=layer_name(name or tensor.name),
+        **flags,
     )
 
 
@@ -55,7 +63,7 @@ def share_dtype_policy(source: keras.Model, target: keras.Model) -> None:
 
 def stock_model(inputs: Any, outputs: Any, like: keras.Model, name: str) -> keras.Model:
     """A stock Functional model, with the dtype policy of the model that it is made of."""
-    model = keras.Model(inputs, outputs, name=name)
+    model = keras.Model(inputs, outputs, name=layer_name(name))
     share_dtype_policy(like, model)
     return model
 

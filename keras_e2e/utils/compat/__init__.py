@@ -51,6 +51,25 @@ def graph_calls(model: keras.Model) -> list[GraphCall]:
     ]
 
 
+def calls_between(outputs: Any) -> list[GraphCall]:
+    """The calls that lead to some symbolic tensors, in an order in which they can be made.
+
+    For tensors of which no model can be made, since two operations have one name.
+    """
+    found: dict[int, GraphCall] = {}
+    pending = [(producing_call(tensor), False) for tensor in keras.tree.flatten(outputs)]
+    while pending:
+        call, ready = pending.pop()
+        if id(call.node) in found:
+            continue
+        if ready:
+            found[id(call.node)] = call
+        else:
+            pending.append((call, True))
+            pending += [(producing_call(tensor), False) for tensor in call.inputs]
+    return list(found.values())
+
+
 def is_functional(model: Any) -> bool:
     """Whether `model` holds a graph: a Functional or a built Sequential model.
 
