@@ -13,7 +13,6 @@ from typing import Any
 import keras
 
 from keras_e2e.models.modular_model import ModularModel
-from keras_e2e.models.placement import new_boundaries
 from keras_e2e.models.rewiring import graph_operations, rewire
 from keras_e2e.modules.boundary import ModuleBoundary
 from keras_e2e.utils import compat
@@ -103,13 +102,19 @@ class _Whole:
         _take(self._twin, attributes)
         return keras.saving.serialize_keras_object(self._twin)
 
-    def boundaries(self) -> list:
-        """Pairs of the path of a layer and the config of the objective that follows it."""
-        return [
-            [path, _config(self.inserted[id(layer)].objective)]
-            for path, layer in graph_operations(self.base)
-            if id(layer) in self.inserted
+    def boundaries(self) -> dict[str, Any]:
+        """Where the boundaries are, for `_placed`.
+
+        By places in the graph, not by names: a class may leave those to Keras, which gives
+        others when the model is loaded.
+        """
+        operations = [operation for _, operation in graph_operations(self.base)]
+        placed = [
+            [place, keras.saving.serialize_keras_object(self.inserted[id(operation)])]
+            for place, operation in enumerate(operations)
+            if id(operation) in self.inserted
         ]
+        return {"boundaries": placed, "names": [o.name for o in operations]}
 
 
 @keras.saving.register_keras_serializable("keras_e2e")
@@ -152,13 +157,11 @@ class OwnClass:
     def get_config(self):
         config = {
             "base": self._own.config(attributes_of(self)),
-            "boundaries": self._own.boundaries(),
             "training_mode": self.training_mode.get_config(),
+            "remat": self.remat,
+            "shared": self.shared,
+            **self._own.boundaries(),
         }
-        if self.remat:
-            config["remat"] = self.remat
-        if self.shared:
-            config["shared"] = self.shared
         if self.dtype_policy.quantization_mode is None:
             config["dtype"] = keras.saving.serialize_keras_object(self.dtype_policy)
         return config
@@ -166,17 +169,26 @@ class OwnClass:
     @classmethod
     def from_config(cls, config):
         base = keras.saving.deserialize_keras_object(config["base"])
-        given = {
-            path: keras.saving.deserialize_keras_object(objective)
-            if isinstance(objective, dict)
-            else objective
-            for path, objective in config["boundaries"]
-        }
-        inserted = new_boundaries(base, given, None) if given else {}
         if "dtype" in config:
             base.dtype_policy = keras.dtype_policies.get(config["dtype"])
-        more = {key: config[key] for key in ("remat", "shared") if key in config}
-        return modular_graph(base, inserted, training_mode=config["training_mode"], **more)
+        operations = [operation for _, operation in graph_operations(base)]
+        inserted = {
+            id(operations[place]): keras.saving.deserialize_keras_object(boundary)
+            for place, boundary in config["boundaries"]
+        }
+        for boundary in inserted.values():
+            boundary.shared = {}  # noted anew
+        # The names of boundaries are kept, others are those of the new layers.
+        names = dict(zip(config["names"], (o.name for o in operations), strict=True))
+        modules = names | {b.module: b.module for b in inserted.values()}
+        mode = config["training_mode"]
+        return modular_graph(
+            base,
+            inserted,
+            training_mode={**mode, "module": modules.get(mode["module"])},
+            remat=[modules[name] for name in config["remat"]] or False,
+            shared={names[k]: modules[v] for k, v in config["shared"].items()} or None,
+        )
 
 
 @functools.cache
@@ -229,7 +241,3 @@ def _refuse_taken(model: keras.Model) -> None:
             f"{type(model).__name__} ({model.name!r}) has {taken} among its attributes and "
             "methods, which are other things in a modular model. Rename them."
         )
-
-
-def _config(objective: Any) -> Any:
-    return None if objective is None else keras.saving.serialize_keras_object(objective)

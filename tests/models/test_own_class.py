@@ -271,6 +271,51 @@ def test_more_boundaries_join_those_that_are_there(tmp_path):
     np.testing.assert_array_equal(loaded.predict(IMAGES, verbose=0), predicted)
 
 
+@keras.saving.register_keras_serializable("tests_own_class")
+class Unnamed(keras.Model):
+    """A class that leaves the names of its layers, and of a sum, to Keras."""
+
+    def __init__(self, width, **kwargs):
+        self.width = width
+        x = keras.Input((6,))
+        embedding = layers.Dense(width)
+        h = embedding(x)
+        h = h + layers.Dense(width, "relu")(h)
+        h = h + embedding(layers.Dense(6)(h))
+        super().__init__(x, layers.Dense(3)(h), **kwargs)
+
+    def get_config(self):
+        return {"width": self.width, "name": self.name}
+
+
+@pytest.mark.parametrize("mode", ["local", "sequential"])
+def test_names_that_keras_gave_may_be_others_when_it_is_loaded(mode, tmp_path):
+    layers.Dense(1)
+    base = Unnamed(8)
+    dense = [x.name for x in base.layers if isinstance(x, layers.Dense)]
+    sums = [o.name for o in base.operations if o.name.startswith("add")]
+    end = dense[-1]
+    model = e2e.modularize(
+        base,
+        {sums[0]: "barlow_twins", sums[1]: "prediction"},
+        shared={dense[0]: sums[1]},
+        remat=[end],
+        training_mode=mode if mode == "local" else f"sequential:{end}",
+    )
+    names = list(model.boundaries)
+    predicted = model.predict(X, verbose=0)
+    model.save(tmp_path / "m.keras")
+    keras.backend.clear_session()
+    loaded = keras.saving.load_model(tmp_path / "m.keras")
+    assert list(loaded.boundaries) == names
+    assert loaded.layers[1].name != base.layers[1].name
+    last = loaded.modules[-1].name
+    assert loaded.remat == [last]
+    assert list(loaded.shared.values()) == [sums[1]]
+    assert loaded.training_mode.module == (None if mode == "local" else last)
+    np.testing.assert_array_equal(loaded.predict(X, verbose=0), predicted)
+
+
 def test_a_clone_that_would_lose_the_class_is_refused():
     model = e2e.modularize(task("image"), ["block1"])
     with pytest.raises(ValueError, match="ModularTask cannot be made of a graph alone"):
