@@ -127,6 +127,7 @@ class AutoMode(ModuleDiagnostics):
 
     def on_train_begin(self, logs=None):
         super().on_train_begin(logs)
+        self.model._log_losses_of(TrainingMode("local"))  # it may come at any time
         if self._restored is None:  # else the weights were loaded by now
             self.model.training_mode = "end_to_end"
 

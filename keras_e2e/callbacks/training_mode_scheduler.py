@@ -84,8 +84,9 @@ class TrainingModeScheduler(keras.callbacks.Callback):
                 f"TrainingModeScheduler needs a modular model; {self.model.name!r} is a "
                 f"{type(self.model).__name__}. Use keras_e2e.modularize(model, ...)."
             )
-        for mode in self.schedule.values():
-            self.model.check_training_mode(mode)
+        modes = [self.model.check_training_mode(mode) for mode in self.schedule.values()]
+        for mode in modes:
+            self.model._log_losses_of(mode)
 
     def on_epoch_begin(self, epoch, logs=None):
         if self.unit == "epoch":

@@ -10,14 +10,14 @@ from keras_e2e.diagnostics.quantity_checks import check_quantities
 from keras_e2e.modules.forward_record import ForwardRecord
 from keras_e2e.modules.module import ModuleSpec
 from keras_e2e.modules.resolve_mode import refuse_averages, resolve_mode
-from keras_e2e.modules.step_context import context_of, step_context
+from keras_e2e.modules.step_context import context_of
 from keras_e2e.modules.training_mode import ModeName, TrainingMode
 from keras_e2e.objectives.base import OutputSpec
 from keras_e2e.trainers.backend import ModularStep, instrument
 from keras_e2e.trainers.build_heads import build_heads
 from keras_e2e.trainers.build_optimizer import build_optimizer
 from keras_e2e.trainers.forward_pass import forward, record_pass
-from keras_e2e.trainers.local_metrics import current_results, step_metrics
+from keras_e2e.trainers.logs import ModularLogs
 from keras_e2e.trainers.state import ModularState
 from keras_e2e.trainers.step_loss import evaluation_loss, step_loss, sum_of_penalties
 from keras_e2e.trainers.targets import StepTargets, split_targets
@@ -31,7 +31,7 @@ else:
     Model = object
 
 
-class ModularTrainer(ModularStep, Model):
+class ModularTrainer(ModularLogs, ModularStep, Model):
     """The training of modular models: a base class in front of `keras.Model`.
 
     A class that uses it makes `_modular`, calls `_set_modules` once its modules are
@@ -71,6 +71,7 @@ class ModularTrainer(ModularStep, Model):
     def training_mode(self, mode: TrainingMode | ModeName) -> None:
         mode = self.check_training_mode(mode)
         state = self._modular
+        self._log_losses_of(mode)
         if mode != state.mode:
             state.mode = mode
             if state.recorder is not None:
@@ -154,7 +155,9 @@ class ModularTrainer(ModularStep, Model):
             state.recorder.begin_fit()
         if self.train_function is None or force:
             state.steps.clear()
+            state.loss_logs.build(self)
             self.train_function = self._run_step
+        state.loss_logs.begin(state)
         return self.train_function
 
     def _run_step(self, *args):
@@ -234,8 +237,10 @@ class ModularTrainer(ModularStep, Model):
                 training=training,
             )
 
-        loss = step_loss if training else evaluation_loss
-        return loss(self, task_loss, x, self._split(y, sample_weight))
+        given = self._split(y, sample_weight)
+        if training:
+            return step_loss(self, task_loss, x, given, y_pred)
+        return evaluation_loss(self, task_loss, x, given)
 
     def _has_own_loss(self) -> bool:
         """Whether a subclass computes the loss in another way."""
@@ -269,31 +274,3 @@ class ModularTrainer(ModularStep, Model):
             aliases,
             single=state.single_output,
         )
-
-    # Metrics
-
-    @property
-    def metrics(self):
-        # Keras lists a metric of a layer inside of a layer more than once, and JAX's
-        # trainer then gives its variables away twice.
-        return list({id(metric): metric for metric in super().metrics}.values())
-
-    def test_step(self, *args):
-        with step_context(self._modular, testing=True):
-            return super().test_step(*args)
-
-    def compute_metrics(self, x, y, y_pred, sample_weight=None):
-        compiled = super().compute_metrics
-
-        def compiled_metrics(given: StepTargets) -> dict:
-            return compiled(x, given.y, y_pred, given.sample_weight)
-
-        given = self._split(y, sample_weight)
-        return step_metrics(self, compiled_metrics, y_pred, given)
-
-    def get_metrics_result(self):
-        return current_results(self, super().get_metrics_result)
-
-    def make_test_function(self, force=False):
-        self._modular.evaluates = True
-        return super().make_test_function(force)

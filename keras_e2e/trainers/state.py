@@ -9,6 +9,7 @@ from keras_e2e.modules.step_context import context_of
 from keras_e2e.modules.training_mode import TrainedBy, TrainingMode
 from keras_e2e.objectives.base import LocalObjective, OutputSpec
 from keras_e2e.trainers.compiled_steps import CompiledSteps
+from keras_e2e.trainers.loss_logs import LossLogs
 from keras_e2e.trainers.saved_with_weights import SavedWithWeights
 
 
@@ -32,6 +33,7 @@ class ModularState:
         steps: The `CompiledSteps`.
         recorder: The recorder that instrumented steps write to, or None.
         saved: The `SavedWithWeights`.
+        loss_logs: The `LossLogs`.
         predictions: Symbolic tensors of what the model returns; None until known.
         evaluates: Boolean, whether the latest steps were those of `evaluate`.
     """
@@ -46,6 +48,7 @@ class ModularState:
         self.steps = CompiledSteps()
         self.recorder: Any = None
         self.saved = SavedWithWeights()
+        self.loss_logs = LossLogs()
         self.predictions: Any = None
         self.evaluates = False
 

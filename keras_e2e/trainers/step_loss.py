@@ -21,7 +21,11 @@ from keras_e2e.trainers.targets import StepTargets
 
 
 def step_loss(
-    model: Any, task_loss: Callable[[StepTargets], Any], x: Any, given: StepTargets
+    model: Any,
+    task_loss: Callable[[StepTargets], Any],
+    x: Any,
+    given: StepTargets,
+    y_pred: Any,
 ) -> Any:
     """The loss of a training step.
 
@@ -30,10 +34,12 @@ def step_loss(
         task_loss: Function that computes the compiled loss, with penalties.
         x: The inputs.
         given: The targets, as `StepTargets`.
+        y_pred: The model's outputs; None where the mode makes no prediction.
     """
     state = model._modular
     _refuse_incomplete(state, given, state.active())
-    task = task_loss(given)
+    with state.loss_logs.noted_task_loss(model, given.y, y_pred) as noted:
+        task = task_loss(given)
     if not is_recorded(model):
         return task
     model._refuse_unknown_modules(f"training mode '{state.mode}'")
@@ -42,6 +48,7 @@ def step_loss(
         losses = StepLosses(model, _take_record(model), _batch(model, x, given), given)
         context_of(state).losses = losses
     total = losses.total(task)
+    state.loss_logs.update(model, losses.local, noted, x)
     # Those that count have measured while they computed their loss.
     asked = measured_modules(state, training=True, testing=False)
     idle = [local for local in asked if not state.weight(local.module)]

@@ -11,6 +11,7 @@ from keras import layers
 import keras_e2e as e2e
 from keras_e2e.callbacks import TrainingModeScheduler
 from keras_e2e.objectives import Prediction
+from tests.test_readme import block, run
 
 X = np.random.default_rng(0).normal(size=(16, 4)).astype("float32")
 Y = (X[:, 0] > 0).astype("int32")
@@ -59,6 +60,9 @@ def test_the_logs_of_all_stages_have_the_same_names(tmp_path, base, validation):
     expected = {"loss": 0, "a_accuracy": 0, "accuracy": first, metric: first}
     if validation:
         expected |= {f"val_{name}": 0 for name in expected}
+    task = "out" if base is functional else "outputs"
+    for index, name in enumerate(["a", "b", task]):
+        expected[f"{name}_loss"] = [stage != index for stage in range(4)]
     assert undefined == {name: each or [False] * 4 for name, each in expected.items()}
     with open(tmp_path / "log.csv") as file:
         rows = list(csv.DictReader(file))
@@ -66,11 +70,13 @@ def test_the_logs_of_all_stages_have_the_same_names(tmp_path, base, validation):
     assert rows[3]["accuracy"] == str(history["accuracy"][3])
 
 
-def test_each_batch_has_the_logs_of_the_epoch():
+def test_each_batch_has_the_logs_of_the_epoch_but_for_single_losses():
     seen = []
     watch = keras.callbacks.LambdaCallback(
         on_train_batch_end=lambda batch, logs: seen.append({*logs}),
-        on_epoch_end=lambda epoch, logs: seen.append({*logs}),
+        on_epoch_end=lambda epoch, logs: seen.append(
+            {*logs} - {"a_loss", "b_loss", "out_loss"}
+        ),
     )
     staged(callbacks=[watch])
     assert len(seen) == 12 and all(names == seen[0] for names in seen)
@@ -86,7 +92,8 @@ def test_several_outputs_have_the_names_of_their_losses():
     schedule = TrainingModeScheduler({0: "sequential:a", 1: "end_to_end"})
     history = model.fit(X, y, 8, 2, verbose=0, callbacks=[schedule]).history
     assert {len(values) for values in history.values()} == {2}
-    assert {*history} == {"loss", "one_loss", "two_loss", "two_mse"}
+    assert {*history} == {"loss", "a_loss", "one_loss", "two_loss", "two_mse"}
+    assert [math.isnan(value) for value in history["a_loss"]] == [False, True]
     assert math.isnan(history["one_loss"][0]) and not math.isnan(history["one_loss"][1])
 
 
@@ -105,3 +112,25 @@ def test_evaluation_between_stages_is_not_undefined():
     assert math.isnan(logs["accuracy"])
     assert not math.isnan(model.evaluate(X, Y, verbose=0, return_dict=True)["accuracy"])
     assert not math.isnan(model.test_on_batch(X, Y, return_dict=True)["accuracy"])
+
+
+@pytest.mark.parametrize("anew", [False, True])
+def test_callbacks_that_compare_epochs_can_start_anew_with_a_stage(tmp_path, anew):
+    """The first stage has the smaller loss: the second would never improve on it."""
+    model = e2e.modularize(functional(), {"a": Prediction(weight=0.1), "b": "prediction"})
+    model.compile(keras.optimizers.SGD(0.01), "sparse_categorical_crossentropy")
+    schedule = {0: "sequential:a", 3: "sequential:b"}
+    names = run(block("EarlyStopping"), keras=keras, schedule=schedule)
+    best = keras.callbacks.ModelCheckpoint(
+        tmp_path / "{epoch}.weights.h5", "loss", save_best_only=True, save_weights_only=True
+    )
+    best_anew = keras.callbacks.LambdaCallback(
+        on_epoch_begin=lambda epoch, logs: epoch in schedule and setattr(best, "best", None)
+    )
+    begin = [names["anew"], best_anew] if anew else []
+    callbacks = [TrainingModeScheduler(schedule), *begin, names["stop"], best]
+    options = {"verbose": 0, "shuffle": False, "callbacks": callbacks}
+    history = model.fit(X, Y, batch_size=16, epochs=7, **options).history
+    saved = {path.name[0] for path in tmp_path.iterdir()}
+    assert len(history["loss"]) == (7 if anew else 6)
+    assert saved == ({*"1234567"} if anew else {*"123"})
