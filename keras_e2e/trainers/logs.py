@@ -58,12 +58,10 @@ class ModularLogs(EpochLogs):
         self._modular.evaluates = True
         return super().make_test_function(force)
 
-    def train_on_batch(
-        self, x, y=None, sample_weight=None, class_weight=None, return_dict=False
-    ):
+    def train_on_batch(self, x, *args, **kwargs):
         """As `keras.Model.train_on_batch`; a dict holds the local losses too."""
-        logs = super().train_on_batch(x, y, sample_weight, class_weight, return_dict)
-        own = self._modular.loss_logs.averages() if return_dict else {}
+        logs = super().train_on_batch(x, *args, **kwargs)
+        own = self._modular.loss_logs.averages() if isinstance(logs, dict) else {}
         return dict(sorted({**own, **logs}.items())) if own else logs
 
     def _epoch_logs(self, logs: dict[str, Any]) -> dict[str, Any]:
