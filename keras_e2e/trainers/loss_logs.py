@@ -12,6 +12,7 @@ from keras_e2e.modules.step_context import context_of
 from keras_e2e.modules.training_mode import TrainingMode
 from keras_e2e.trainers.local_losses import build_outputs
 from keras_e2e.utils.compat import logs as compat
+from keras_e2e.utils.data import num_examples
 from keras_e2e.utils.graphs import strategy_scope
 
 
@@ -123,7 +124,7 @@ class LossLogs:
             return
         losses = {**local, **{str(self._task): loss for loss in task}}
         named = {f"{name}_loss": loss for name, loss in losses.items()}
-        tracker.update_state(named, model._num_examples(x))
+        tracker.update_state(named, num_examples(x))
 
     def _tracker_of(self, model: Any) -> LossTracker | None:
         """The tracker, if the losses of the step under way are logged."""

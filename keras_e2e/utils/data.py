@@ -117,6 +117,16 @@ def endless(data: Any, size: int, seed: int = 0) -> Any:
     ).prefetch(4)
 
 
+def num_examples(x: Any) -> Any:
+    """The number of examples in a batch: a tensor where it is not known when traced."""
+    first = next(tensor for tensor in tree.flatten(x) if tensor is not None)
+    if keras.backend.backend() != "tensorflow":
+        return first.shape[0]
+    import tensorflow as tf  # `ops.shape` takes no tensor that is sparse or ragged
+
+    return tf.shape(first)[0]
+
+
 def brings_batches(x: Any) -> bool:
     """Whether data comes in batches of its own, and may bring targets and weights."""
     if isinstance(x, keras.utils.PyDataset):

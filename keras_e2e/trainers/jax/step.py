@@ -3,10 +3,9 @@
 A step that fails, because it is refused for example, leaves the variables as they were.
 """
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import keras
-from keras import tree
 
 from keras_e2e.modules.step_context import step_context
 from keras_e2e.trainers.state import ModularState
@@ -45,9 +44,6 @@ class ModularStep(Model):
         ]
         modular.steps.count_trace(modular.mode)
         return logs, (trainable, *new_state[1:])
-
-    def _num_examples(self, x: Any) -> int:
-        return next(tensor for tensor in tree.flatten(x) if tensor is not None).shape[0]
 
     def make_train_function(self, force=False):
         """As Keras does, but with a function of its own for each training mode."""

@@ -84,11 +84,8 @@ class ModularStep(Model):
         replicas = tf.distribute.get_strategy().num_replicas_in_sync
         compat.loss_tracker(self).update_state(
             loss * tf.cast(replicas, loss.dtype) if replicas > 1 else loss,
-            sample_weight=self._num_examples(x),
+            sample_weight=tf.shape(first_tensor(x))[0],
         )
-
-    def _num_examples(self, x: Any) -> Any:
-        return tf.shape(first_tensor(x))[0]
 
     def _update(
         self, gradients: StepGradients, context: StepContext, x: Any, loss: Any, y_pred: Any
