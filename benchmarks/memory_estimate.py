@@ -63,6 +63,8 @@ CASES = {
     "recurrent": (recurrent, 512, (1,)),
     "mobilenet": (mobilenet, 32, (1,)),
 }
+# Where gradients are applied, and whether modules are recomputed.
+APPLIED = {"apart": "boundaries", "waits": "the end", "remat": "boundaries, remat"}
 
 
 def measured(model: keras.Model, batch_size: int, optimizer: object) -> float:
@@ -84,7 +86,7 @@ def measured(model: keras.Model, batch_size: int, optimizer: object) -> float:
 
 
 def one(case: str) -> dict:
-    """Estimates and measures a case, `NAME/MODULES/apart` or `NAME/MODULES/waits`."""
+    """Estimates and measures a case, `NAME/MODULES/`, one of `APPLIED`."""
     name, modules, optimizer = case.split("/")
     make, batch_size, _ = CASES[name]
     count = int(modules)
@@ -93,7 +95,8 @@ def one(case: str) -> dict:
     if count == 1:
         estimate = e2e.estimate_memory(model, batch_size=batch_size, modules=2).end_to_end
     else:
-        model = e2e.modularize(model, count - 1, training_mode="local")
+        remat = optimizer == "remat"
+        model = e2e.modularize(model, count - 1, training_mode="local", remat=remat)
         (split,) = e2e.estimate_memory(model, batch_size=batch_size).splits
         estimate = split.local_one_apply if optimizer == "waits" else split.local
     clip = 100.0 if optimizer == "waits" else None
@@ -111,7 +114,7 @@ def main(_: list[str]) -> None:
     table = Table(*names)
     for name in FLAGS.cases or CASES:
         for count in CASES[name][2]:
-            for optimizer in ("apart",) if count == 1 else ("apart", "waits"):
+            for optimizer in ("apart",) if count == 1 else APPLIED:
                 case = f"{name}/{count}/{optimizer}"
                 command = [sys.executable, __file__, f"--one={case}"]
                 done = subprocess.run(command, capture_output=True, text=True, check=True)
@@ -120,7 +123,7 @@ def main(_: list[str]) -> None:
                     name,
                     str(CASES[name][1]),
                     str(count),
-                    "the end" if optimizer == "waits" else "boundaries",
+                    APPLIED[optimizer],
                     *(f"{found[key]:.1f}" for key in ("estimated", "measured")),
                     f"{found['measured'] / found['estimated']:.2f}",
                 )

@@ -44,9 +44,12 @@ class LayerTap:
             # Keras does so when the layer returns, behind the boundary.
             previous = kwargs.get("mask", compat.mask_of(args[0]))
             calls.note_masks(self.layer, args[0], outputs, previous)
-        for boundary in self.users:
-            if boundary is not None:
-                outputs = gate.cross(boundary, outputs)
+        crossed = [boundary for boundary in self.users if boundary is not None]
+        if crossed and (gate.hold is not None or gate.stopping):
+            # Keras penalizes what the layer returns, behind the boundary.
+            calls.penalize_now(self.layer, outputs)
+        for boundary in crossed:
+            outputs = gate.cross(boundary, outputs)
         return outputs
 
 

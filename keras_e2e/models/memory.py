@@ -10,7 +10,12 @@ from keras import tree
 
 from keras_e2e.models.diagnosed import AnyGraph, wrapped
 from keras_e2e.models.memory_estimate import MemoryEstimate
-from keras_e2e.models.memory_figures import estimate, gradients_wait, refuse_backend
+from keras_e2e.models.memory_figures import (
+    estimate,
+    gradients_wait,
+    refuse_backend,
+    refuse_strategy,
+)
 from keras_e2e.models.memory_inputs import input_specs
 from keras_e2e.models.placement import DEFAULT_BALANCE, new_boundaries
 from keras_e2e.models.rewiring import rewire
@@ -19,7 +24,6 @@ from keras_e2e.modules.cut_points import cut_points
 from keras_e2e.modules.graph import Graph
 from keras_e2e.trainers.modular_trainer import ModularTrainer
 from keras_e2e.utils import compat
-from keras_e2e.utils.graphs import strategy_scope
 from keras_e2e.utils.state import preserve_everything
 from keras_e2e.utils.validation import check_integer
 
@@ -65,7 +69,8 @@ def estimate_memory(
     Raises:
         TypeError: If it is not a Keras model, or `modules` is not a number or several.
         ValueError: If sizes are missing or do not fit the model, if it cannot be cut into
-            so many modules, if `balance` is unknown, or if it is not built.
+            so many modules, if `balance` is unknown, if it is not built, or if it was made
+            under a `tf.distribute` strategy.
         RuntimeError: If the Keras backend is not TensorFlow.
 
     Example:
@@ -83,6 +88,7 @@ def estimate_memory(
             "Functional, Sequential or subclassed model."
         )
     refuse_backend("estimate_memory")
+    refuse_strategy("estimate_memory", model)
     check_balance(balance)
     counts = _counts(modules)
     if isinstance(model, keras.Sequential) and not compat.is_functional(model):
@@ -96,11 +102,19 @@ def estimate_memory(
             f"estimate_memory: the modules of {model.name!r} are not known yet. Call "
             "model.examine(x) with a few examples."
         )
-    with preserve_everything(model), strategy_scope(model):
+    with preserve_everything(model):
         inputs, size = input_specs(model, batch_size, input_shape)
         with _as_modular(model, inputs) as modular:
-            splits = _splits(model, modular, counts, balance)
-            return estimate(modular, splits, inputs, size, gradients_wait(model))
+            plain = modular if counts is None else _plain(model, modular)
+            splits = _splits(modular, plain, counts, balance)
+            found = estimate(plain, splits, inputs, size, gradients_wait(model))
+    if plain is modular or not getattr(modular, "remat", None):
+        return found
+    left_out = (
+        f"Without the remat of {model.name!r}, for other modules than its own. Leave "
+        "`modules` out to have it in."
+    )
+    return found._replace(notes=(*found.notes, left_out))
 
 
 def _counts(modules: Any) -> list[int] | None:
@@ -138,33 +152,35 @@ def _example(spec: Any) -> Any:
     return keras.ops.ones((2, *spec.shape[1:]), spec.dtype)
 
 
-def _splits(
-    model: Any, modular: Any, counts: list[int] | None, balance: Balance
-) -> list[Any]:
+def _plain(model: Any, modular: Any) -> Any:
+    """The graph without the boundaries that it has, and what they hold."""
+    if not compat.is_functional(modular):
+        raise ValueError(
+            f"modules: the subclassed model {model.name!r} has no graph to choose cut "
+            "points in. Give modularize(model, [...]) with names of its layers."
+        )
+    return AnyGraph(*rewire(modular, {}, keep=False, flatten=True), name=model.name)
+
+
+def _splits(modular: Any, plain: Any, counts: list[int] | None, balance: Balance) -> list:
     """The modular models to look at, one for each number of modules."""
     if counts is None and modular._modular.boundary_ids:
         return [modular]
     if not compat.is_functional(modular):
-        if counts is None:
-            return []
-        raise ValueError(
-            f"modules={counts}: the subclassed model {model.name!r} has no graph to choose "
-            "cut points in. Give modularize(model, [...]) with names of its layers."
-        )
-    plain = AnyGraph(*rewire(modular, {}, keep=False, flatten=True), name=model.name)
+        return []
     most = len(cut_points(Graph(plain))) + 1
     if counts is None:
         counts = [count for count in USUAL if count <= most]
     elif counts[-1] > most:
         raise ValueError(
-            f"modules={counts[-1]}: {model.name!r} can be cut into at most {most} modules "
-            "(at layers that every path from input to output crosses, with weights on both "
-            "sides). Ask for fewer."
+            f"modules={counts[-1]}: {modular.name!r} can be cut into at most {most} "
+            "modules (at layers that every path from input to output crosses, with weights "
+            "on both sides). Ask for fewer."
         )
     return [
         AnyGraph(
             *rewire(plain, new_boundaries(plain, count - 1, None, balance), keep=True),
-            name=model.name,
+            name=modular.name,
         )
         for count in counts
     ]

@@ -8,12 +8,27 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-WIDTH = 100
-MIB = 2**20
+WIDTH = 80
 
 
 # A title, the names of columns, and rows.
 _Sheet = tuple[str, tuple[str, ...], list[tuple[str, ...]]]
+
+
+class Unit(NamedTuple):
+    """What sizes are shown in."""
+
+    name: str
+    bytes: int
+
+    def of(self, size: int) -> str:
+        """A number of bytes in this unit."""
+        return f"{size / self.bytes:,.1f}"
+
+    @classmethod
+    def for_size(cls, size: int) -> "Unit":
+        """MiB, or KiB where that would show next to nothing."""
+        return cls("MiB", 2**20) if size >= 2**20 else cls("KiB", 2**10)
 
 
 class ModuleMemory(NamedTuple):
@@ -45,8 +60,9 @@ class SplitMemory(NamedTuple):
         local_one_apply: Integer, the same where all gradients wait for the end of the
             step, as for `global_clipnorm` or a scaled loss.
         checkpointing: Integer, bytes at the peak of an end-to-end step that keeps what is
-            handed from module to module and makes the rest again; None where modules do
-            not follow each other one by one.
+            handed from module to module and makes the rest again, as `keras.remat` around
+            each does; None where modules do not follow each other one by one, or are
+            recomputed already (`remat`).
     """
 
     modules: tuple[ModuleMemory, ...]
@@ -59,27 +75,28 @@ class SplitMemory(NamedTuple):
         """The module with the most activations."""
         return max(self.modules, key=lambda module: module.activations)
 
-    def sheet(self) -> _Sheet:
+    def sheet(self, unit: "Unit") -> _Sheet:
         """A table of the modules: title, columns and rows."""
         header = ("module", "parameters", "activations", "share", "peak of it alone")
         rows: list[tuple[str, ...]] = [
             (
                 module.name,
                 f"{module.parameters:,}",
-                _mib(module.activations),
+                unit.of(module.activations),
                 f"{module.share:.2f}",
-                _mib(module.peak),
+                unit.of(module.peak),
             )
             for module in self.modules
         ]
-        return "Its modules, in MiB", header, rows
+        return f"Its modules, in {unit.name}", header, rows
 
 
 class MemoryEstimate(NamedTuple):
     """What `estimate_memory` found.
 
-    Printed (and in a notebook) it is a table with one line for each number of modules, and
-    where the modules end; for a single number of them also a table of the modules.
+    Printed (and in a notebook) it is a table with one line for each number of modules, what
+    an end-to-end step takes, and where the modules end; for a single number of them also a
+    table of the modules.
 
     A peak is what one training step takes at its height, beside the state (weights and the
     optimizer's variables): the batch, activations and gradients.
@@ -106,9 +123,8 @@ class MemoryEstimate(NamedTuple):
         text = io.StringIO()
         console = Console(file=text, width=WIDTH, markup=False, highlight=False)
         for title, header, rows in self._sheets():
-            table = Table(
-                title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False
-            )
+            console.print(title)
+            table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
             for name in header:
                 side = "left" if name == "module" else "right"
                 table.add_column(name, justify=side, overflow="fold")  # type: ignore[arg-type]
@@ -120,10 +136,13 @@ class MemoryEstimate(NamedTuple):
         return "\n".join(line.rstrip() for line in text.getvalue().rstrip().splitlines())
 
     def __repr__(self) -> str:
-        local = "".join(f", {len(s.modules)} modules: {_mib(s.local)}" for s in self.splits)
+        unit = self.unit
+        local = "".join(
+            f", {len(s.modules)} modules: {unit.of(s.local)}" for s in self.splits
+        )
         return (
-            f"<MemoryEstimate of {self.model!r} at batch size {self.batch_size}: MiB, end "
-            f"to end: {_mib(self.end_to_end)}{local}>"
+            f"<MemoryEstimate of {self.model!r} at batch size {self.batch_size}: "
+            f"{unit.name}, end to end: {unit.of(self.end_to_end)}{local}>"
         )
 
     def _repr_html_(self) -> str:
@@ -163,48 +182,65 @@ class MemoryEstimate(NamedTuple):
         """A peak as a share of that of an end-to-end step."""
         return peak / self.end_to_end if self.end_to_end else 1.0
 
+    @property
+    def unit(self) -> Unit:
+        """What sizes are shown in."""
+        return Unit.for_size(self.end_to_end)
+
     def _sheets(self) -> list[_Sheet]:
-        title = f"Peak of a step of {self.model!r} at batch size {self.batch_size}, in MiB"
+        if not self.splits:
+            return []
+        title = (
+            f"Peak of a step of {self.model!r} at batch size {self.batch_size}, in "
+            f"{self.unit.name} (of end to end, which takes "
+            f"{self.unit.of(self.end_to_end)})"
+        )
         header = (
             "modules",
             "largest share\nof activations",
             "local",
-            "of end\nto end",
             "local,\none apply",
-            "of end\nto end",
-            "check-\npointing",
-            "of end\nto end",
+            "checkpointing",
         )
-        first = ("1 (end to end)", "1.00", *self._peak(self.end_to_end), "", "", "", "")
-        rows: list[tuple[str, ...]] = [first]
+        rows: list[tuple[str, ...]] = []
         for split in self.splits:
             share = f"{split.largest.share:.2f}"
             peaks = (split.local, split.local_one_apply, split.checkpointing)
-            cells = (cell for peak in peaks for cell in self._peak(peak))
-            rows.append((str(len(split.modules)), share, *cells))
+            rows.append((str(len(split.modules)), share, *map(self._peak, peaks)))
         sheets: list[_Sheet] = [(title, header, rows)]
-        return [*sheets, *([self.splits[0].sheet()] if len(self.splits) == 1 else [])]
+        alone = [self.splits[0].sheet(self.unit)] if len(self.splits) == 1 else []
+        return [*sheets, *alone]
 
-    def _peak(self, peak: int | None) -> tuple[str, str]:
+    def _peak(self, peak: int | None) -> str:
         """A peak, and as a share of that of an end-to-end step."""
-        return ("", "") if peak is None else (_mib(peak), f"{self.of_end_to_end(peak):.2f}")
+        if peak is None:
+            return ""
+        return f"{self.unit.of(peak)} ({self.of_end_to_end(peak):.2f})"
 
     def _lines(self) -> list[str]:
-        lines = []
-        if len(self.splits) > 1:
-            for split in self.splits:
-                names = ", ".join(module.name for module in split.modules[:-1])
-                lines.append(
-                    f"{len(split.modules)} modules: boundaries after {names}; the largest "
-                    f"is {split.largest.name!r}."
-                )
-        lines.append(
-            f"Backpropagation keeps {_mib(self.activations)} MiB of activations. A peak is "
-            "that of one training step beside weights and optimizer: batch, activations, "
-            "gradients."
-        )
+        unit = self.unit
+        lines = [
+            f"End to end, a step of {self.model!r} at batch size {self.batch_size} takes "
+            f"{unit.of(self.end_to_end)} {unit.name} at its peak, beside weights and "
+            f"optimizer: batch, activations, gradients. Backpropagation keeps "
+            f"{unit.of(self.activations)} {unit.name} of activations."
+        ]
+        for split in self.splits:
+            lines += self._said_of(split)
         return [*lines, *self.notes]
 
-
-def _mib(count: int) -> str:
-    return f"{count / MIB:,.1f}"
+    def _said_of(self, split: SplitMemory) -> list[str]:
+        """Where the modules end, and where they do not pay."""
+        count, lines = len(split.modules), []
+        if len(self.splits) > 1:
+            names = ", ".join(module.name for module in split.modules[:-1])
+            lines.append(
+                f"{count} modules, modularize(model, {count - 1}): boundaries after "
+                f"{names}; the largest is {split.largest.name!r}."
+            )
+        if split.local >= self.end_to_end:
+            lines.append(
+                f"{count} modules save nothing here: the largest keeps "
+                f"{split.largest.share:.2f} of all activations."
+            )
+        return lines

@@ -7,7 +7,7 @@ import keras
 from keras_e2e.models.memory_estimate import MemoryEstimate, ModuleMemory, SplitMemory
 from keras_e2e.models.memory_program import Program
 from keras_e2e.models.memory_trace import trace
-from keras_e2e.utils.graphs import count_parameters
+from keras_e2e.utils.graphs import count_parameters, strategy_scope
 
 
 def refuse_backend(what: str) -> None:
@@ -21,6 +21,25 @@ def refuse_backend(what: str) -> None:
             f"{what}: the Keras backend is {keras.backend.backend()}, and memory is "
             "estimated for tensorflow only. Set KERAS_BACKEND=tensorflow."
         )
+
+
+def refuse_strategy(what: str, model: Any) -> None:
+    """Raises ValueError for a model whose variables lie on several devices.
+
+    Args:
+        what: String, what was asked for.
+        model: The model.
+    """
+    import tensorflow as tf
+
+    with strategy_scope(model):
+        if not tf.distribute.has_strategy():
+            return
+        strategy = type(tf.distribute.get_strategy()).__name__
+    raise ValueError(
+        f"{what}: {model.name!r} was made under {strategy}, and memory is estimated for "
+        "one device. Estimate the model made without it, at the batch size of a replica."
+    )
 
 
 def estimate(
@@ -44,7 +63,7 @@ def estimate(
         sum(_kept(whole)),
         whole.run(waiting),
         tuple(_split(split, inputs, waiting) for split in splits),
-        tuple(_notes(whole)),
+        tuple([*_notes(whole), *_remat(model)]),
     )
 
 
@@ -68,7 +87,7 @@ def _split(model: Any, inputs: Any, waiting: bool) -> SplitMemory:
         modules,
         local=program.run(waiting=False),
         local_one_apply=program.run(waiting=True),
-        checkpointing=program.checkpointing(waiting),
+        checkpointing=None if _recomputed(model) else program.checkpointing(waiting),
     )
 
 
@@ -94,3 +113,14 @@ def _notes(program: Program) -> list[str]:
         f"Left out: {len(left_out)} tensors whose size depends on the data, so the model "
         "takes more than this."
     ]
+
+
+def _recomputed(model: Any) -> list[str]:
+    """The modules whose activations are made a second time for their gradients."""
+    return list(getattr(model, "remat", None) or ())
+
+
+def _remat(model: Any) -> list[str]:
+    if not (names := _recomputed(model)):
+        return []
+    return [f"Recomputed for their gradients (remat), in all figures: {', '.join(names)}."]

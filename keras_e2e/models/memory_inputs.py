@@ -57,7 +57,7 @@ def input_specs(model: Any, batch_size: Any, input_shape: Any) -> tuple[Any, int
     shapes = _shapes_by_name(model, names, input_shape)
     specs = []
     for name, tensor in zip(names, flat, strict=True):
-        shape = _filled(model, name, tensor.shape[1:], shapes.get(name))
+        shape = _filled(model, name, tensor.shape[1:], shapes.get(name), len(flat) > 1)
         specs.append(tf.TensorSpec((size, *shape), tensor.dtype))
     return tree.pack_sequence_as(given, specs), size
 
@@ -106,7 +106,9 @@ def _shapes_by_name(model: Any, names: list[str], shape: Any) -> dict[str, tuple
     return {name: tuple(sizes) for name, sizes in shape.items()}
 
 
-def _filled(model: Any, name: str, shape: tuple, given: tuple | None) -> tuple:
+def _filled(
+    model: Any, name: str, shape: tuple, given: tuple | None, several: bool
+) -> tuple:
     """The shape of one example, with the sizes that the model leaves open filled in."""
     if given is not None:
         fits = len(given) == len(shape)
@@ -117,9 +119,14 @@ def _filled(model: Any, name: str, shape: tuple, given: tuple | None) -> tuple:
             )
         return given
     if None in shape:
+        filled = tuple(n or 64 for n in shape)
+        way = f"estimate_memory(model, input_shape={filled})"
+        if several:
+            way = f"estimate_memory(model, input_shape={{{name!r}: {filled}}})"
+        else:
+            way += f" or keras-e2e memory --input_shape={','.join(map(str, filled))}"
         raise ValueError(
-            f"estimate_memory: the input {name!r} of {model.name!r} has the shape "
-            f"{tuple(shape)} for an example, in which sizes are open. Give them, as in "
-            f"estimate_memory(model, input_shape={tuple(n or 64 for n in shape)})."
+            f"The input {name!r} of {model.name!r} has the shape {tuple(shape)} for an "
+            f"example, in which sizes are open. Give them, as in {way}."
         )
     return tuple(shape)

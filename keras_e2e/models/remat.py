@@ -1,6 +1,6 @@
 """Rematerialization: modules whose activations are recomputed for their gradients."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import keras
@@ -30,7 +30,7 @@ def chosen_modules(remat: Any, modules: list[Module], model: str) -> tuple[str, 
     names = [module.name for module in modules]
     if isinstance(remat, bool):
         return tuple(names) if remat else ()
-    if isinstance(remat, str) or not isinstance(remat, Iterable):
+    if isinstance(remat, str | Mapping) or not isinstance(remat, Iterable):
         raise TypeError(
             f"{model}: remat={remat!r}; expected True, False or a list of names of modules "
             f"among {names}."

@@ -6,12 +6,17 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from keras_e2e.models.memory_estimate import MIB, MemoryEstimate
-from keras_e2e.models.memory_figures import estimate, gradients_wait, refuse_backend
+from keras_e2e.models.memory_estimate import MemoryEstimate
+from keras_e2e.models.memory_figures import (
+    estimate,
+    gradients_wait,
+    refuse_backend,
+    refuse_strategy,
+)
 from keras_e2e.models.memory_inputs import input_specs
 from keras_e2e.trainers.one_pass import why_one_apply, why_one_pass, why_together
 from keras_e2e.utils import compat
-from keras_e2e.utils.graphs import count_parameters, strategy_scope
+from keras_e2e.utils.graphs import count_parameters
 from keras_e2e.utils.state import preserve_everything
 
 
@@ -42,19 +47,22 @@ def print_modules(model: Any, print_fn: Any = None, batch_size: int | None = Non
         below.append(f"Shared: {'; '.join(_shared(model))}")
     table.add_column("#")
     table.add_column("module", no_wrap=True)
-    table.add_column("layers", overflow="fold")
+    # Beside figures of memory there is room for their number only.
+    table.add_column("layers", justify="left" if memory is None else "right")
     table.add_column("objective", no_wrap=True)
     table.add_column("parameters", justify="right", no_wrap=True)
     table.add_column("head", justify="right", no_wrap=True)
     below += _gradients(model)
     if memory is not None:
         compiled = getattr(model, "optimizer", None) is not None
-        below.append(_peaks(memory, compiled and why_together(model) is not None))
-        table.add_column("activations\n(MiB)", justify="right", no_wrap=True)
+        below.append(_peaks(model, memory, compiled and why_together(model) is not None))
+        unit = f"activations\n({memory.unit.name})"
+        table.add_column(unit, justify="right", no_wrap=True)
         table.add_column("share", justify="right", no_wrap=True)
     table.caption = "\n".join(below) or None
     for number, module in enumerate(model.modules, start=1):
-        table.add_row(str(number), *_cells(module), *_taken(memory, module.name))
+        cells = _cells(module, short=memory is not None)
+        table.add_row(str(number), *cells, *_taken(memory, module.name))
     if print_fn is None:
         Console().print(table)
         return
@@ -63,11 +71,11 @@ def print_modules(model: Any, print_fn: Any = None, batch_size: int | None = Non
     print_fn(text.getvalue().rstrip())
 
 
-def _cells(module: Any) -> list[str]:
+def _cells(module: Any, short: bool) -> list[str]:
     """What is said of a module beside its number and memory."""
     layers = [layer.name for layer in module.layers]
-    shown = ", ".join(layers)
-    if len(layers) > 3:
+    shown = str(len(layers)) if short else ", ".join(layers)
+    if len(layers) > 3 and not short:
         shown = f"{layers[0]} and {len(layers) - 1} more"
     head = count_parameters(module.head_variables)
     if module.boundary is None:
@@ -98,25 +106,32 @@ def _shared(model: Any) -> list[str]:
 
 def _memory(model: Any, batch_size: int) -> MemoryEstimate:
     refuse_backend("module_summary(batch_size=...)")
-    with preserve_everything(model), strategy_scope(model):
+    refuse_strategy("module_summary(batch_size=...)", model)
+    with preserve_everything(model):
         inputs, size = input_specs(model, batch_size, None)
         return estimate(model, [model], inputs, size, gradients_wait(model))
 
 
 def _gradients(model: Any) -> list[str]:
-    """Where the gradients of a step are taken and applied, if boundaries stop them."""
+    """Where the gradients of a step are taken and applied."""
     mode = model.training_mode
-    if not model._modular.flow().stopping or mode.name == "sequential":
-        return []
-    said = f"In mode '{mode}' gradients are taken at "
+    said = f"In mode '{mode}' gradients are taken"
+    if mode.name == "sequential":
+        return [f"{said} of one module; those before it keep nothing."]
     if (reason := why_one_pass(model)) is not None:
-        return [f"{said}the end of the step: {reason}."]
+        return [f"{said} at the end of the step: {reason}."]
+    if model.run_eagerly:
+        return [
+            f"{said} at each boundary that stops them, but run eagerly: TensorFlow keeps "
+            "all activations to the end of the step."
+        ]
+    said += " at each boundary that stops them"
     if getattr(model, "optimizer", None) is None:
-        return [f"{said}each boundary."]
+        return [f"{said}."]
     reason = why_one_apply(model)
     if reason is None:
-        return [f"{said}each boundary and applied there."]
-    return [f"{said}each boundary and applied at the end of the step: {reason}."]
+        return [f"{said}, and applied there."]
+    return [f"{said}, and applied at the end of the step: {reason}."]
 
 
 def _taken(memory: MemoryEstimate | None, name: str) -> list[str]:
@@ -124,14 +139,21 @@ def _taken(memory: MemoryEstimate | None, name: str) -> list[str]:
     if memory is None:
         return []
     (found,) = (m for m in memory.splits[0].modules if m.name == name)
-    return [f"{found.activations / MIB:,.1f}", f"{found.share:.2f}"]
+    return [memory.unit.of(found.activations), f"{found.share:.2f}"]
 
 
-def _peaks(memory: MemoryEstimate, waiting: bool) -> str:
+def _peaks(model: Any, memory: MemoryEstimate, waiting: bool) -> str:
     (split,) = memory.splits
     local = split.local_one_apply if waiting else split.local
-    return (
+    unit = memory.unit
+    said = (
         f"At batch size {memory.batch_size} a step is estimated to take at its peak, "
-        f"beside weights and optimizer, {memory.end_to_end / MIB:,.1f} MiB end to end and "
-        f"{local / MIB:,.1f} MiB locally ({memory.of_end_to_end(local):.2f} of that)."
+        f"beside weights and optimizer, {unit.of(memory.end_to_end)} {unit.name} in mode "
+        f"'end_to_end' and {unit.of(local)} {unit.name} in mode 'local' "
+        f"({memory.of_end_to_end(local):.2f} of that)"
     )
+    if heads := sum(count_parameters(m.head_variables) for m in model.modules):
+        said += f", without what heads take ({heads:,} parameters)"
+    if getattr(model, "jit_compile", False) is True:
+        said += ", and without XLA, which fuses and orders operations itself"
+    return f"{said}."

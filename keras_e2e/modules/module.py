@@ -76,6 +76,12 @@ class Module(NamedTuple):
         return [] if self.objective is None else self.objective.trainable_weights
 
     @property
+    def all_variables(self) -> list:
+        """The weights of the module and of its head, trainable or not."""
+        head = [] if self.objective is None else self.objective.weights
+        return [*self.variables, *head]
+
+    @property
     def all_trainable_variables(self) -> list:
         """The trainable weights of the module and of its head."""
         return [*self.trainable_variables, *self.head_variables]

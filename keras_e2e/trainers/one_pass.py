@@ -5,6 +5,7 @@ from typing import Any
 import keras
 
 from keras_e2e.optimizers.apply_apart import why_not_apart
+from keras_e2e.trainers.loss_reads import loss_that_reads_weights
 from keras_e2e.trainers.sharing import shares_variables
 
 
@@ -68,6 +69,8 @@ def why_together(model: Any) -> str | None:
         return reason
     if shares_variables(model):
         return "modules share variables, which later modules still read"
+    if (loss := loss_that_reads_weights(model.loss)) is not None:
+        return f"the loss {loss!r} holds layers or variables, which it may read at the end"
     if any(v.regularizer is not None for v in model.trainable_variables):
         return "the loss has penalties of weights, which are read at the end"
     return None

@@ -248,6 +248,12 @@ def augmented(x, y):
     return found.map(lambda x, y: (x + tf.random.normal([6]), y)).batch(16)
 
 
+def augmented_by_a_seed(x, y):
+    """Each iterator begins alike, and draws on when it goes through the data again."""
+    found = tf.data.Dataset.from_tensor_slices((x, y))
+    return found.map(lambda x, y: (x + tf.random.normal([6], seed=3), y)).batch(16)
+
+
 class AugmentedPyDataset(AsPyDataset):
     """With noise of its own each time."""
 
@@ -274,6 +280,14 @@ class Centered(layers.Layer):
 
     def call(self, x):
         return x - keras.ops.mean(x, axis=0)
+
+
+@keras.saving.register_keras_serializable("tests")
+class SlightlyCentered(layers.Layer):
+    """Takes off a hundredth of the mean of the batch."""
+
+    def call(self, x):
+        return x - 0.009 * keras.ops.mean(x, axis=0)
 
 
 def beginning_with(*first, objective="pred"):
@@ -341,12 +355,16 @@ def sharing():
     ("make", "options", "message"),
     [
         (mlp, {"data": augmented}, "brings other examples each time.*augmented"),
+        (mlp, {"data": augmented_by_a_seed}, "brings other examples each time.*augmented"),
         (mlp, {"data": AugmentedPyDataset}, "PyDataset, brings other.*cache=None"),
         (mlp, {"data": lambda x, y: as_dataset(x, y).repeat()}, "without an end"),
         (mlp, {"data": lambda x, y: iter([(x, y)])}, "x is a list_iterator; expected"),
         (mlp, {"plan": "local"}, r"cache='memory': no stage.*\['local'\].*'greedy'"),
         (mlp, {"plan": [Stage(mode="sequential:a")]}, "no stage of the plan"),
         (mlp, {"cache": True}, "cache=True: expected None, 'memory', or the path"),
+        (mlp, {"cache": "Memory"}, "cache='Memory': expected None, 'memory', or the path"),
+        (mlp, {"cache": ""}, "cache='': expected None, 'memory', or the path"),
+        (beginning_with(SlightlyCentered), {}, "depends on the other examples"),
         (beginning_with(AlwaysNoisy), {}, "boundary 'a' returns.*not the same each time"),
         (
             beginning_with(Centered),
@@ -395,6 +413,16 @@ def test_a_callback_that_switches_the_mode_of_a_cached_stage_is_refused():
     schedule = e2e.callbacks.TrainingModeScheduler({0: "sequential:b", 1: "local"})
     with pytest.raises(RuntimeError, match=r"from 'sequential .b.' to 'local'"):
         trained(mlp, [Stage(mode="sequential:b")], cache="memory", callbacks=[schedule])
+
+
+def test_a_callback_that_sets_weights_upstream_of_a_cached_stage_is_refused():
+    class Restore(keras.callbacks.Callback):
+        def on_train_begin(self, logs=None):
+            kernel = self.model.get_layer("a").kernel
+            kernel.assign(kernel * 0.5)
+
+    with pytest.raises(RuntimeError, match="set weights of modules upstream of 'b'"):
+        trained(mlp, [Stage(mode="sequential:b")], cache="memory", callbacks=[Restore()])
 
 
 def test_diagnostics_measure_all_modules_and_change_nothing():

@@ -8,6 +8,7 @@ import sys
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 from keras import layers
 
 import keras_e2e as e2e
@@ -176,8 +177,14 @@ def test_modules_that_are_recomputed_keep_less():
     lines = []
     deep(remat=True).module_summary(lines.append, batch_size=4096)
     text = " ".join(lines[0].split())
-    assert f"{again.splits[0].local / 2**20:.1f} MiB locally" in text
+    assert f"{again.splits[0].local / 2**20:.1f} MiB in mode 'local'" in text
     assert "(remat): d5, out" in text
+    assert "(remat), in all figures: d5, out." in " ".join(str(again).split())
+    assert again.splits[0].checkpointing is None
+    # Other modules than its own are those of the model without it, end to end as well.
+    others = e2e.estimate_memory(deep(remat=True), batch_size=4096, modules=[2])
+    plainly = e2e.estimate_memory(deep(), batch_size=4096, modules=[2])
+    assert others[:-1] == plainly[:-1] and "Without the remat" in others.notes[-1]
 
 
 def test_code_is_looked_at_as_it_runs():
@@ -372,11 +379,14 @@ def test_the_model_trains_on_as_if_it_had_not_been_looked_at():
 def test_what_is_shown():
     found = e2e.estimate_memory(mlp((64,) * 8), batch_size=1024, modules=[2, 4])
     text = str(found)
-    assert "Peak of a step of 'mlp' at batch size 1024, in MiB" in text
-    assert "4 modules: boundaries after d1, d3, d5; the largest is" in text
+    said = " ".join(text.split())
+    assert "Peak of a step of 'mlp' at batch size 1024, in MiB (of end to end, wh" in said
+    assert "4 modules, modularize(model, 3): boundaries after d1, d3, d5; the" in said
     local = f"{found.splits[1].local / 2**20:.1f}"
     assert local in text and local in repr(found) and local in found._repr_html_()
-    assert all(len(line) <= 100 for line in text.splitlines())
+    assert all(len(line) <= 80 for line in text.splitlines())
+    tiny = e2e.estimate_memory(mlp((4,)), batch_size=2, modules=2)
+    assert "in KiB (of end" in str(tiny) and ": KiB, end" in repr(tiny)
     one = str(e2e.estimate_memory(mlp((64,) * 8), modules=2))
     assert "Its modules" in one and "d3" in one
     loaded = json.loads(json.dumps(found.to_dict()))
@@ -419,3 +429,24 @@ def test_the_estimate_is_near_what_is_measured():
     if most == 0:
         pytest.skip("this TensorFlow does not count the memory of the CPU")
     assert 0.85 < least <= most < 1.25
+
+
+def test_a_model_of_a_strategy_is_refused_by_name():
+    with tf.distribute.OneDeviceStrategy("CPU:0").scope():
+        model = e2e.modularize(mlp(), ["d0"])
+    for ask in (
+        lambda: e2e.estimate_memory(model),
+        lambda: model.module_summary(print, batch_size=8),
+    ):
+        with pytest.raises(ValueError, match=r"under OneDeviceStrategy.*one device"):
+            ask()
+
+
+def test_open_sizes_of_several_inputs_are_asked_for_by_name():
+    wide, deep = keras.Input((None, 2), name="wide"), keras.Input((3,), name="deep")
+    both = layers.Concatenate()([layers.GlobalAveragePooling1D()(wide), deep])
+    model = keras.Model([wide, deep], layers.Dense(2)(both))
+    asked = r"estimate_memory\(model, input_shape=\{'wide': \(64, 2\)\}\)"
+    with pytest.raises(ValueError, match=asked):
+        e2e.estimate_memory(model)
+    e2e.estimate_memory(model, input_shape={"wide": (64, 2)})

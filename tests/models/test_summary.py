@@ -52,9 +52,16 @@ def test_memory_is_told_for_a_batch_size():
     found = e2e.estimate_memory(model, batch_size=65536)
     # Linear layers keep what they are given: d0 and d1 make 10 numbers, plain makes 3.
     assert row_of(text, "d1")[6:] == ["2.5", f"{10 / 25:.2f}"]
-    assert row_of(text, "d1")[:6] == row_of(printed(model), "d1")
-    assert f"{found.end_to_end / 2**20:.1f} MiB end to end" in text
-    assert f"{found.splits[0].local / 2**20:.1f} MiB locally" in " ".join(text.split())
+    assert row_of(text, "d1")[:6] == ["1", "d1", "2", "Reconstruction", "160", "44"]
+    said = " ".join(text.split())
+    assert f"{found.end_to_end / 2**20:.1f} MiB in mode 'end_to_end'" in said
+    assert f"{found.splits[0].local / 2**20:.1f} MiB in mode 'local'" in said
+    assert "without what heads take (44 parameters)" in said
+    model.module_summary(lines.append, batch_size=2)
+    assert "activations │" not in lines[1] and "KiB" in lines[1]
+    model.compile("adam", "mse", jit_compile=True)
+    model.module_summary(lines.append, batch_size=2)
+    assert "and without XLA" in " ".join(lines[2].split())
     with pytest.raises(ValueError, match="batch_size=0"):
         model.module_summary(batch_size=0)
 
@@ -62,10 +69,12 @@ def test_memory_is_told_for_a_batch_size():
 @pytest.mark.parametrize(
     ("mode", "optimizer", "said"),
     [
-        ("end_to_end", "adam", None),
-        ("deep_supervision", "adam", None),
-        ("local", None, "In mode 'local' gradients are taken at each boundary."),
-        ("local", "adam", "are taken at each boundary and applied there."),
+        ("end_to_end", "adam", "end of the step: no boundary stops the gradient."),
+        ("deep_supervision", "adam", "end of the step: no boundary stops the gradient."),
+        (TrainingMode("local", reach="all"), "adam", "no boundary stops the gradient."),
+        ("sequential:first", "adam", "taken of one module; those before it keep nothing."),
+        ("local", None, "In mode 'local' gradients are taken at each boundary that stops"),
+        ("local", "adam", "boundary that stops them, and applied there."),
         ("local", "nadam", "and applied at the end of the step: a step of Nadam is not"),
         (TrainingMode("mixed", stop=["first"]), "sgd", "(stop first)' gradients are taken"),
     ],
@@ -77,7 +86,29 @@ def test_it_says_where_gradients_are_taken_and_applied(mode, optimizer, said):
     if optimizer is not None:
         model.compile(optimizer, "mse")
     text = " ".join(printed(model).split())
-    assert said in text if said else "gradients" not in text
+    assert said in text
+
+
+def test_it_says_that_an_eager_step_keeps_all_activations():
+    base = keras.Sequential([keras.Input((4,)), layers.Dense(3, name="first")])
+    base.add(layers.Dense(2, name="out"))
+    model = e2e.modularize(base, ["first"], training_mode="local")
+    model.compile("adam", "mse", run_eagerly=True)
+    assert "keeps all activations to the end of the step" in " ".join(
+        printed(model).split()
+    )
+
+
+def test_with_memory_it_fits_a_terminal_of_eighty_columns(capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    x = inputs = keras.Input((16, 16, 3))
+    for number in range(1, 13):
+        x = layers.Conv2D(8, 3, padding="same", name=f"block_{number}_convolution")(x)
+        x = layers.BatchNormalization(name=f"block_{number}_normalization")(x)
+    outputs = layers.Dense(3)(layers.GlobalAveragePooling2D()(x))
+    e2e.modularize(keras.Model(inputs, outputs), 3).module_summary(batch_size=64)
+    table = capsys.readouterr().out.split("└")[0].split("┡")[1].splitlines()
+    assert len(table) == 1 + 4 and max(map(len, table)) <= 80
 
 
 @pytest.mark.parametrize(
@@ -102,12 +133,14 @@ def test_the_memory_told_is_that_of_where_gradients_are_applied(penalty):
     sizes = [layers.Dense(256, kernel_regularizer=penalty, name=n) for n in "abcd"]
     model = e2e.modularize(keras.Sequential([keras.Input((256,)), *sizes]), ["a", "b", "c"])
     model.compile("adam", "mse")
-    (split,) = e2e.estimate_memory(model, batch_size=2).splits
+    found = e2e.estimate_memory(model, batch_size=2)
+    (split,) = found.splits
     assert split.local < split.local_one_apply / 2
     lines = []
     model.module_summary(lines.append, batch_size=2)
     told = split.local_one_apply if penalty else split.local
-    assert f"{told / 2**20:.1f} MiB locally" in " ".join(lines[0].split())
+    said = f"{found.unit.of(told)} {found.unit.name} in mode 'local'"
+    assert said in " ".join(lines[0].split())
 
 
 def test_modules_that_are_not_known_yet_are_announced():

@@ -28,7 +28,8 @@ class ActivationStore:
     """
 
     def __init__(self, cache: Any, size: int):
-        if not isinstance(cache, str | os.PathLike):
+        near = str(cache).strip().lower() in ("", MEMORY) and cache != MEMORY
+        if near or not isinstance(cache, str | os.PathLike):
             raise ValueError(
                 f"cache={cache!r}: expected None, 'memory', or the path of a folder."
             )

@@ -139,15 +139,17 @@ class _CachedData:
         return numbered.map(with_upstream).prefetch(4)
 
 
-class SameMode(keras.callbacks.Callback):
-    """Raises RuntimeError where a callback switches the mode of a cached stage.
+class Unchanged(keras.callbacks.Callback):
+    """Raises RuntimeError where what was kept of the modules upstream is no longer so.
 
-    Other modules would train then, and what was kept of them would no longer be so.
+    That is where a callback switches the mode within a cached stage, or sets weights of
+    these modules: looked at when a window begins.
     """
 
-    def __init__(self, mode: TrainingMode):
+    def __init__(self, mode: TrainingMode, part: UpstreamModel):
         super().__init__()
-        self.mode = mode
+        self.mode, self.part = mode, part
+        self.weights = part.get_weights()
 
     def on_train_batch_begin(self, batch, logs=None):
         found = self.model.training_mode
@@ -157,6 +159,17 @@ class SameMode(keras.callbacks.Callback):
                 f"'{found}' within a stage that trains on cached activations. Leave that "
                 "callback out, make two stages of this one, or use cache=None."
             )
+        if batch == 0 and not all(map(_equal, self.weights, self.part.get_weights())):
+            raise RuntimeError(
+                f"cache: a callback set weights of modules upstream of "
+                f"{self.part.module!r} within a stage that trains on their cached "
+                "activations. Load weights before training, leave that callback out, or "
+                "use cache=None."
+            )
+
+
+def _equal(a: np.ndarray, b: np.ndarray) -> bool:
+    return np.array_equal(a, b, equal_nan=a.dtype.kind == "f")
 
 
 def _cached_modules(model: Any, stages: list, cache: Any) -> list[str]:
@@ -258,8 +271,8 @@ def _kept(boundary: str, value: Any, again: Any, moved: Any, order: np.ndarray) 
     if not np.array_equal(value, again, equal_nan=value.dtype.kind == "f"):
         raise ValueError(
             f"cache: what boundary {boundary!r} returns for the same inputs is not the "
-            "same each time: a layer upstream draws at random in inference mode, too. Use "
-            "cache=None, or let that layer draw only if `training` is true."
+            "same each time: a layer upstream draws at random, or counts, in inference "
+            "mode, too. Use cache=None, or let that layer do so only if `training` is true."
         )
     rows, left = divmod(len(value), count)
     if not left:
@@ -275,9 +288,10 @@ def _kept(boundary: str, value: Any, again: Any, moved: Any, order: np.ndarray) 
 
 def _close(a: np.ndarray, b: np.ndarray) -> bool:
     """Whether two arrays are equal up to rounding, which the order of rows may change."""
+    rounding = 1e-4 if a.dtype in ("float32", "float64") else 1e-2
     a, b = np.asarray(a, "float64"), np.asarray(b, "float64")
     scale = np.nanmax(np.abs(a), initial=0.0)
-    return np.allclose(a, b, rtol=1e-2, atol=1e-2 * scale, equal_nan=True)
+    return np.allclose(a, b, rtol=rounding, atol=rounding * scale, equal_nan=True)
 
 
 def _flat(returned: Any) -> list[np.ndarray]:

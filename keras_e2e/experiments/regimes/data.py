@@ -1,6 +1,7 @@
 """What the stages of a plan are trained on: arrays, or a dataset that brings batches."""
 
 import hashlib
+import itertools
 from collections.abc import Iterator
 from typing import Any
 
@@ -123,11 +124,19 @@ class DatasetData:
             yield self._find(*tree.flatten(x)), x
 
     def check_repeats(self, batches: int = 3) -> None:
-        """Numbers the examples, and raises ValueError if they are others the next time."""
-        for x, *_ in self.dataset.as_numpy_iterator():
+        """Numbers the examples, and raises ValueError if they are others the next time.
+
+        The next time of one iterator: with a seed each new one may begin alike, and draw
+        on as it goes through the data again.
+        """
+        count = int(self.dataset.cardinality())
+        if count < 0:  # not known
+            count = sum(1 for _ in self.dataset)
+        again = self.dataset.repeat().as_numpy_iterator()
+        for x, *_ in itertools.islice(again, count):
             for key in _keys(tree.flatten(x)):
                 self.numbers.setdefault(key, len(self.numbers))
-        for x, *_ in self.dataset.take(batches).as_numpy_iterator():
+        for x, *_ in itertools.islice(again, batches):
             self._find(*tree.flatten(x))
 
     def _find(self, *flat: np.ndarray) -> np.ndarray:

@@ -9,11 +9,12 @@ from typing import Any, NamedTuple
 import keras
 import numpy as np
 
-from keras_e2e.experiments.regimes.caching import SameMode, UpstreamCache
+from keras_e2e.experiments.regimes.caching import Unchanged, UpstreamCache
 from keras_e2e.experiments.regimes.data import ArrayData, Data, as_data, as_validation_data
 from keras_e2e.experiments.regimes.downstream import compile_downstream
 from keras_e2e.experiments.regimes.freezing import frozen_modules
 from keras_e2e.experiments.regimes.plans import PLANS, Stage
+from keras_e2e.trainers.modular_trainer import ModularTrainer
 from keras_e2e.utils.compat.build import build_as_fit_does
 from keras_e2e.utils.data import endless
 from keras_e2e.utils.graphs import count_parameters
@@ -29,7 +30,8 @@ class Trained(NamedTuple):
     Attributes:
         history: List with a dict for each window of steps: the logs of `fit`, and `step`,
             the number of steps at its end. The logs of a stage that trains what lies
-            downstream of a boundary begin with `downstream_`.
+            downstream of a boundary begin with `downstream_`. Metrics that a stage has
+            not, such as the accuracy while the outputs are not computed, are NaN.
         steps: Integer, the optimizer steps of all stages together.
         examples: Integer, the examples seen, repetitions included. (A smaller last batch
             of a dataset counts as a full one.)
@@ -113,12 +115,14 @@ def train(
         A `Trained`. The model's `training_mode` is that of the last such stage.
 
     Raises:
+        TypeError: If the model is not modular.
         ValueError: If a plan, module or boundary is unknown, the steps cannot be divided,
             the ideal activations of a stage are missing, or a model cannot be cut at its
             boundary. With `cache`: if no stage trains on what stands still, the data are
             augmented, what modules upstream return for an example is not the same each
             time, or the folder is full or not writable. Nothing is trained then.
-        RuntimeError: If a callback switches the mode of a stage that uses the cache.
+        RuntimeError: If a callback switches the mode of a stage that uses the cache, or
+            sets weights upstream of it.
 
     Example:
 
@@ -131,6 +135,11 @@ def train(
     >>> found.steps, [sorted(logs) for logs in found.history]
     (4, [['loss', 'step'], ['loss', 'step']])
     """
+    if not isinstance(model, ModularTrainer):
+        raise TypeError(
+            f"regimes.train needs a modular model; {getattr(model, 'name', model)!r} is a "
+            f"{type(model).__name__}. Give modularize(model, boundaries), compiled."
+        )
     stages = _stages(plan, [module.name for module in model.modules])
     parts = _parts(stages, steps, window)
     data = as_data(x, y, batch_size)
@@ -184,7 +193,7 @@ def _train_whole(
         batches = cache and cache.batches(mode, source.order)
         if cache and batches is not None:
             validation = cache.validation(mode)
-            used.append(SameMode(mode))
+            used.append(Unchanged(mode, cache.parts[str(mode.module)]))
         else:
             batches = source.data.batches(source.order)
             validation = source.validation and source.validation.one_epoch()
@@ -231,7 +240,8 @@ def _parts(stages: list[Stage], steps: int, window: int) -> list[int]:
     if left or windows < len(stages):
         raise ValueError(
             f"steps={steps}: expected a multiple of window={window}, and a window for each "
-            f"of the {len(stages)} stages."
+            f"of the {len(stages)} stages: {len(stages) * window} or more, or a smaller "
+            "window."
         )
     total = sum(stage.share for stage in stages)
     ends = np.cumsum([stage.share / total for stage in stages]) * windows

@@ -141,7 +141,7 @@ class StepGradients:
         waiting = {name for part in self._pending for name in part.trains}
         trained = {name for part in due for name in part.trains} - waiting
         modules = [m for m in self._model._modular.modules if m.name in trained]
-        own = {id(v) for module in modules for v in module.all_trainable_variables}
+        own = {id(v) for module in modules for v in module.all_variables}
         variables = [v for v in self.variables if id(v) in own]
         gradients = [self._found.pop(id(v), None) for v in variables]
         if all(gradient is None for gradient in gradients):
@@ -192,7 +192,8 @@ class StepGradients:
         others: set[int] = set()
         for module in modules:
             into = trained if module.name in part.trains else others
-            into.update(id(v) for v in module.all_trainable_variables)
+            # Which of them are trained was settled by the first step, as in Keras.
+            into.update(id(v) for v in module.all_variables)
         # What belongs to no module the compiled loss trains.
         rest = modules[-1].name in part.losses
         return [

@@ -11,6 +11,7 @@ from keras import tree
 
 from keras_e2e.modules.step_context import StepContext, step_context
 from keras_e2e.optimizers.apply_apart import apply_apart, count_step
+from keras_e2e.trainers.build_optimizer import build_optimizer
 from keras_e2e.trainers.one_pass import why_one_apply
 from keras_e2e.trainers.state import ModularState
 from keras_e2e.trainers.tensorflow.extra_passes import ExtraPasses, first_tensor
@@ -75,6 +76,8 @@ class ModularStep(Model):
         """
         if self._modular.steps.measuring or tf.distribute.has_strategy():
             return None
+        if not self.optimizer.built:  # before all heads are made it cannot be
+            return None
         if why_one_apply(self) is not None:
             return None
         return functools.partial(apply_apart, self.optimizer)
@@ -100,6 +103,8 @@ class ModularStep(Model):
         if gradients.applied and all(gradient is None for gradient in found):
             count_step(self.optimizer)
         elif variables:
+            if not self.optimizer.built:  # a step by hand
+                build_optimizer(self)
             with tf.control_dependencies(_forward(state.mode, loss, y_pred)):
                 self.optimizer.apply_gradients(zip(found, variables, strict=True))
         else:

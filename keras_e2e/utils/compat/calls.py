@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import keras
+from keras import ops
 from keras.src import backend
 from keras.src.backend.common import global_state
 
@@ -55,6 +56,32 @@ def _in_call(context: Any) -> Iterator[None]:
 def note_masks(layer: keras.layers.Layer, inputs: Any, outputs: Any, previous: Any) -> None:
     """Notes masks on what a layer returns, as Keras does (`_set_mask_metadata`)."""
     layer._set_mask_metadata(inputs, outputs, previous)
+
+
+def penalize_now(layer: keras.layers.Layer, outputs: Any) -> None:
+    """Adds the penalty of a layer's activations from within its `call`.
+
+    Keras adds it when `call` returns, for each tensor that is returned: these penalties are
+    left out then.
+    """
+    if layer.activity_regularizer is None:
+        return
+    penalized = [t for t in keras.tree.flatten(outputs) if backend.is_tensor(t)]
+    for output in penalized:
+        penalty = layer.activity_regularizer(output)
+        if output.ndim > 0:
+            size = ops.cast(ops.shape(output)[0], dtype=penalty.dtype)
+            penalty = ops.divide_no_nan(penalty, size)
+        layer.add_loss(penalty)
+    left = len(penalized)
+
+    def leave_out(loss):
+        nonlocal left
+        left -= 1
+        if not left:
+            del layer.add_loss
+
+    layer.add_loss = leave_out
 
 
 def penalties_of_calls(

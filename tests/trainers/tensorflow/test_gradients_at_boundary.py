@@ -1,5 +1,7 @@
 """A module's gradients are taken at its boundary, before the next module runs."""
 
+import functools
+
 import keras
 import numpy as np
 import pytest
@@ -411,3 +413,100 @@ def test_masked_steps_do_not_count_at_a_boundary(nested):
         return embed.numpy()
 
     np.testing.assert_allclose(step(tokens), step(other), rtol=1e-5, atol=1e-7)
+
+
+def test_a_step_by_hand_builds_the_optimizer_on_all_variables():
+    """As `fit` does beforehand; the apply at a boundary would build it on one module."""
+    model, fitted = compiled(base()), compiled(base())
+    model.optimizer.built = False
+    model.compile(keras.optimizers.Adam(0.01), model.loss)
+    fitted.compile(keras.optimizers.Adam(0.01), fitted.loss)
+    for _ in range(3):
+        model.train_step((X, Y))
+    fitted.fit(X, Y, batch_size=32, epochs=3, verbose=0)
+    for one, other in zip(model.variables, fitted.variables, strict=True):
+        np.testing.assert_allclose(one, other, atol=1e-6)
+    model.training_mode = "end_to_end"
+    model.fit(X, Y, verbose=0)
+
+
+@pytest.mark.parametrize("mode", ["local", TrainingMode("mixed", stop=["b"])])
+def test_what_was_frozen_after_the_first_step_is_trained_on_as_in_keras(mode):
+    model = compiled(base(), "end_to_end")
+    model.fit(X, Y, verbose=0)
+    model.get_layer("a").trainable = False  # without compile
+    model.training_mode = mode
+    before = model.get_layer("a").kernel.numpy()
+    model.fit(X, Y, epochs=3, verbose=0)
+    assert not np.array_equal(model.get_layer("a").kernel, before)
+
+
+class Reads(keras.losses.Loss):
+    """A loss that reads a weight of the model."""
+
+    def __init__(self, layer):
+        super().__init__(name="reads")
+        self.layer = layer
+
+    def call(self, y, y_pred):
+        return keras.ops.mean((y_pred - 1.0) ** 2, -1) * keras.ops.sum(self.layer.kernel**2)
+
+
+@pytest.mark.parametrize("kind", ["object", "closure", "partial"])
+def test_a_loss_that_reads_a_weight_reads_it_before_the_step(kind):
+    class Mine(keras.optimizers.SGD):
+        """Whose gradients are applied at the end."""
+
+    def after(optimizer):
+        model = compiled(base())
+        layer = model.get_layer("a")
+        reads = Reads(layer)
+        loss = {
+            "object": reads,
+            "closure": lambda y, y_pred: reads.call(y, y_pred),
+            "partial": functools.partial(_reads, weight=layer.kernel),
+        }[kind]
+        model.compile(optimizer, loss)
+        model.fit(X, Y, batch_size=32, epochs=3, shuffle=False, verbose=0)
+        return model, [v.numpy() for v in model.variables]
+
+    model, found = after(keras.optimizers.SGD(0.01))
+    for one, other in zip(found, after(Mine(0.01))[1], strict=True):
+        np.testing.assert_array_equal(one, other)
+    assert "holds layers or variables" in why_one_apply(model)
+
+
+def _reads(y, y_pred, weight):
+    return keras.ops.mean((y_pred - 1.0) ** 2, -1) * keras.ops.sum(weight**2)
+
+
+@pytest.mark.parametrize("eager", [False, True])
+@pytest.mark.parametrize("mode", ["local", TrainingMode("local", reach=2)])
+def test_a_penalty_on_activations_before_a_boundary_of_code_trains_its_layer(mode, eager):
+    def trained(make):
+        keras.utils.set_random_seed(0)
+        model = make()
+        model(X)
+        for number, layer in enumerate(model.layers[-4:]):
+            layer.set_weights([np.cos(w + number) for w in layer.get_weights()])
+        for layer in model.layers[-4:-1]:
+            layer.activity_regularizer = keras.regularizers.L2(0.5)
+        model = compiled(model, mode, keras.optimizers.SGD(0.05), run_eagerly=eager)
+        heads = [b.objective for b in model.boundaries.values()]
+        for number, head in enumerate(heads):
+            for weight in head.weights:
+                weight.assign(np.sin(weight + number))
+        logs = model.fit(X, Y, batch_size=16, epochs=2, shuffle=False, verbose=0).history
+        # Nothing that is put into place of a layer's method stays behind.
+        assert not any("add_loss" in vars(m) for m in model._flatten_layers())
+        return [v.numpy() for layer in "abc" for v in _layer(model, layer).weights], logs
+
+    graph, logs = trained(base)
+    code, logs_of_code = trained(Coded)
+    for one, other in zip(graph, code, strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(logs["loss"], logs_of_code["loss"], rtol=1e-5)
+
+
+def _layer(model, name):
+    return next(layer for layer in model._flatten_layers() if layer.name == name)
