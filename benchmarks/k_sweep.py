@@ -112,6 +112,7 @@ METHODS = {
     "MAN": Method("class", prediction(MomentumAuxiliary), "#d35400", reported={16: 9.11}),
     "MAN++": Method("class", prediction(man_plus_plus), "#873600"),
     "TRGL": Method("class", transport("conv_mlp"), "#117864"),
+    "FBA": Method("class", lambda: e2e.objectives.FeatureBank(head="mlp"), "#7d6608"),
     "ContSup": Method("class, image", prediction("conv_mlp"), "#1f618d", context=True),
     "deep supervision": Method(
         "class", prediction("conv_mlp"), "#7f8c8d", mode="deep_supervision"

@@ -124,6 +124,7 @@ def test_a_greedy_run_trains_each_module_in_turn(scripts):
         ("MAN", 2),
         ("MAN++", 2),
         ("TRGL", 2),
+        ("FBA", 4),
         ("ContSup", 4),
     ],
 )

@@ -2,6 +2,7 @@
 
 from keras_e2e.objectives import heads
 from keras_e2e.objectives.base import LocalObjective
+from keras_e2e.objectives.feature_bank import FeatureBank
 from keras_e2e.objectives.feedback import DirectFeedbackAlignment, FeedbackAlignment
 from keras_e2e.objectives.forward_forward import ForwardForward
 from keras_e2e.objectives.infonce import InfoNCE
@@ -33,6 +34,7 @@ __all__ = [
     "Batch",
     "DirectFeedbackAlignment",
     "Exit",
+    "FeatureBank",
     "FeedbackAlignment",
     "ForwardForward",
     "Identifier",

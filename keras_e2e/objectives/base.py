@@ -39,6 +39,8 @@ class LocalObjective(keras.layers.Layer):
         requires_labels: Boolean, whether `y` must hold intermediate labels under the
             boundary's name. Checked before a step is taken.
         requires_targets: Boolean, whether `y` must hold the targets of the model.
+        requires_earlier: Boolean, whether it reads `batch.earlier`, for which all modules
+            upstream must run in a step.
         feedback_source: None for an objective with a loss. For one that sends the module
             a signal instead (`objectives.Signal`), where it takes that from.
 
@@ -58,6 +60,7 @@ class LocalObjective(keras.layers.Layer):
 
     requires_labels: bool = False
     requires_targets: bool = False
+    requires_earlier: bool = False
     feedback_source: str | None = None
     built: bool
 

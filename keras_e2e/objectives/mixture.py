@@ -68,6 +68,10 @@ class Mixture(LocalObjective):
     def requires_targets(self):  # type: ignore[override]
         return any(part.requires_targets for part, _ in self.counting)
 
+    @property
+    def requires_earlier(self):  # type: ignore[override]
+        return any(part.requires_earlier for part, _ in self.counting)
+
     def extra_inputs(self):
         return {k: v for part, _ in self.counting for k, v in part.extra_inputs().items()}
 

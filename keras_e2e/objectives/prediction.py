@@ -16,7 +16,7 @@ from keras_e2e.objectives.losses import (
     serialize_loss,
 )
 from keras_e2e.objectives.registry import register
-from keras_e2e.objectives.specs import Batch, Exit, ModelSpec, Output
+from keras_e2e.objectives.specs import Batch, Exit, ModelSpec, Output, OutputSpec
 
 
 @register("pred", "prediction")
@@ -107,18 +107,29 @@ class Prediction(LocalObjective):
             )
         endings = []
         for output in chosen:
-            network = heads.make_head(
-                self.head,
-                activation,
-                output.spec.shape,
-                self.dtype_policy,
-                model.following_blocks,
-            )
-            self.networks.append(network)
+            self.networks.append(self.make_network(activation, output, model))
             endings.append(self.activation or output.ending)
         self.endings = tuple(endings)
         self.metrics_by_output = self.asked.make(
             [output.name for output in chosen], model.name, type(self).__name__
+        )
+
+    def make_network(
+        self, activation: keras.KerasTensor, output: OutputSpec, model: ModelSpec
+    ) -> keras.layers.Layer:
+        """Returns the head that predicts one output, built.
+
+        Args:
+            activation: As in `build_head`.
+            output: `OutputSpec` of the output.
+            model: As in `build_head`.
+        """
+        return heads.make_head(
+            self.head,
+            activation,
+            output.spec.shape,
+            self.dtype_policy,
+            model.following_blocks,
         )
 
     def exits(self, outputs: tuple[Output, ...]) -> tuple[Exit, ...]:

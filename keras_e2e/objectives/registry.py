@@ -15,6 +15,7 @@ from keras_e2e.utils.validation import did_you_mean
 Alias = Literal[
     "barlow_twins",
     "direct_feedback_alignment",
+    "feature_bank",
     "feedback_alignment",
     "forward_forward",
     "infonce",

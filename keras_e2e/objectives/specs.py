@@ -55,6 +55,9 @@ class Batch(NamedTuple):
             `None`, no prediction.
         training: Boolean, whether heads run in training mode. False in
             `evaluate_modules`, which trains nothing. Defaults to `True`.
+        earlier: Dict with what the modules upstream returned, by the names of their
+            boundaries, with its gradient stopped, for an objective that sets
+            `requires_earlier`. Defaults to an empty dict.
 
     Example: a batch to try an objective on.
 
@@ -74,6 +77,7 @@ class Batch(NamedTuple):
     extra_activations: Mapping[Hashable, Any] = {}
     predicted_gradient: Any = None
     training: bool = True
+    earlier: Mapping[str, Any] = {}
 
 
 class OutputSpec(NamedTuple):
@@ -118,6 +122,8 @@ class ModelSpec:
             (`modules.blocks.Block`), of which `AugLocal` and `MomentumAuxiliary` are
             made. Defaults to `()`, where the model shows no graph.
         name: String, the module's name. Defaults to `""`.
+        earlier: Dict with the `keras.KerasTensor` at the boundary of each module upstream
+            that a pass crosses once, by name. Defaults to an empty dict.
 
     Example: the shapes around a module, to build a head without a model.
 
@@ -139,6 +145,7 @@ class ModelSpec:
     num_modules: int = 2
     following_blocks: tuple = ()
     name: str = ""
+    earlier: Mapping[str, keras.KerasTensor] = dataclasses.field(default_factory=dict)
 
 
 class Exit(NamedTuple):

@@ -47,6 +47,7 @@ def build_heads(
             num_modules=len(modules),
             following_blocks=spec.following_blocks,
             name=module.name,
+            earlier=_upstream(module, specs),
         )
         try:
             with keras.name_scope(module.boundary.name):
@@ -58,6 +59,18 @@ def build_heads(
             ) from error
     heads = [(m.name, id(v)) for m in modules for v in m.head_variables]
     _refuse_shared(heads, "head")
+
+
+def _upstream(module: Module, specs: Sequence[ModuleSpec]) -> dict:
+    """What the modules upstream return, by name, where a pass crosses them once."""
+    names = set(module.inputs)
+    found = {}
+    for spec in reversed(specs):
+        if spec.module.name in names:
+            names |= set(spec.module.inputs)
+            if spec.module.crossings == 1:
+                found[spec.module.name] = spec.activation
+    return dict(reversed(found.items()))
 
 
 def _refuse_ambiguous_labels(modules: Sequence[Module], outputs: list[str]) -> None:

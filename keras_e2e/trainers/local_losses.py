@@ -123,6 +123,8 @@ def local_loss(
         _without_noise(c) for c in record.crossings if c.boundary.module in module.inputs
     ] or [flat_inputs[i] for i in module.model_inputs]
     batch = batch._replace(module_input=entered[0] if len(entered) == 1 else entered)
+    if objective.requires_earlier:
+        batch = batch._replace(earlier=_earlier(module, record))
     extra = {k: extra_records[k].activations(module.name) for k in objective.extra_inputs()}
     total = 0.0
     for place, crossing in enumerate(crossings):
@@ -133,6 +135,12 @@ def local_loss(
         with error_context(module.name):
             total = total + objective.compute_loss(crossing.masked_activation(), own)
     return total / len(crossings) if len(crossings) > 1 else total
+
+
+def _earlier(module: Module, record: ForwardRecord) -> dict:
+    """What other modules have returned by now, by name."""
+    others = (c for c in record.crossings if c.boundary.module != module.name)
+    return {c.boundary.module: ops.stop_gradient(_without_noise(c)) for c in others}
 
 
 def _without_noise(crossing: Crossing) -> Any:

@@ -38,6 +38,7 @@ from keras_e2e.diagnostics import (
 from keras_e2e.objectives import (
     BarlowTwins,
     DirectFeedbackAlignment,
+    FeatureBank,
     FeedbackAlignment,
     ForwardForward,
     InfoNCE,
@@ -294,6 +295,7 @@ OBJECTIVES = [
         "conv",
         batch_statistics=True,
     ),
+    ObjectiveCase("feature_bank", lambda: FeatureBank(6, head="linear"), "conv"),
     ObjectiveCase("transport", lambda: Transport(tau=0.5)),
     ObjectiveCase("transport-conv", Transport, "conv"),
     ObjectiveCase("mixture-schedule", _decaying),

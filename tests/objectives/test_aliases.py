@@ -12,6 +12,7 @@ from keras_e2e import objectives
 from keras_e2e.objectives import (
     BarlowTwins,
     DirectFeedbackAlignment,
+    FeatureBank,
     FeedbackAlignment,
     ForwardForward,
     InfoNCE,
@@ -38,6 +39,7 @@ KINDS = {
     "predsim": PredSim,
     "supcon": SupervisedContrastive,
     "transport": Transport,
+    "feature_bank": FeatureBank,
     "infopro": InfoPro,
     "reconstruction": Reconstruction,
     "barlow_twins": BarlowTwins,
@@ -212,6 +214,9 @@ NON_DEFAULT = {
     "feedback_alignment": lambda: FeedbackAlignment(seed=3, weight=SCHEDULE),
     "direct_feedback_alignment": lambda: DirectFeedbackAlignment(seed=3, weight=0.5),
     "transport": lambda: Transport(Prediction("mlp"), tau=0.5, weight=2.0, reach=2),
+    "feature_bank": lambda: FeatureBank(
+        8, head="linear", output_name="out", loss="mse", activation="tanh", reach=2
+    ),
     "mixture": lambda: Mixture({"sim": 0.5, BarlowTwins(projection_dim=3): 2}, weight=0.5),
     "mixture in a mixture": lambda: Mixture(
         {Mixture({"sim": 0.5, InfoPro(std=[0.5, 1.0]): 0.0}): 0.25, PredSim(0.5): 2.0},

@@ -221,6 +221,13 @@ def _refuse_what_changes(model: Any, name: str) -> None:
             "module's activation alone."
         )
     entering = modules[name].inputs
+    unseen = sorted(set(model._stages.modules_before(name)) - set(entering))
+    if objective is not None and objective.requires_earlier and unseen:
+        raise ValueError(
+            f"cache: the objective of boundary {name!r}, {objective.name!r}, sees what the "
+            f"modules {unseen} return, which would not run. Use cache=None, or an "
+            "objective that takes the module's activation alone."
+        )
     for before in model._stages.modules_before(name):
         if before not in entering and modules[before].boundary.noise:
             raise ValueError(
