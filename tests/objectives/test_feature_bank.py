@@ -96,7 +96,7 @@ def random_weights(objective):
     """Kernel and bias of each projection, in the order of the bank, and of the head."""
     (network,) = objective.networks
     for v in network.weights:
-        v.assign(some(*v.shape))
+        v.assign(0.3 * some(*v.shape))  # no probability that Keras would clip
     names = [f"project_{i}" for i in range(len(objective.bank) + 1)]
     read = [network.get_layer(name) for name in names] + [network.layers[-1]]
     return [ops.convert_to_numpy(v) for layer in read for v in layer.weights]
