@@ -51,11 +51,12 @@ class _Held:
     def __init__(self) -> None:
         self.batches: list[tuple] = []
 
-    def take(self, iterator: Any) -> dict:
+    def take(self, *args: Any) -> Any:
         """Stands for a step of `evaluate`."""
+        *state, iterator = args  # on JAX the state of the trainer stands before the data
         batch = next(iterator)
         self.batches.append(keras.utils.unpack_x_y_sample_weight(batch))
-        return {}
+        return ({}, *state) if state else {}
 
     def count(self) -> int:
         return len(self.batches)
