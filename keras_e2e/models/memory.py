@@ -105,7 +105,7 @@ def estimate_memory(
     with preserve_everything(model):
         inputs, size = input_specs(model, batch_size, input_shape)
         with _as_modular(model, inputs) as modular:
-            plain = modular if counts is None else _plain(model, modular)
+            plain = modular if counts is None else _plain(model, modular, counts)
             splits = _splits(modular, plain, counts, balance)
             found = estimate(plain, splits, inputs, size, gradients_wait(model))
     if plain is modular or not getattr(modular, "remat", None):
@@ -152,12 +152,12 @@ def _example(spec: Any) -> Any:
     return keras.ops.ones((2, *spec.shape[1:]), spec.dtype)
 
 
-def _plain(model: Any, modular: Any) -> Any:
+def _plain(model: Any, modular: Any, counts: list[int]) -> Any:
     """The graph without the boundaries that it has, and what they hold."""
     if not compat.is_functional(modular):
         raise ValueError(
-            f"modules: the subclassed model {model.name!r} has no graph to choose cut "
-            "points in. Give modularize(model, [...]) with names of its layers."
+            f"modules={counts}: the subclassed model {model.name!r} has no graph to choose "
+            "cut points in. Give modularize(model, [...]) with names of its layers."
         )
     return AnyGraph(*rewire(modular, {}, keep=False, flatten=True), name=model.name)
 

@@ -196,7 +196,8 @@ def test_memory_is_told_of_a_saved_model(saved):
     process = call("memory", str(saved), *asked)
     assert process.returncode == 0, process.stderr[-2000:]
     assert "Peak of a step of 'net' at batch size 128, in MiB" in process.stdout
-    assert "4 modules: boundaries after d0, d1, d2" in process.stdout
+    said = " ".join(process.stdout.split())
+    assert "modularize(model, 3): boundaries after d0, d1, d2" in said
     process = call("memory", str(saved), *asked, "--json")
     found = json.loads(process.stdout)
     # Four layers of 16 numbers, and one number of the last.
@@ -208,7 +209,7 @@ def test_memory_is_told_of_a_saved_model(saved):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ([], "the input 'tokens' of 'net' has the shape (None, 8)"),
+        ([], "The input 'tokens' of 'net' has the shape (None, 8)"),
         (["--input_shape=5,8", "--modules=9"], "'net' can be cut into at most 5 modules"),
     ],
 )
