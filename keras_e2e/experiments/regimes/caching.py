@@ -212,21 +212,15 @@ def _cached_modules(model: Any, stages: list, cache: Any) -> list[str]:
 def _refuse_what_changes(model: Any, name: str) -> None:
     """Raises ValueError where a step runs the modules upstream on data of its own."""
     modules = {module.name: module for module in model.modules}
-    objective = modules[name].objective
-    if objective is not None and objective.extra_inputs():
+    objective, entering = modules[name].objective, modules[name].inputs
+    unseen = model._stages.modules_before(name) - {*entering}
+    looks_back = objective is not None and objective.requires_earlier and unseen
+    if objective is not None and (objective.extra_inputs() or looks_back):
         raise ValueError(
             f"cache: the objective of boundary {name!r}, {objective.name!r}, makes inputs "
-            "of its own at each step (augmented views, say), for which the modules "
-            "upstream have to run. Use cache=None, or an objective that takes the "
-            "module's activation alone."
-        )
-    entering = modules[name].inputs
-    unseen = sorted(set(model._stages.modules_before(name)) - set(entering))
-    if objective is not None and objective.requires_earlier and unseen:
-        raise ValueError(
-            f"cache: the objective of boundary {name!r}, {objective.name!r}, sees what the "
-            f"modules {unseen} return, which would not run. Use cache=None, or an "
-            "objective that takes the module's activation alone."
+            "of its own at each step (augmented views, say) or sees what all modules "
+            "upstream return, for which they have to run. Use cache=None, or an objective "
+            "that takes the module's activation alone."
         )
     for before in model._stages.modules_before(name):
         if before not in entering and modules[before].boundary.noise:
