@@ -153,9 +153,14 @@ class Line:
         for tensor in graph.outputs:
             self._users.setdefault(tensor, []).append(len(calls))
 
-    def points(self) -> list[CutPoint]:
-        """What may end a module, by itself or together with others, in order."""
-        joined = self._joined()
+    def points(self, apart: bool = False) -> list[CutPoint]:
+        """What may end a module, by itself or together with others, in order.
+
+        Args:
+            apart: Boolean, whether also between two uses of the same weights, which nobody
+                was named to own. Defaults to `False`.
+        """
+        joined = [] if apart else list(self.joined())
         calls_of = collections.Counter(id(c.operation) for c in self.calls)
         found = []
         needed: dict[int, int] = {}  # what weights lead to and is used behind this place
@@ -196,7 +201,7 @@ class Line:
         users = [self.calls[i].operation for i in self._users[id(tensor)]]
         return not all(isinstance(operation, FINISHERS) for operation in users)
 
-    def _joined(self) -> list[tuple[int, int]]:
+    def joined(self) -> set[tuple[int, int]]:
         """First and last use of the same weights, where nobody was named to own them."""
         asked = self.graph.asked()
         uses: dict[int, list[int]] = {}
@@ -204,7 +209,7 @@ class Line:
             if call.operation.name not in asked:
                 for variable in getattr(call.operation, "weights", ()):
                     uses.setdefault(id(variable), []).append(i)
-        return list({(u[0], u[-1]) for u in uses.values() if u[0] < u[-1]})
+        return {(u[0], u[-1]) for u in uses.values() if u[0] < u[-1]}
 
     def _goes_around(self, tensor: int, place: int) -> bool:
         """Whether a place lies inside of a block, which a tensor goes around.

@@ -6,6 +6,7 @@ from typing import Any
 from keras_e2e.modules.call_costs import Balance, graph_costs
 from keras_e2e.modules.call_line import CutPoint, Line, in_turn
 from keras_e2e.modules.graph import Graph
+from keras_e2e.utils.graphs import unique
 
 # The number of boundaries where none is asked for.
 DEFAULT_COUNT = 3
@@ -52,10 +53,21 @@ def balanced(
     line = Line(graph, in_turn(graph))
     points = line.points()
     most = _most(points)
-    _refuse_count(graph, points, most, count)
+    total = [0, *itertools.accumulate(graph_costs(line.calls, balance))]
+    if count is not None and count < 1:
+        raise ValueError(f"boundaries={count}: expected at least 1 boundary.")
+    if most < (count or 1):
+        apart = _chosen(line, line.points(apart=True), total, count or 1)
+        _refuse_count(line, points, most, count, apart)
     if count is None:
         count = min(DEFAULT_COUNT, most)
-    total = [0, *itertools.accumulate(graph_costs(line.calls, balance))]
+    return [point.layer for point in _chosen(line, points, total, count)]
+
+
+def _chosen(
+    line: Line, points: list[CutPoint], total: list[int], count: int
+) -> list[CutPoint]:
+    """The cut points that balance the modules; none if there are not so many."""
     found: list[tuple[float, list[CutPoint]]] = []
     alone = [p for p in points if p.since < 0]
     for some in (_between_blocks(line, alone), alone, points):
@@ -67,7 +79,7 @@ def balanced(
             found.append((largest, [some[i] for i in chosen]))
             if largest <= BALANCED * total[-1] / (count + 1):
                 break
-    return [point.layer for point in min(found, key=lambda each: each[0])[1]]
+    return min(found, key=lambda each: each[0])[1] if found else []
 
 
 def _between_blocks(line: Line, points: list[CutPoint]) -> list[CutPoint]:
@@ -91,11 +103,6 @@ def _between_blocks(line: Line, points: list[CutPoint]) -> list[CutPoint]:
     return kept
 
 
-def most_cuts(graph: Graph) -> int:
-    """How many cut points of a graph can be boundaries at the same time, at most."""
-    return _most(Line(graph, in_turn(graph)).points())
-
-
 def _most(points: list[CutPoint]) -> int:
     longest: list[int] = []
     for point in points:
@@ -109,29 +116,45 @@ def _most(points: list[CutPoint]) -> int:
 
 
 def _refuse_count(
-    graph: Graph, points: list[CutPoint], most: int, count: int | None
+    line: Line,
+    points: list[CutPoint],
+    most: int,
+    count: int | None,
+    apart: list[CutPoint],
 ) -> None:
-    """Raises ValueError where so many cut points cannot be chosen."""
-    if count is not None and count < 1:
-        raise ValueError(f"boundaries={count}: expected at least 1 boundary.")
-    if most >= (count or 1):
-        return
+    """Raises ValueError where so many cut points cannot be chosen.
+
+    Args:
+        line: The calls.
+        points: List of the cut points.
+        most: Integer, how many of them can be boundaries at the same time.
+        count: Integer, how many were asked for, or None.
+        apart: List of those that could be had if it was said who trains what is shared.
+    """
+    name = line.graph.model.name
     asked = "" if count is None else f"boundaries={count}: "
-    operations = {id(c.operation): c.operation for c in graph.calls}.values()
+    operations = unique(c.operation for c in line.calls)
     weighted = [x.name for x in operations if getattr(x, "weights", ())]
     if len(weighted) < 2:
         raise ValueError(
-            f"{asked}the model {graph.model.name!r} is one module: its layers with weights "
-            f"are {weighted}, and each module has at least one. Nothing is to be cut."
+            f"{asked}the model {name!r} is one module: its layers with weights are "
+            f"{weighted}, and each module has at least one. Nothing is to be cut."
         )
     found, names, fewer = "no cut points", "", "Name"
     if most:
         found, fewer = f"only {most} cut points", f"Ask for at most {most}, or name"
         names = f": {[p.layer.name for p in points]}"
+    shared = {
+        line.calls[first].operation.name: "first"
+        for first, last in sorted(line.joined())
+        if any(first <= point.position < last for point in apart)
+    }
+    if shared:
+        fewer = f"Say who trains what is used at several places, shared={shared}, or name"
     raise ValueError(
-        f"{asked}the model {graph.model.name!r} has {found} (layers and operations that "
-        "every path from weights before them to an output crosses, with weights on both "
-        f"sides){names}. {fewer} layers yourself: modularize(model, [...])."
+        f"{asked}the model {name!r} has {found} (layers and operations that every path "
+        "from weights before them to an output crosses, with weights on both sides)"
+        f"{names}. {fewer} layers yourself: modularize(model, [...])."
     )
 
 
