@@ -301,8 +301,8 @@ def test_no_cut_before_the_first_weights_or_after_the_last():
 
 def test_a_model_without_cut_points_lists_none():
     inputs = keras.Input((4,))
-    twice = layers.Dense(4)
-    outputs = twice(layers.Dense(4)(twice(inputs)))
+    early = layers.Dense(4)(inputs)
+    outputs = [early, layers.Dense(4)(early)]
     with pytest.raises(ValueError, match=r"no cut points \([^)]*\)\. Name layers yourself"):
         e2e.modularize(keras.Model(inputs, outputs))
 
