@@ -108,8 +108,8 @@ def objectives_by_name(
         )
     if isinstance(boundaries, str | bool) or not isinstance(boundaries, Iterable):
         raise ValueError(
-            f"boundaries={boundaries!r}: expected a list of names of layers, a dict "
-            "from name to objective, or a number of cut points."
+            f"boundaries={boundaries!r}: expected a list of layer names, a dict from "
+            "layer name to objective, or a number of cut points."
         )
     names = list(boundaries)
     for name in names:

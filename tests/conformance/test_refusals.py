@@ -298,7 +298,7 @@ def test_a_layer_with_several_outputs_is_refused():
     inputs = keras.Input((8,))
     one, other = Halves(name="halves")(layers.Dense(6, name="a")(inputs))
     model = keras.Model(inputs, layers.Dense(3)(layers.Add()([one, other])))
-    with refused_for(model, ValueError, "'halves'", "2 tensors", "layer that follows"):
+    with refused_for(model, ValueError, "'halves'", "2 tensors", "where they have joined"):
         e2e.modularize(model, ["halves"])
 
 
