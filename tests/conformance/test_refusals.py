@@ -413,7 +413,7 @@ def residual():
 def test_a_boundary_inside_a_residual_block_is_refused(inside):
     model = residual()
     block = inside[-1] if inside[0] != "c" else "0"
-    said = [f"'{inside}'", f"conv{block}_0 -> add{block}", "residual block"]
+    said = [f"'{inside}'", f"conv{block}_0 -> add{block}", f"joined, at 'add{block}'"]
     x = np.ones((2, 6, 6, 2), "float32")
     with refused_for(model, ValueError, *said, x=x):
         e2e.modularize(model, [inside])
