@@ -20,7 +20,7 @@ from keras_e2e.models.memory_inputs import input_specs
 from keras_e2e.models.placement import DEFAULT_BALANCE, new_boundaries
 from keras_e2e.models.rewiring import rewire
 from keras_e2e.modules.call_costs import Balance, check_balance
-from keras_e2e.modules.cut_points import cut_points
+from keras_e2e.modules.cut_points import most_cuts
 from keras_e2e.modules.graph import Graph
 from keras_e2e.trainers.modular_trainer import ModularTrainer
 from keras_e2e.utils import compat
@@ -168,14 +168,13 @@ def _splits(modular: Any, plain: Any, counts: list[int] | None, balance: Balance
         return [modular]
     if not compat.is_functional(modular):
         return []
-    most = len(cut_points(Graph(plain))) + 1
+    most = most_cuts(Graph(plain)) + 1
     if counts is None:
         counts = [count for count in USUAL if count <= most]
     elif counts[-1] > most:
         raise ValueError(
             f"modules={counts[-1]}: {modular.name!r} can be cut into at most {most} "
-            "modules (at layers that every path from input to output crosses, with weights "
-            "on both sides). Ask for fewer."
+            "modules. Ask for fewer."
         )
     return [
         AnyGraph(

@@ -27,6 +27,11 @@ def cut_points(graph: Graph) -> list[CutPoint]:
     return [p for p in line.points() if p.since < 0 and p.position >= line.entered]
 
 
+def most_cuts(graph: Graph) -> int:
+    """How many boundaries `balanced` finds places for at the same time, at most."""
+    return _most(Line(graph, in_turn(graph)).points())
+
+
 def balanced(
     graph: Graph, count: int | None = None, balance: Balance = "memory"
 ) -> list[Any]:

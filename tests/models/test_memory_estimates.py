@@ -450,3 +450,26 @@ def test_open_sizes_of_several_inputs_are_asked_for_by_name():
     with pytest.raises(ValueError, match=asked):
         e2e.estimate_memory(model)
     e2e.estimate_memory(model, input_shape={"wide": (64, 2)})
+
+
+def test_it_counts_modules_as_modularize_cuts_them():
+    """Two cuts of a U-Net count together: each closes the way around the other."""
+    x = inputs = keras.Input((16, 16, 3))
+    skips = []
+    for name in "ab":
+        skips.append(x := layers.Conv2D(4, 3, padding="same", name=name)(x))
+        x = layers.MaxPooling2D()(x)
+    x = layers.Conv2D(4, 3, padding="same", name="middle")(x)
+    for name, skip in zip("cd", reversed(skips), strict=True):
+        x = layers.Concatenate()([layers.UpSampling2D()(x), skip])
+        x = layers.Conv2D(4, 3, padding="same", name=name)(x)
+    model = keras.Model(inputs, layers.Conv2D(1, 1)(x))
+    found = e2e.estimate_memory(model)
+    for split in found.splits:
+        names = [
+            m.boundary.module
+            for m in e2e.modularize(model, len(split.modules) - 1).modules[:-1]
+        ]
+        assert names == [m.name for m in split.modules[:-1]]
+    with pytest.raises(ValueError, match="at most"):
+        e2e.estimate_memory(model, modules=20)
