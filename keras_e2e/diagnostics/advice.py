@@ -51,9 +51,13 @@ def advise(state: str, place: Place, numbers: Mapping[str, float] | None = None)
         )
     if state == "frozen" and place.task:
         return "If that is not intended: check `trainable` and the learning rate."
+    known = BY_NAME[state].advice
     if state in ("vanishing", "exploding") and place.normalized:
-        return BY_NAME[state].advice.replace("normalize, ", "")
-    return BY_NAME[state].advice
+        known = known.replace("normalize, ", "")
+    # Weights that are too large in the first module show in the modules behind it.
+    if state == "vanishing" and _times_constant(numbers) > WILD:
+        return f"{_scales(numbers)} If that is not it: {known[0].lower()}{known[1:]}"
+    return known
 
 
 def _check_first(numbers: Mapping[str, float]) -> str:

@@ -378,7 +378,11 @@ def test_a_loss_far_above_a_constant_prediction_s_is_a_matter_of_scale():
     for state in ("starved", "unclear"):
         said = advise(state, Place(), wild)
         assert said.startswith("At the start the loss was 30 times that of a constant")
+    vanishing = advise("vanishing", Place(), wild)
+    assert vanishing.startswith("At the start the loss was 30 times")
+    assert "If that is not it: look for saturated units" in vanishing
     usual = {**wild, "loss at start": 9.0}
+    assert advise("vanishing", Place(), usual).startswith("Look for saturated units")
     assert advise("unclear", Place(), usual) == ""
     # A loss that may be negative has no scale to compare with.
     assert advise("unclear", Place(), {**wild, "loss": -2.0}) == ""
