@@ -42,7 +42,8 @@ class LossTracker(keras.metrics.Metric):
 
     def result(self) -> dict[str, float]:
         """The averages by name, NaN for what was not computed. Read on the host."""
-        total, count = (ops.convert_to_numpy(v) for v in (self.total, self.count))
+        tensors = map(ops.convert_to_tensor, (self.total, self.count))
+        total, count = map(ops.convert_to_numpy, tensors)
         averages = np.full_like(total, np.nan)
         np.divide(total, count, out=averages, where=count > 0)
         return dict(zip(self.names, map(float, averages), strict=True))

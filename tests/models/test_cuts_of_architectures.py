@@ -275,9 +275,10 @@ def trained(model, x, y, **options):
 
 
 def twins(name):
-    """Two equal models."""
+    """Two equal models, also in their layers' names, by which TensorFlow orders sums."""
     made = []
     for _ in range(2):
+        keras.backend.clear_session()
         keras.utils.set_random_seed(1)
         made.append(GRAPHS[name]())
     return made
