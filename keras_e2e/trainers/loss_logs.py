@@ -42,11 +42,16 @@ class LossTracker(keras.metrics.Metric):
 
     def result(self) -> dict[str, float]:
         """The averages by name, NaN for what was not computed. Read on the host."""
-        tensors = map(ops.convert_to_tensor, (self.total, self.count))
-        total, count = map(ops.convert_to_numpy, tensors)
+        total, count = _on_host(self.total), _on_host(self.count)
         averages = np.full_like(total, np.nan)
         np.divide(total, count, out=averages, where=count > 0)
         return dict(zip(self.names, map(float, averages), strict=True))
+
+
+def _on_host(variable: keras.Variable) -> np.ndarray:
+    tensor = ops.convert_to_tensor(variable)
+    # NumPy warns of how TensorFlow's tensors convert themselves.
+    return np.array(tensor.numpy() if hasattr(tensor, "numpy") else tensor)
 
 
 class LossLogs:
