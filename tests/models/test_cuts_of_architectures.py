@@ -296,7 +296,9 @@ def test_end_to_end_they_are_and_train_as_stock_models(name, jit):
     y = targets_for(base, x)
     expected, found = (trained(m, x, y, jit_compile=jit) for m in (base, model))
     assert expected[0] == found[0]
-    for one, other in zip(expected[1], found[1], strict=True):
+    # Of the models themselves: boundaries change the depth of layers, by which Keras lists
+    # the weights of a graph.
+    for one, other in zip(base.get_weights(), twin.get_weights(), strict=True):
         np.testing.assert_array_equal(one, other)
     stripped = e2e.strip(model)
     np.testing.assert_array_equal(stripped(x), model(x))
