@@ -34,15 +34,21 @@ def advise(state: str, place: Place, numbers: Mapping[str, float] | None = None)
         return f"{_check_first(numbers)} {_advice_when_starved(place)}"
     if state == "unclear":
         return _scales(numbers)
+    known = BY_NAME[state].advice
+    if state in ("vanishing", "exploding") and place.normalized:
+        known = known.replace("normalize, ", "")
+    # Weights that are too large in the first module show in the modules behind it.
+    if state in ("vanishing", "dormant") and _times_constant(numbers) > WILD:
+        return f"{_scales(numbers)} If that is not it: {known[0].lower()}{known[1:]}"
     if state == "dormant" and _nothing_learned(numbers):
         return (
-            f"{BY_NAME[state].advice} Some units are still active and nothing is learned: "
-            "check as well that inputs and targets belong together."
+            f"{known} Some units are still active and nothing is learned: check as well "
+            "that inputs and targets belong together."
         )
     if state == "dormant" and _is_blind(numbers):
         return (
-            f"{BY_NAME[state].advice} Check as well that what goes in is not scaled down "
-            "to next to nothing."
+            f"{known} Check as well that what goes in is not scaled down to next to "
+            "nothing."
         )
     if state == "frozen" and numbers and "update_ratio" not in numbers:
         return (
@@ -51,12 +57,6 @@ def advise(state: str, place: Place, numbers: Mapping[str, float] | None = None)
         )
     if state == "frozen" and place.task:
         return "If that is not intended: check `trainable` and the learning rate."
-    known = BY_NAME[state].advice
-    if state in ("vanishing", "exploding") and place.normalized:
-        known = known.replace("normalize, ", "")
-    # Weights that are too large in the first module show in the modules behind it.
-    if state == "vanishing" and _times_constant(numbers) > WILD:
-        return f"{_scales(numbers)} If that is not it: {known[0].lower()}{known[1:]}"
     return known
 
 

@@ -378,9 +378,10 @@ def test_a_loss_far_above_a_constant_prediction_s_is_a_matter_of_scale():
     for state in ("starved", "unclear"):
         said = advise(state, Place(), wild)
         assert said.startswith("At the start the loss was 30 times that of a constant")
-    vanishing = advise("vanishing", Place(), wild)
-    assert vanishing.startswith("At the start the loss was 30 times")
-    assert "If that is not it: look for saturated units" in vanishing
+    for state, then in (("vanishing", "look for sat"), ("dormant", "lower the learning")):
+        said = advise(state, Place(), wild)
+        assert said.startswith("At the start the loss was 30 times")
+        assert f"If that is not it: {then}" in said
     usual = {**wild, "loss at start": 9.0}
     assert advise("vanishing", Place(), usual).startswith("Look for saturated units")
     assert advise("unclear", Place(), usual) == ""
