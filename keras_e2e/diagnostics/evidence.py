@@ -29,8 +29,6 @@ FAR = 0.25
 # A skill below this is hardly any: the loss is at the level of a constant prediction.
 # Where there is no skill, a loss that has fallen by less than `UNMOVED` of its start.
 INFORMED, UNMOVED = 0.02, 0.1
-# So many skills in a row that are above it are no chance (.4 % if half of all were).
-STREAK = 8
 # An expected fall of the loss within `HORIZON` steps below this share of it is negligible.
 NEGLIGIBLE, HORIZON = 0.05, 1000
 
@@ -44,8 +42,9 @@ class Learning(NamedTuple):
         skill: `Estimate` of the skill over the latter half; not known without one.
         skill_now: The same over the latest eighth, ten measurements at least: a loss that
             falls at last has no use for what was before.
-        above: Boolean, whether each of the latest eight skills is above next to nothing:
-            one that is rising has no mean to speak of.
+        above: Boolean, whether each of the latest eight skills is above next to nothing,
+            or the latest three are, and above all before: one that is rising has no mean to
+            speak of.
         far: Boolean, whether much of the loss is left.
         rests: Boolean, whether it fell by less than 5 % over the latest measurements
             (`plateau.plateaued`): no proof that it will not fall again.
@@ -68,7 +67,11 @@ class Learning(NamedTuple):
         """How certain it is, from 0 to 1, that something was learned from the inputs."""
         if self.skill.known:
             sure = max(self.skill.above(INFORMED), self.skill_now.above(INFORMED))
-            return max(sure, sign_test(STREAK, STREAK)) if self.above else sure
+            return (
+                max(sure, sign_test(inference.STREAK, inference.STREAK))
+                if self.above
+                else sure
+            )
         if self.trend is None:
             return 0.0
         moved = self.trend.level.times(-1.0)
@@ -264,8 +267,7 @@ def learning(
     left = 1.0 - skill_now.value if skill.known else level / start if start > 0 else 0.0
     if level < 0.0:  # how low such a loss may get is not known
         left = 0.0
-    lately = skills[max(since, len(skills) - STREAK) :]
-    above = len(lately) == STREAK and all(value > INFORMED for value in lately)
+    above = inference.rises_above(skills[since:], INFORMED)
     rests = plateaued(losses[since:])
     return Learning(start, own, skill, skill_now, above, left > FAR, rests)
 

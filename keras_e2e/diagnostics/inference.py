@@ -17,6 +17,11 @@ import numpy as np
 ERROR = 0.01
 # With fewer measurements their scatter is not known.
 FEWEST = 5
+# So many in a row above a bound are no chance (.4 % if half of all were).
+STREAK = 8
+# So many in a row that are above all before, in a row of 30 or more: at 30 a chance of 1 in
+# 4,060 if nothing has changed, and of .3 % at all looks together.
+LEAD, AMONG = 3, 30
 
 
 class Estimate(NamedTuple):
@@ -87,6 +92,20 @@ def mean(values: Sequence[float] | np.ndarray) -> Estimate:
     average = float(known.mean())
     error = float(known.std(ddof=1)) / math.sqrt(len(known))
     return Estimate(average, error * _inflation(known - average), len(known))
+
+
+def rises_above(values: Sequence[float] | np.ndarray, bound: float) -> bool:
+    """Whether the latest measurements are above a bound, by too many for chance.
+
+    That is the latest eight, or the latest three if they are above all that were before.
+    """
+    latest = values[-STREAK:]
+    if len(latest) == STREAK and all(value > bound for value in latest):
+        return True
+    if len(values) < AMONG or not all(map(math.isfinite, values[-LEAD:])):
+        return False
+    before = max(filter(math.isfinite, values[:-LEAD]), default=math.inf)
+    return min(values[-LEAD:]) > max(before, bound)
 
 
 class Trend(NamedTuple):

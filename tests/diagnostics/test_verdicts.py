@@ -95,7 +95,7 @@ def test_a_module_that_learns_is_healthy():
         ),
         # It has just begun to learn.
         ({**FLAT, "skill": [0.0] * 92 + [*np.linspace(0.1, 0.9, 8)]}, "healthy"),
-        ({**FLAT, "skill": [0.0] * 93 + [*np.linspace(0.1, 0.9, 7)]}, "unclear"),
+        ({**FLAT, "skill": [0.0] * 98 + [0.1, 0.9]}, "unclear"),
         # It falls at last, and has no use for what was before.
         ({"loss": LATE, "skill": 1.0 - LATE / 0.69}, "healthy"),
         ({"local_alignment": [NAN] * 90 + [-0.5, -0.4] * 5}, "conflicting"),
@@ -360,6 +360,23 @@ def test_a_module_without_which_training_does_as_well_is_idle(state, utility, ex
         assert found.message.startswith(
             f"Idle (80 % confidence): frozen_utility {utility:.3g}."
         )
+
+
+def test_what_is_learned_in_the_last_measurements_is_seen():
+    """Three skills above all that were before, of thirty or more, are no chance."""
+    flat = {"loss": 0.69 + 0.01 * SCATTER, "skill": 0.02 * SCATTER}
+
+    def with_skills(*latest, count=COUNT):
+        skills = [*flat["skill"][: count - len(latest)], *latest]
+        losses = [*flat["loss"][: count - len(latest)], *(0.69 * (1 - s) for s in latest)]
+        history = {"loss": {"m": losses}, "skill": {"m": skills}}
+        return judge(history, STEPS[:count])["m"].state
+
+    assert with_skills() == "starved"
+    assert with_skills(0.3, 0.4, 0.35) == "healthy"
+    assert with_skills(0.3, 0.35) != "healthy"
+    assert with_skills(0.3, -0.1, 0.35) != "healthy"
+    assert with_skills(0.3, 0.4, 0.35, count=29) != "healthy"
 
 
 def test_advice_goes_by_the_numbers():
