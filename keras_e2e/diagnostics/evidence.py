@@ -66,12 +66,8 @@ class Learning(NamedTuple):
     def informed(self) -> float:
         """How certain it is, from 0 to 1, that something was learned from the inputs."""
         if self.skill.known:
-            sure = max(self.skill.above(INFORMED), self.skill_now.above(INFORMED))
-            return (
-                max(sure, sign_test(inference.STREAK, inference.STREAK))
-                if self.above
-                else sure
-            )
+            streak = self.above * sign_test(inference.STREAK, inference.STREAK)
+            return max(self.skill.above(INFORMED), self.skill_now.above(INFORMED), streak)
         if self.trend is None:
             return 0.0
         moved = self.trend.level.times(-1.0)
