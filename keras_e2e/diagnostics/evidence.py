@@ -43,7 +43,7 @@ class Learning(NamedTuple):
         skill_now: The same over the latest eighth, ten measurements at least: a loss that
             falls at last has no use for what was before.
         above: Boolean, whether each of the latest eight skills is above next to nothing,
-            or the latest three are, and above all before: one that is rising has no mean to
+            or the latest few are, and above all before: one that is rising has no mean to
             speak of.
         far: Boolean, whether much of the loss is left.
         rests: Boolean, whether it fell by less than 5 % over the latest measurements

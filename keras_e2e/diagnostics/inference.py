@@ -19,9 +19,9 @@ ERROR = 0.01
 FEWEST = 5
 # So many in a row above a bound are no chance (.4 % if half of all were).
 STREAK = 8
-# So many in a row that are above all before, in a row of 30 or more: at 30 a chance of 1 in
-# 4,060 if nothing has changed, and of .3 % at all looks together.
-LEAD, AMONG = 3, 30
+# So many at the end that are above all before, among so many in all: if nothing has changed
+# a chance of 1 in 4,060 and 1 in 715, and of .3 and .5 % at all looks together.
+LEADS = {3: 30, 4: 13}
 
 
 class Estimate(NamedTuple):
@@ -97,15 +97,23 @@ def mean(values: Sequence[float] | np.ndarray) -> Estimate:
 def rises_above(values: Sequence[float] | np.ndarray, bound: float) -> bool:
     """Whether the latest measurements are above a bound, by too many for chance.
 
-    That is the latest eight, or the latest three if they are above all that were before.
+    That is the latest eight, or the latest three or four if they are also above all that
+    were before.
     """
     latest = values[-STREAK:]
     if len(latest) == STREAK and all(value > bound for value in latest):
         return True
-    if len(values) < AMONG or not all(map(math.isfinite, values[-LEAD:])):
+    return any(
+        len(values) >= among and _leads(values, lead, bound)
+        for lead, among in LEADS.items()
+    )
+
+
+def _leads(values: Sequence[float] | np.ndarray, count: int, bound: float) -> bool:
+    if not all(map(math.isfinite, values[-count:])):
         return False
-    before = max(filter(math.isfinite, values[:-LEAD]), default=math.inf)
-    return min(values[-LEAD:]) > max(before, bound)
+    before = max(filter(math.isfinite, values[:-count]), default=math.inf)
+    return min(values[-count:]) > max(before, bound)
 
 
 class Trend(NamedTuple):

@@ -363,7 +363,7 @@ def test_a_module_without_which_training_does_as_well_is_idle(state, utility, ex
 
 
 def test_what_is_learned_in_the_last_measurements_is_seen():
-    """Three skills above all that were before, of thirty or more, are no chance."""
+    """Three skills above all before, of thirty or more, or four, are no chance."""
     flat = {"loss": 0.69 + 0.01 * SCATTER, "skill": 0.02 * SCATTER}
 
     def with_skills(*latest, count=COUNT):
@@ -377,6 +377,7 @@ def test_what_is_learned_in_the_last_measurements_is_seen():
     assert with_skills(0.3, 0.35) != "healthy"
     assert with_skills(0.3, -0.1, 0.35) != "healthy"
     assert with_skills(0.3, 0.4, 0.35, count=29) != "healthy"
+    assert with_skills(0.3, 0.4, 0.35, 0.5, count=29) == "healthy"
 
 
 def test_advice_goes_by_the_numbers():
