@@ -1,5 +1,6 @@
 """Boundaries that follow the layers of a subclassed model, which shows no graph."""
 
+import contextlib
 import functools
 import inspect
 from collections.abc import Callable
@@ -45,11 +46,13 @@ class LayerTap:
             previous = kwargs.get("mask", compat.mask_of(args[0]))
             calls.note_masks(self.layer, args[0], outputs, previous)
         crossed = [boundary for boundary in self.users if boundary is not None]
+        penalized: contextlib.AbstractContextManager = contextlib.nullcontext()
         if crossed and (gate.hold is not None or gate.stopping):
             # Keras penalizes what the layer returns, behind the boundary.
-            calls.penalize_now(self.layer, outputs)
-        for boundary in crossed:
-            outputs = gate.cross(boundary, outputs)
+            penalized = calls.penalized_before(self.layer, outputs)
+        with penalized:
+            for boundary in crossed:
+                outputs = gate.cross(boundary, outputs)
         return outputs
 
 

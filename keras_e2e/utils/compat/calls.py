@@ -58,22 +58,22 @@ def note_masks(layer: keras.layers.Layer, inputs: Any, outputs: Any, previous: A
     layer._set_mask_metadata(inputs, outputs, previous)
 
 
-def penalize_now(layer: keras.layers.Layer, outputs: Any) -> None:
-    """Adds the penalty of a layer's activations from within its `call`.
+@contextlib.contextmanager
+def penalized_before(layer: keras.layers.Layer, outputs: Any) -> Iterator[None]:
+    """Adds the penalty of a layer's activations before the context, within its `call`.
 
     Keras adds it when `call` returns, for each tensor that is returned: these penalties are
-    left out then.
+    left out then. If the context raises nothing is left behind.
     """
-    if layer.activity_regularizer is None:
-        return
-    penalized = [t for t in keras.tree.flatten(outputs) if backend.is_tensor(t)]
-    for output in penalized:
+    tensors = [t for t in keras.tree.flatten(outputs) if backend.is_tensor(t)]
+    left = len(tensors) if layer.activity_regularizer is not None else 0
+    for output in tensors[:left]:
         penalty = layer.activity_regularizer(output)
         if output.ndim > 0:
             size = ops.cast(ops.shape(output)[0], dtype=penalty.dtype)
             penalty = ops.divide_no_nan(penalty, size)
         layer.add_loss(penalty)
-    left = len(penalized)
+    yield
 
     def leave_out(loss):
         nonlocal left
@@ -81,7 +81,8 @@ def penalize_now(layer: keras.layers.Layer, outputs: Any) -> None:
         if not left:
             del layer.add_loss
 
-    layer.add_loss = leave_out
+    if left:
+        layer.add_loss = leave_out
 
 
 def penalties_of_calls(

@@ -508,5 +508,26 @@ def test_a_penalty_on_activations_before_a_boundary_of_code_trains_its_layer(mod
     np.testing.assert_allclose(logs["loss"], logs_of_code["loss"], rtol=1e-5)
 
 
+def test_a_step_that_fails_at_a_boundary_leaves_no_penalty_out_of_the_next():
+    keras.utils.set_random_seed(0)
+    code = Coded()
+    code(X)
+    code.inner[0].activity_regularizer = keras.regularizers.L2(0.5)
+    target = e2e.objectives.IntermediateTarget("mse")
+    model = compiled(code, objective=target, run_eagerly=True)
+    real = target.__class__.compute_loss
+
+    def fails(*args):
+        raise RuntimeError("at a boundary")
+
+    labels = {name: np.ones((32, 8), "float32") for name in "abc"}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(target.__class__, "compute_loss", fails)
+        with pytest.raises(RuntimeError, match="at a boundary"):
+            model.fit(X, {"outputs": Y, **labels}, verbose=0)
+    assert target.__class__.compute_loss is real
+    assert "add_loss" not in vars(code.inner[0])
+
+
 def _layer(model, name):
     return next(layer for layer in model._flatten_layers() if layer.name == name)
