@@ -5,6 +5,8 @@ from typing import Any
 
 import keras
 
+from keras_e2e.modules.boundary import ModuleBoundary
+
 # From calls at which modules end, to the ends that each call reaches (`Graph.ends`).
 Ends = Callable[[Sequence[Any]], dict[int, set]]
 
@@ -126,7 +128,8 @@ def _trained(graph: Any) -> set[int]:
 
 def _name(call: Any) -> str | None:
     """The name of a boundary; None for any other call."""
-    return getattr(call.operation, "module", None)
+    operation = call.operation
+    return operation.module if isinstance(operation, ModuleBoundary) else None
 
 
 def _weighted(call: Any) -> bool:

@@ -252,4 +252,5 @@ def test_a_cached_stage_that_does_not_run_the_bank_is_refused_before_it_begins(m
 
 
 def test_the_advice_works():
-    regimes.train(modular(), "greedy", *data(16), steps=8, window=2, batch_size=8)
+    found = regimes.train(modular(), "greedy", *data(16), steps=8, window=2, batch_size=8)
+    assert found.steps == 8 and np.isfinite(found.history[-1]["loss"])
