@@ -1,7 +1,12 @@
 """The networks on which memory is measured."""
 
+import functools
+import itertools
+
 import keras
 from keras import layers
+
+import keras_e2e as e2e
 
 
 def residual() -> keras.Model:
@@ -41,6 +46,22 @@ def mlp() -> keras.Model:
     for _ in range(8):
         x = layers.Dense(1024, activation="relu")(x)
     return keras.Model(inputs, layers.Dense(10)(x))
+
+
+class Segments(keras.Model):
+    """A chain of layers in segments, each of which is computed again for its gradients."""
+
+    def __init__(self, base: keras.Model, modules: int):
+        super().__init__()
+        ends = [m.boundary.module for m in e2e.modularize(base, modules - 1).modules[:-1]]
+        tensors = [base.input, *(base.get_layer(name).output for name in ends), base.output]
+        self.segments = [keras.Model(*pair) for pair in itertools.pairwise(tensors)]
+
+    def call(self, inputs, training=None):
+        *segments, last = self.segments
+        for segment in segments:
+            inputs = keras.remat(functools.partial(segment, training=training))(inputs)
+        return last(inputs, training=training)
 
 
 # Each with the size of its batch.

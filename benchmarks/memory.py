@@ -12,8 +12,6 @@ checkpointing by as many segments with `keras.remat`, and `remat=True` end to en
     python benchmarks/memory.py [--networks=residual] [--modules=4,8] [--backend=jax|xla]
 """
 
-import functools
-import itertools
 import json
 import os
 import pathlib
@@ -30,7 +28,8 @@ if any(argument.endswith("=jax") for argument in sys.argv):
 import keras
 import numpy as np
 from _memory_figure import draw
-from _networks import NETWORKS
+from _networks import NETWORKS, Segments
+from _peaks import MIB, peaks_of, step_of
 from absl import app, flags
 from rich.console import Console
 from rich.table import Table
@@ -47,7 +46,6 @@ flags.DEFINE_string("figure", None, "A PNG file to draw what was measured to.")
 flags.DEFINE_string("one", None, "The case that this process is for.")
 flags.DEFINE_string("output", "benchmarks/results", "Folder of the JSON file.")
 
-MIB = 2**20
 # The MLP has nine layers.
 MOST = {"residual": 16, "transformer": 16, "mlp": 8}
 # Training mode, and whether modules are recomputed; None where there are no modules. The
@@ -63,22 +61,6 @@ METHODS = {
 }
 # On JAX nothing orders the modules but XLA, and `remat` is refused.
 ON_JAX = ("stock", "deep supervision", "local")
-
-
-class Segments(keras.Model):
-    """A chain of layers in segments, each of which is computed again for its gradients."""
-
-    def __init__(self, base: keras.Model, modules: int):
-        super().__init__()
-        ends = [m.boundary.module for m in e2e.modularize(base, modules - 1).modules[:-1]]
-        tensors = [base.input, *(base.get_layer(name).output for name in ends), base.output]
-        self.segments = [keras.Model(*pair) for pair in itertools.pairwise(tensors)]
-
-    def call(self, inputs, training=None):
-        *segments, last = self.segments
-        for segment in segments:
-            inputs = keras.remat(functools.partial(segment, training=training))(inputs)
-        return last(inputs, training=training)
 
 
 def made(network: str, method: str, modules: int) -> keras.Model:
@@ -104,28 +86,6 @@ def batch(network: str) -> tuple[np.ndarray, np.ndarray]:
     rng = np.random.default_rng(0)
     x = rng.normal(size=(size, *make().input.shape[1:])).astype("float32")
     return x, rng.integers(0, 10, size).astype("int32")
-
-
-def step_of(model: keras.Model, x: np.ndarray, y: np.ndarray) -> Callable[[], Any]:
-    """A function that takes one step of `fit`."""
-    import tensorflow as tf
-
-    batches = iter(tf.data.Dataset.from_tensors((tf.constant(x), tf.constant(y))).repeat())
-    model.make_train_function()
-    return lambda: model.train_function(batches)
-
-
-def peaks_of(step: Callable[[], Any], steps: int = 6) -> list[float]:
-    """The peak of each of some steps above the state, in MiB."""
-    import tensorflow as tf
-
-    peaks = []
-    for _ in range(steps + 3):
-        before = tf.config.experimental.get_memory_info("CPU:0")["current"]
-        tf.config.experimental.reset_memory_stats("CPU:0")
-        step()
-        peaks.append(tf.config.experimental.get_memory_info("CPU:0")["peak"] - before)
-    return [peak / MIB for peak in peaks[3:]]
 
 
 def on_jax(model: keras.Model, x: np.ndarray, y: np.ndarray) -> tuple[list, Callable]:

@@ -179,3 +179,19 @@ def test_the_published_breakdowns_take_steps(name):
         first = 100 * above.index(True) + 100 if any(above) else None
         assert run["reached"] == first
         assert 0 <= run["test"] <= 1
+
+
+def test_the_language_model_takes_steps(monkeypatch):
+    sys.path.insert(0, str(FOLDER))
+    try:
+        import language_model as script
+    finally:
+        sys.path.remove(str(FOLDER))
+    for name, value in {"BLOCKS": 2, "WIDTH": 8, "HEADS": 2, "LOOKS": (0.5, 1.0)}.items():
+        monkeypatch.setattr(script, name, value)
+    train, held_out, characters = script.text()
+    assert max(train) == characters - 2 and max(held_out) < characters
+    monkeypatch.setattr(script, "text", lambda: (train, held_out[:4000], characters))
+    found = script.trained("local", 2, seed=0, steps=4)
+    # A model that knows nothing has about as many as there are characters.
+    assert len(found) == 2 and all(20 < value < 2 * characters for value in found)
