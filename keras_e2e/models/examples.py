@@ -7,6 +7,7 @@ import keras
 import numpy as np
 from keras import ops, tree
 
+from keras_e2e.utils import compat
 from keras_e2e.utils.graphs import takes_training
 
 
@@ -44,17 +45,25 @@ def _invented(shape: tuple, dtype: str) -> Any:
     return ops.convert_to_tensor(values.astype(dtype))
 
 
+def _of_shape(shape: Any, dtype: str) -> Any:
+    """Two invented examples, where a size is open of size 8."""
+    return _invented((2, *[n or 8 for n in shape[1:]]), dtype)
+
+
 def built_example(base: keras.Model) -> Any:
     """A batch that a built model takes, made up from the shapes it was built with."""
-    config = base.get_build_config() or {}
-    shape = config.get("input_shape")
-    if shape is None or not base.built or isinstance(shape, (dict, Mapping)):
-        return None
-    if not isinstance(shape, (list, tuple)) or not all(
-        n is None or isinstance(n, int) for n in shape
-    ):
-        return None
-    example = _invented((2, *[n or 8 for n in shape[1:]]), keras.config.floatx())
+    if compat.is_functional(base):
+        example = tree.map_structure(lambda t: _of_shape(t.shape, t.dtype), base.input)
+    else:
+        config = base.get_build_config() or {}
+        shape = config.get("input_shape")
+        if shape is None or not base.built or isinstance(shape, (dict, Mapping)):
+            return None
+        if not isinstance(shape, (list, tuple)) or not all(
+            n is None or isinstance(n, int) for n in shape
+        ):
+            return None
+        example = _of_shape(shape, keras.config.floatx())
     try:
         base(example, training=False) if takes_training(base) else base(example)
     except Exception:  # the model takes something else; fit will bring it

@@ -14,6 +14,7 @@ from keras_e2e.models.examples import (
     from_description,
 )
 from keras_e2e.models.layer_tap import tap_layer
+from keras_e2e.models.sublayers import named_sublayers
 from keras_e2e.modules.boundary import ModuleBoundary
 from keras_e2e.modules.discovery import examine, spec_of
 from keras_e2e.modules.graph import LOOPS, in_loop
@@ -23,7 +24,11 @@ from keras_e2e.objectives.base import OutputSpec
 from keras_e2e.trainers import targets
 from keras_e2e.trainers.state import ModularState
 from keras_e2e.utils import compat
-from keras_e2e.utils.graphs import strategy_scope, takes_training
+from keras_e2e.utils.graphs import (
+    layer_name,
+    strategy_scope,
+    takes_training,
+)
 
 
 @keras.saving.register_keras_serializable("keras_e2e")
@@ -88,21 +93,22 @@ class ModularWrapper(ModularBase, keras.Model):
         self._shared = check_shared(shared)
         self._modular = ModularState(TrainingMode.get(training_mode))
         sublayers = compat.all_layers(base)
-        chosen = {name: _find(base, sublayers, name) for name in boundaries or {}}
         for layer in sublayers:
             inner = compat.all_layers(layer) if isinstance(layer, LOOPS) else []
             for boundary in inner:
                 if isinstance(boundary, ModuleBoundary):
                     raise in_loop(boundary.module, layer)
+        chosen = named_sublayers(base, boundaries or {})
         self.inserted = [
-            ModuleBoundary(objective, name=f"{name}_boundary", module=name)
-            for name, objective in (boundaries or {}).items()
+            ModuleBoundary(objective, name=layer_name(f"{module}_boundary"), module=module)
+            for module, _, objective in chosen
         ]
-        following = dict(zip((id(x) for x in chosen.values()), self.inserted, strict=True))
+        layers = [layer for _, layer, _ in chosen]
+        following = dict(zip(map(id, layers), self.inserted, strict=True))
         # Which layers are tapped, and callables that undo it: not for Keras to track.
         self._tapped, self._undo = _Untracked(), _Untracked()
         self._example = _Untracked()
-        for layer in {id(x): x for x in [*sublayers, *chosen.values()]}.values():
+        for layer in {id(x): x for x in [*sublayers, *layers]}.values():
             boundary = following.get(id(layer))
             leaf = not list(compat.sublayers(layer))
             if boundary is not None or (leaf and takes_training(layer)):
@@ -249,20 +255,3 @@ class ModularWrapper(ModularBase, keras.Model):
 
 class _Untracked(list):
     """A list that Keras leaves as it is (it tracks plain lists only by type)."""
-
-
-def _find(base, sublayers, name: str) -> keras.layers.Layer:
-    for layer in sublayers:
-        inner = compat.all_layers(layer) if isinstance(layer, LOOPS) else []
-        if name in [x.name for x in inner]:
-            raise in_loop(name, layer)
-    found = [layer for layer in sublayers if layer.name == name]
-    if len(found) != 1:
-        names = sorted(layer.name for layer in sublayers)
-        problem = f"{len(found)} layers named" if found else "no layer"
-        raise ValueError(
-            f"Model {base.name!r} has {problem} {name!r} among its sublayers: {names}. "
-            "Boundaries need unique layer names (a layer made in build() is known only "
-            "after the model has been called)."
-        )
-    return found[0]

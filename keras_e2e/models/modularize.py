@@ -4,6 +4,7 @@ from collections.abc import Mapping
 
 import keras
 
+from keras_e2e.models.inside_layers import has_boundary_inside_layer
 from keras_e2e.models.modular_model import ModularModel
 from keras_e2e.models.modular_wrapper import ModularWrapper
 from keras_e2e.models.overridden import refuse_overridden
@@ -45,7 +46,8 @@ def modularize(
     and shares its layers and weights. A boundary goes by the name of the layer that it
     follows, or of the operation, such as the sum `x + y` at the end of a residual block.
     Nested Functional models that hold a boundary are taken into the outer graph, layer by
-    layer; other nested models stay as they are.
+    layer; other nested models stay as they are. A boundary may also stand inside of one
+    layer, behind a block of an encoder; then the model is split as a subclassed one is.
 
     Args:
         model: A Functional or Sequential model, or a subclassed one (its layers are
@@ -57,7 +59,8 @@ def modularize(
               point is a layer or operation that every path from the weights before it to
               an output crosses, at least where other boundaries are set.)
             - A list of names of layers or operations (`"add_1"`, as `model.operations` has
-              them), in any order (`"nested/layer"` where a name alone is ambiguous).
+              them), in any order (`"nested/layer"` where a name alone is ambiguous). Of
+              layers inside of a layer, too (`"encoder/block_3"`).
             - A dict from such names to objectives: a `LocalObjective`, an alias such as
               `"predsim"`, or None to mark the place only.
             - An integer: The number of cut points of the graph to choose, so that they
@@ -92,15 +95,16 @@ def modularize(
             a layer that two modules share is refused.
 
     Returns:
-        A `ModularModel`, or a `ModularWrapper` for a subclassed model. It has the dtype
-        policy of `model`.
+        A `ModularModel`, or a `ModularWrapper` for a subclassed model and where a boundary
+        is inside of a layer. It has the dtype policy of `model`.
 
     Raises:
         TypeError: If `model` is not a Keras model, if something else is given where an
             objective is expected, or as `remat` or `shared`.
         ValueError: If a boundary cannot be placed (the error names the layers and a fix),
             if there are too few cut points to choose from, if the model overrides
-            methods that a modular model would not call, if `remat` names a module
+            methods that a modular model would not call (or, with a boundary inside of a
+            layer, has any that `keras.Model` has not), if `remat` names a module
             that does not exist or cannot be computed twice, or if `shared` names something
             else than a layer that modules share, or a module that does not use it.
         NotImplementedError: If the Keras backend is neither TensorFlow nor JAX, or not
@@ -138,7 +142,8 @@ def modularize(
             "Leave `objective` out."
         )
     with strategy_scope(model):
-        if not compat.is_functional(model):
+        graph = compat.is_functional(model)
+        if not graph or has_boundary_inside_layer(model, boundaries):
             _refuse_remat(model, remat)
             objectives = objectives_by_name(model, boundaries, objective)
             return ModularWrapper(
@@ -189,12 +194,15 @@ def strip(model: keras.Model) -> keras.Model:
 
 
 def _refuse_remat(model: keras.Model, remat: Remat) -> None:
-    """Raises ValueError where a subclassed model is to be recomputed."""
+    """Raises ValueError where code is to be recomputed."""
     if remat is not False and remat != []:
+        what, where = "is a subclassed model", "its call"
+        if compat.is_functional(model):
+            what, where = "is to be cut inside of a layer", "the call of that layer"
         raise ValueError(
-            f"remat={remat!r}: {type(model).__name__} ({model.name!r}) is a subclassed "
-            "model, and only a graph of layers shows what can be recomputed. Leave `remat` "
-            "out, and wrap parts of its call in keras.remat, or make it a Functional model."
+            f"remat={remat!r}: {type(model).__name__} ({model.name!r}) {what}, and only a "
+            "graph of layers shows what can be recomputed. Leave `remat` out, and wrap "
+            f"parts of {where} in keras.remat, or make it a Functional model."
         )
 
 

@@ -3,7 +3,7 @@
 import contextlib
 import inspect
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import keras
@@ -76,6 +76,17 @@ def overrides(model: keras.Model, method: str) -> bool:
 def takes_training(layer: Any) -> bool:
     """Whether the `call` of a layer has the argument `training`."""
     return "training" in inspect.signature(layer.call).parameters
+
+
+def sublayer_paths(layer: Any) -> Iterator[tuple[str, Any]]:
+    """Yields (path, layer) for every layer below a layer, itself left out."""
+    pending = [("", layer, frozenset[int]())]
+    while pending:
+        prefix, outer, above = pending.pop()
+        above |= {id(outer)}  # a layer may hold the one that it is in
+        inner = [x for x in compat.sublayers(outer) if id(x) not in above]
+        yield from ((prefix + x.name, x) for x in inner)
+        pending += [(prefix + x.name + "/", x, above) for x in reversed(inner)]
 
 
 def count_parameters(variables: Iterable[Any]) -> int:
