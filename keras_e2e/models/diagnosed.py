@@ -5,6 +5,7 @@ from typing import Any
 
 import keras
 
+from keras_e2e.models.inside_layers import has_boundary_inside_layer
 from keras_e2e.models.modular_model import ModularModel
 from keras_e2e.models.modular_wrapper import ModularWrapper
 from keras_e2e.models.own_class import modular_graph
@@ -93,7 +94,7 @@ def as_modules(
             shapes = keras.tree.map_structure(lambda t: (None, *t.shape[1:]), examples())
             model.build(shapes)
         is_graph = compat.is_functional(model) and compat.has_stock_call(model)
-        if is_graph:
+        if is_graph and not has_boundary_inside_layer(model, boundaries):
             modular = _graph(model, boundaries)
         else:
             modular = _code(model, boundaries, examples())

@@ -178,3 +178,15 @@ def test_more_boundaries_are_refused_and_the_advice_works():
 def test_remat_is_refused():
     with pytest.raises(ValueError, match=r"is to be cut inside of a layer.*call of that"):
         e2e.modularize(graph(), ["block_1"], remat=True)
+
+
+def test_diagnosed():
+    model = graph()
+    model.compile("adam", "sparse_categorical_crossentropy")
+    before = weights(model)
+    found = e2e.diagnose(
+        model, X, Y, boundaries=["encoder/block_1"], steps=10, update_freq=1, verbose=0
+    )
+    assert list(found.verdicts) == ["block_1", "outputs"]
+    for path, value in weights(model).items():
+        np.testing.assert_array_equal(before[path], value)
