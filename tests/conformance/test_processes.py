@@ -43,5 +43,5 @@ def test_steps_under_xla_are_those_of_the_graph():
 
 
 def test_isolation_holds_on_jax():
-    """What else applies there: `make test-jax`."""
-    run("-k", ON_JAX, HERE / "test_isolation.py", KERAS_BACKEND="jax")
+    """One case of each test, another in each run; `make test-jax` has all."""
+    run("-k", ON_JAX, HERE / "test_isolation.py", "--quick", KERAS_BACKEND="jax")
