@@ -43,7 +43,7 @@ def watched_calls(layers: Iterable[keras.layers.Layer]) -> Iterator[list[LayerCa
 
         @functools.wraps(original)
         def call(*args, **kwargs):
-            given = [t for t in tree.flatten((args, kwargs)) if hasattr(t, "shape")]
+            given = _tensors((args, kwargs))
             noted = LayerCall(layer, under_way[-1].layer if under_way else None, given, [])
             calls.append(noted)
             under_way.append(noted)
@@ -51,7 +51,7 @@ def watched_calls(layers: Iterable[keras.layers.Layer]) -> Iterator[list[LayerCa
                 outputs = original(*args, **kwargs)
             finally:
                 under_way.pop()
-            noted.outputs.extend(tree.flatten(outputs))
+            noted.outputs.extend(_tensors(outputs))
             return outputs
 
         return call
@@ -68,3 +68,8 @@ def watched_calls(layers: Iterable[keras.layers.Layer]) -> Iterator[list[LayerCa
                 del layer.call
             else:
                 layer.call = call
+
+
+def _tensors(structure: Any) -> list:
+    """The tensors among what a layer is given or returns, which may be None as well."""
+    return [leaf for leaf in tree.flatten(structure) if hasattr(leaf, "shape")]

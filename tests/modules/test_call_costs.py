@@ -100,3 +100,30 @@ def test_a_shared_layer_makes_twice_what_it_has_once():
     assert graph_costs(calls, "parameters") == [0, 20, 0]
     assert graph_costs(calls, "memory") == [0, 16, 16]
     assert graph_costs(calls, "time") == [0, 16, 16]
+
+
+class Scored(layers.Layer):
+    """Returns None beside its output, as attention does that gives no scores."""
+
+    def build(self, shape):
+        self.dense = layers.Dense(4)
+        self.dense.build(shape)
+
+    def call(self, x):
+        return self.dense(x), None
+
+
+class Holder(layers.Layer):
+    """Takes the first of what its layer returns."""
+
+    def build(self, shape):
+        self.scored = Scored()
+        self.scored.build(shape)
+
+    def call(self, x):
+        return self.scored(x)[0]
+
+
+def test_a_layer_may_return_none_beside_its_tensor():
+    assert cost(Holder(), (4,), "memory") == 16
+    assert cost(Holder(), (4,), "time") == 4 + 16  # what it returns, and the Dense
