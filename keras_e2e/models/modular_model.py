@@ -44,7 +44,8 @@ class ModularModel(ModularBase, keras.Model):
             recomputed for their gradients, as in `modularize`. Defaults to `False`.
         shared: Dict from the name of a layer that several modules use to the one that owns
             and trains it, as in `modularize`. Defaults to `None`: what the boundaries have
-            noted of the modular model that they were in before, if they were.
+            noted of the modular model that they were in before, if they were, else the
+            last.
         dtype: As for `keras.Layer`: the dtype policy that `compile` goes by. Defaults to
             `None`: the global policy, as in Keras.
 
@@ -111,7 +112,7 @@ class ModularModel(ModularBase, keras.Model):
         self._modular.single_output = len(keys) == 1 and not isinstance(self.output, dict)
         self._modular.mode = self.check_training_mode(mode)
         self._recompute(remat)
-        self._shared = graph.shared
+        self._shared, self._chosen_owners = graph.shared, graph.chosen
         if shared is not None:  # else it is what they have noted
             for boundary in boundaries.values():
                 boundary.shared = dict(graph.shared)
@@ -122,7 +123,7 @@ class ModularModel(ModularBase, keras.Model):
     @property
     def shared(self) -> dict[str, str]:
         """Dict from layers that several modules use to the module that trains each."""
-        return dict(self._shared)
+        return {**self._chosen_owners, **self._shared}
 
     @property
     def remat(self) -> list[str]:
@@ -180,8 +181,8 @@ class ModularModel(ModularBase, keras.Model):
         config["training_mode"] = self.training_mode.get_config()
         if self.remat:
             config["remat"] = self.remat
-        if self.shared:
-            config["shared"] = self.shared
+        if self._shared:
+            config["shared"] = dict(self._shared)
         # Stock Keras does not keep it: loaded under another global policy, a model in
         # float16 would be compiled without its LossScaleOptimizer.
         if self.dtype_policy.quantization_mode is None:

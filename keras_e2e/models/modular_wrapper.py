@@ -48,7 +48,7 @@ class ModularWrapper(ModularBase, keras.Model):
         training_mode: `TrainingMode` or its name, the mode to start in. Defaults to
             `"end_to_end"`.
         shared: Dict from the name of a sublayer that several modules use to the one that
-            owns and trains it, as in `modularize`. Defaults to `None`.
+            owns and trains it, as in `modularize`. Defaults to `None`: the last.
 
     Raises:
         TypeError: If `shared` is not a dict of names.
@@ -90,7 +90,7 @@ class ModularWrapper(ModularBase, keras.Model):
             kwargs.setdefault("dtype", base.dtype_policy)
         super().__init__(**kwargs)
         self.base = base
-        self._shared = check_shared(shared)
+        self._shared, self._chosen_owners = check_shared(shared), {}
         self._modular = ModularState(TrainingMode.get(training_mode))
         sublayers = compat.all_layers(base)
         for layer in sublayers:
@@ -150,7 +150,7 @@ class ModularWrapper(ModularBase, keras.Model):
                 for key, t in zip(keys, outputs, strict=True)
             ],
         )
-        self._shared = found.shared
+        self._shared, self._chosen_owners = found.shared, found.chosen
         self._modular.predictions = tree.map_structure(spec_of, found.outputs)
         self._modular.single_output = not tree.is_nested(found.outputs)
         self._modular.mode = self.check_training_mode(self._modular.mode)
@@ -163,7 +163,7 @@ class ModularWrapper(ModularBase, keras.Model):
 
         As it was given until the modules are known.
         """
-        return dict(self._shared)
+        return {**self._chosen_owners, **self._shared}
 
     def _attach(self) -> None:
         """Taps the layers of the subclassed model, unless that is done."""
@@ -229,8 +229,8 @@ class ModularWrapper(ModularBase, keras.Model):
             for b in self.inserted
         }
         config["training_mode"] = self.training_mode.get_config()
-        if self.shared:
-            config["shared"] = self.shared
+        if self._shared:
+            config["shared"] = dict(self._shared)
         return config
 
     @classmethod

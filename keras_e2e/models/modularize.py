@@ -92,7 +92,11 @@ def modularize(
             and by no other; end to end and in deep supervision by all, as in stock Keras.
             For two layers that hold one variable (tied weights) name one of them. On the
             TensorFlow backend; on JAX in modes that stop no gradient. Defaults to `None`:
-            a layer that two modules share is refused.
+            the last, whose loss is the nearest to the task's. (A language model whose
+            embedding also makes its outputs then learns nearly as well as with a matrix for
+            each end, and much better than if the first module trains it.) Losses that reach
+            over a part of the modules need the first one to own it, and so does
+            `regimes.train(cache=...)`.
 
     Returns:
         A `ModularModel`, or a `ModularWrapper` for a subclassed model and where a boundary
@@ -119,13 +123,14 @@ def modularize(
     >>> [module.name for module in model.modules]
     ['code', 'score']
 
-    A layer that both modules use, and that the first one's losses train:
+    A layer that both modules use, and that the first one's losses are to train:
 
     >>> x, twice = keras.Input((4,)), keras.layers.Dense(4, name="twice")
     >>> hidden = keras.layers.Dense(4, name="code")(twice(x))
     >>> base = keras.Model(x, keras.layers.Dense(1, name="score")(twice(hidden)))
-    >>> model = e2e.modularize(base, ["code"], shared={"twice": "first"})
-    >>> model.shared
+    >>> e2e.modularize(base, ["code"]).shared
+    {'twice': 'score'}
+    >>> e2e.modularize(base, ["code"], shared={"twice": "first"}).shared
     {'twice': 'code'}
     """
     if not isinstance(model, keras.Model):

@@ -159,7 +159,7 @@ class OwnClass:
             "base": self._own.config(attributes_of(self)),
             "training_mode": self.training_mode.get_config(),
             "remat": self.remat,
-            "shared": self.shared,
+            "shared": dict(self._shared),
             **self._own.boundaries(),
         }
         if self.dtype_policy.quantization_mode is None:

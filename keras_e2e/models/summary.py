@@ -14,9 +14,10 @@ from keras_e2e.models.memory_figures import (
     refuse_strategy,
 )
 from keras_e2e.models.memory_inputs import input_specs
+from keras_e2e.modules.ownership import holder
 from keras_e2e.trainers.one_pass import why_one_apply, why_one_pass, why_together
 from keras_e2e.utils import compat
-from keras_e2e.utils.graphs import count_parameters
+from keras_e2e.utils.graphs import count_parameters, unique
 from keras_e2e.utils.state import preserve_everything
 
 
@@ -43,8 +44,8 @@ def print_modules(model: Any, print_fn: Any = None, batch_size: int | None = Non
     below = []
     if remat:
         below.append(f"Recomputed for their gradients (remat): {', '.join(remat)}")
-    if model.shared:
-        below.append(f"Shared: {'; '.join(_shared(model))}")
+    if shared := _shared(model):
+        below.append(f"Shared: {'; '.join(shared)}")
     table.add_column("#")
     table.add_column("module", no_wrap=True)
     # Beside figures of memory there is room for their number only.
@@ -94,14 +95,30 @@ def _cells(module: Any, short: bool) -> list[str]:
 
 
 def _shared(model: Any) -> list[str]:
-    """What is said of each layer that several modules use."""
-    lines = []
-    for name, owner in model.shared.items():
-        layers = [layer for layer in compat.all_layers(model) if layer.name == name]
-        ids = {id(v) for layer in layers for v in layer.weights}
-        users = [m.name for m in model.modules if any(id(v) in ids for v in m.borrowed)]
-        lines.append(f"{name} is trained by {owner}, and used by {', '.join(users)}")
-    return lines
+    """What is said of the layers that several modules use."""
+    owners = {id(v): m.name for m in model.modules for v in m.variables}
+    borrowed = unique(v for m in model.modules for v in m.borrowed)
+    layers = compat.all_layers(model)
+    found: dict[tuple, list[str]] = {}
+    for variable in borrowed:
+        holding = [x for x in layers if any(v is variable for v in x.weights)]
+        named = [x.name for x in holding if x.name in model._shared]
+        name = named[0] if named else holder(holding).name
+        users = [m.name for m in model.modules if any(v is variable for v in m.borrowed)]
+        names = found.setdefault((owners[id(variable)], *users, bool(named)), [])
+        if name not in names:
+            names.append(name)
+    return [_said_of(*key, names=names) for key, names in found.items()]
+
+
+def _said_of(owner: str, *users_and_named: Any, names: list[str]) -> str:
+    """What is said of layers that the same modules use."""
+    *users, named = users_and_named
+    few = names if len(names) < 5 else [*names[:3], f"{len(names) - 3} more"]
+    said = f"{', '.join(few)} {'is' if len(names) == 1 else 'are'} trained by {owner}"
+    if not named:
+        said += f" (the last by default; shared={{{names[0]!r}: ...}} says otherwise)"
+    return f"{said}, and used by {', '.join(users)}"
 
 
 def _memory(model: Any, batch_size: int) -> MemoryEstimate:

@@ -128,11 +128,14 @@ class Line:
         calls: The same.
         entered: Integer, the place of the last call with weights that no other leads to.
         weighted: List of booleans, whether each call is of a layer with weights.
+        owning: List of booleans, whether it has weights that no later call has: what
+            several modules use is the last one's (`Ownership`), and each is to own some.
     """
 
     def __init__(self, graph: Graph, calls: list):
         self.graph, self.calls = graph, calls
         self.weighted = [bool(getattr(c.operation, "weights", ())) for c in calls]
+        self.owning = self._owning()
         self.entered = -1
         self._users: dict[int, list[int]] = {}
         self._made: dict[int, int] = {}  # where weights lead to it: the place of its call
@@ -157,10 +160,10 @@ class Line:
         """What may end a module, by itself or together with others, in order.
 
         Args:
-            apart: Boolean, whether also between two uses of the same weights, which nobody
+            apart: Boolean, whether also between two uses of the same weights that nobody
                 was named to own. Defaults to `False`.
         """
-        joined = [] if apart else list(self.joined())
+        joined = [] if apart else self._joined()
         calls_of = collections.Counter(id(c.operation) for c in self.calls)
         found = []
         needed: dict[int, int] = {}  # what weights lead to and is used behind this place
@@ -170,6 +173,7 @@ class Line:
             if (
                 len(own) == 1
                 and calls_of[id(call.operation)] == 1
+                and any(self.owning[: i + 1])
                 and any(self.weighted[i + 1 :])
                 and self._may_end(own[0])
                 and not any(first <= i < last for first, last in joined)
@@ -178,7 +182,7 @@ class Line:
                 since = max(needed.values(), default=-1)
                 found.append(CutPoint(call.operation, i, since))
             needed.update((id(t), i) for t in own)
-        return ends_of_modules(found, self.weighted)
+        return ends_of_modules(found, self.owning)
 
     def kinds(self, start: int, end: int) -> list[str]:
         """The classes of some calls, without those to which no weights lead."""
@@ -201,7 +205,7 @@ class Line:
         users = [self.calls[i].operation for i in self._users[id(tensor)]]
         return not all(isinstance(operation, FINISHERS) for operation in users)
 
-    def joined(self) -> set[tuple[int, int]]:
+    def _joined(self) -> set[tuple[int, int]]:
         """First and last use of the same weights, where nobody was named to own them."""
         asked = self.graph.asked()
         uses: dict[int, list[int]] = {}
@@ -210,6 +214,14 @@ class Line:
                 for variable in getattr(call.operation, "weights", ()):
                     uses.setdefault(id(variable), []).append(i)
         return {(u[0], u[-1]) for u in uses.values() if u[0] < u[-1]}
+
+    def _owning(self) -> list[bool]:
+        asked, last = self.graph.asked(), dict[int, int]()
+        for i, call in enumerate(self.calls):
+            for variable in getattr(call.operation, "weights", ()):
+                last[id(variable) if call.operation.name not in asked else -1 - i] = i
+        places = set(last.values())
+        return [i in places for i in range(len(self.calls))]
 
     def _goes_around(self, tensor: int, place: int) -> bool:
         """Whether a place lies inside of a block, which a tensor goes around.

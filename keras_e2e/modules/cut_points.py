@@ -29,7 +29,7 @@ def cut_points(graph: Graph) -> list[CutPoint]:
 
 def most_cuts(graph: Graph) -> int:
     """How many boundaries `balanced` finds places for at the same time, at most."""
-    return _most(Line(graph, in_turn(graph)).points())
+    return _most(Line(graph, in_turn(graph)).points(apart=True))
 
 
 def balanced(
@@ -41,7 +41,8 @@ def balanced(
     between blocks of layers that repeat (those of a transformer), then, if they do not
     balance the modules, also with cuts inside of them. What has a way around it (the inner
     part of a U-Net) is a cut point where another boundary stands on that way; such are
-    taken only if nothing else balances the modules.
+    taken only if nothing else balances the modules. So are all cuts between two uses of the
+    same weights, if nobody was named to own them.
 
     Args:
         graph: The graph to cut.
@@ -56,26 +57,28 @@ def balanced(
         ValueError: If `count` is not positive, or if the graph has fewer cut points.
     """
     line = Line(graph, in_turn(graph))
-    points = line.points()
-    most = _most(points)
+    apart = line.points(apart=True)
+    most = _most(apart)
     total = [0, *itertools.accumulate(graph_costs(line.calls, balance))]
     if count is not None and count < 1:
         raise ValueError(f"boundaries={count}: expected at least 1 boundary.")
     if most < (count or 1):
-        apart = _chosen(line, line.points(apart=True), total, count or 1)
-        _refuse_count(line, points, most, count, apart)
+        _refuse_count(line, apart, most, count)
     if count is None:
         count = min(DEFAULT_COUNT, most)
-    return [point.layer for point in _chosen(line, points, total, count)]
+    return [p.layer for p in _chosen(line, [line.points(), apart], total, count)]
 
 
 def _chosen(
-    line: Line, points: list[CutPoint], total: list[int], count: int
+    line: Line, kinds: list[list[CutPoint]], total: list[int], count: int
 ) -> list[CutPoint]:
-    """The cut points that balance the modules; none if there are not so many."""
+    """The cut points that balance the modules, of the first kind that has such."""
     found: list[tuple[float, list[CutPoint]]] = []
-    alone = [p for p in points if p.since < 0]
-    for some in (_between_blocks(line, alone), alone, points):
+    tried = []
+    for points in kinds:
+        alone = [p for p in points if p.since < 0]
+        tried += [_between_blocks(line, alone), alone, points]
+    for some in tried:
         ends = [p.position + 1 for p in some] + [len(line.calls)]
         chosen = best_ends(total, ends, count, [*(p.since + 1 for p in some), 0])
         if chosen is not None:
@@ -84,7 +87,7 @@ def _chosen(
             found.append((largest, [some[i] for i in chosen]))
             if largest <= BALANCED * total[-1] / (count + 1):
                 break
-    return min(found, key=lambda each: each[0])[1] if found else []
+    return min(found, key=lambda each: each[0])[1]
 
 
 def _between_blocks(line: Line, points: list[CutPoint]) -> list[CutPoint]:
@@ -120,13 +123,7 @@ def _most(points: list[CutPoint]) -> int:
     return max(longest, default=0)
 
 
-def _refuse_count(
-    line: Line,
-    points: list[CutPoint],
-    most: int,
-    count: int | None,
-    apart: list[CutPoint],
-) -> None:
+def _refuse_count(line: Line, points: list[CutPoint], most: int, count: int | None) -> None:
     """Raises ValueError where so many cut points cannot be chosen.
 
     Args:
@@ -134,7 +131,6 @@ def _refuse_count(
         points: List of the cut points.
         most: Integer, how many of them can be boundaries at the same time.
         count: Integer, how many were asked for, or None.
-        apart: List of those that could be had if it was said who trains what is shared.
     """
     name = line.graph.model.name
     asked = "" if count is None else f"boundaries={count}: "
@@ -149,13 +145,6 @@ def _refuse_count(
     if most:
         found, fewer = f"only {most} cut points", f"Ask for at most {most}, or name"
         names = f": {[p.layer.name for p in points]}"
-    shared = {
-        line.calls[first].operation.name: "first"
-        for first, last in sorted(line.joined())
-        if any(first <= point.position < last for point in apart)
-    }
-    if shared:
-        fewer = f"Say who trains what is used at several places, shared={shared}, or name"
     raise ValueError(
         f"{asked}the model {name!r} has {found} (layers and operations that every path "
         "from weights before them to an output crosses, with weights on both sides)"

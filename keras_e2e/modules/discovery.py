@@ -1,6 +1,6 @@
 """Finding the modules of a model that has no graph, by running it."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import keras
@@ -16,6 +16,7 @@ from keras_e2e.modules.ownership import Ownership, Shared
 from keras_e2e.modules.step_context import step_context
 from keras_e2e.modules.training_mode import TrainingMode
 from keras_e2e.utils import compat
+from keras_e2e.utils.compat.reads import VariableReads
 from keras_e2e.utils.graphs import takes_training
 
 
@@ -25,26 +26,15 @@ class Findings(NamedTuple):
     Attributes:
         specs: The modules with the shapes around them, in the order of the run.
         outputs: The model's outputs.
-        shared: Dict from layers that several modules use to the one that owns them.
+        shared: Dict from layers that several modules use to the one that owns them, as it
+            was said.
+        chosen: The same of layers of which nobody said it.
     """
 
     specs: list[ModuleSpec]
     outputs: Any
     shared: dict[str, str]
-
-
-class _Reads(keras.StatelessScope):
-    """Notes in which module each variable is read; leaves every variable alone."""
-
-    def __init__(self, record: ForwardRecord):
-        super().__init__()
-        self.record = record
-        self.places: dict[int, set[int]] = {}
-
-    def get_current_value(self, ref):
-        place = len(self.record.crossings)
-        self.places.setdefault(id(ref), set()).add(place)
-        return super().get_current_value(ref)
+    chosen: dict[str, str]
 
 
 class _Replay(Gate):
@@ -71,9 +61,10 @@ def examine(
 ) -> Findings:
     """Runs a subclassed model and finds its modules.
 
-    A variable belongs to the module that reads it. Whether a module also acts on others
-    around a boundary is tested: with what every module is given held fixed, changing
-    one module's variables may change only what that module returns.
+    A variable belongs to the module that reads it; of several to the last one, unless
+    another was named. Whether a module also acts on others around a boundary is tested:
+    with what every module is given held fixed, changing one module's variables may change
+    only what that module returns.
 
     Args:
         base: The subclassed model.
@@ -86,20 +77,20 @@ def examine(
 
     Raises:
         ValueError: If a boundary is not crossed exactly once, or stands on an input or
-            output, if two modules read one variable and none owns it, or if a path leads
-            around a boundary.
+            output, if `shared` does not fit, or if a path leads around a boundary.
     """
     run(base, x, training=False)  # builds what is not built
     boundaries = _boundaries(base, inserted, needs_boundary)
     gate = Gate({id(b) for b in boundaries})
     with step_context(state, gate=gate, mode=TrainingMode("end_to_end")):
-        with _Reads(gate.record) as reads:
+        places: dict[int, set[int]] = {}
+        with VariableReads(_noting(places, gate.record)):
             outputs = run(base, x, training=True)
         _refuse_bad_crossings(base, boundaries, gate.record, x, outputs)
         crossings = gate.record.crossings
         names = [c.boundary.module for c in crossings] + ["outputs"]
-        owners = _owners(base, reads.places, names, shared or {})
-    owned, borrowed = _shares(base, reads.places, names, owners)
+        owners = _owners(base, places, names, shared or {})
+    owned, borrowed = _shares(base, places, names, owners)
     lent = {id(v) for variables in borrowed for v in variables}
     # What several modules use acts on several, as it should.
     alone = [[v for v in variables if id(v) not in lent] for variables in owned]
@@ -120,7 +111,14 @@ def examine(
         given = spec_of(crossings[place - 1].output) if place else first
         activation = spec_of(crossings[place].activation) if module.boundary else None
         specs.append(ModuleSpec(module, given, activation))  # code shows no layers to come
-    return Findings(specs, outputs, owners.settled)
+    return Findings(specs, outputs, owners.settled, owners.chosen)
+
+
+def _noting(places: dict[int, set[int]], record: ForwardRecord) -> Callable[[Any], None]:
+    """What notes in which module each variable is read."""
+    return lambda variable: places.setdefault(id(variable), set()).add(
+        len(record.crossings)
+    )
 
 
 def _boundaries(

@@ -41,7 +41,8 @@ class Graph:
     A layer belongs to the module whose end (a boundary, or the model's outputs) it
     reaches without crossing a boundary. A layer with weights that reaches two ends
     would be trained by both modules and is refused where a skip connection leads around the
-    boundary. Where two modules share the layer, in several calls, one of them owns it.
+    boundary. Where two modules share the layer, in several calls, one of them owns it: the
+    last one, unless another was named.
 
     Args:
         model: A Functional model (or built Sequential), or the `Tensors` of one.
@@ -49,8 +50,9 @@ class Graph:
             what boundaries have noted of the model that they were in before.
 
     Attributes:
-        shared: Dict from the names of layers to the modules that own them, once `modules`
-            has found them.
+        shared: Dict from the names of layers to the modules that own them as it was said,
+            once `modules` has found them.
+        chosen: The same of layers of which nobody said it.
 
     Raises:
         ValueError: If a boundary cannot be placed where it is. The error names the layers
@@ -61,6 +63,7 @@ class Graph:
         self.model: Any = model
         self.given = None if shared is None else check_shared(shared)
         self.shared: dict[str, str] = {}
+        self.chosen: dict[str, str] = {}
         self.calls = (
             compat.calls_between(model.outputs)
             if isinstance(model, Tensors)
@@ -122,6 +125,7 @@ class Graph:
         owners = Ownership(list(names.values()), self.asked(), self.given is None)
         inputs: dict[str, list[str]] = {name: [] for name in names}
         fed: dict[str, list[int]] = {name: [] for name in names}
+        placed = []
         positions = {id(t): i for i, t in enumerate(self.model.inputs)}
         for call in self.calls:
             layer, ends = call.operation, reached[id(call.outputs[0])]
@@ -137,9 +141,10 @@ class Graph:
             for end in sorted(ends, key=list(names).index)[:1]:
                 is_input = isinstance(layer, keras.layers.InputLayer)
                 if isinstance(layer, keras.layers.Layer) and not is_input:
-                    owners.add(layer, names[end])
+                    placed.append((call, names[end]))
+        owners.add_calls(placed)
         owners.settle()
-        self.shared = owners.settled
+        self.shared, self.chosen = owners.settled, owners.chosen
         return [
             Module(
                 name=name,
@@ -151,6 +156,7 @@ class Graph:
                     c.operation is self.boundaries().get(end) for c in self.calls
                 ),
                 borrowed=owners.borrowed(name),
+                foreign=owners.foreign(name),
             )
             for end, name in names.items()
         ]

@@ -22,6 +22,7 @@ class Module(NamedTuple):
         crossings: Integer, how often one pass crosses the boundary.
         borrowed: Tuple of the variables that it uses and another module owns: `shared` in
             `modularize`.
+        foreign: Tuple of the variables of its layers that another module owns, used or not.
 
     Example:
 
@@ -41,6 +42,7 @@ class Module(NamedTuple):
     own_variables: tuple = ()
     crossings: int = 1
     borrowed: tuple = ()
+    foreign: tuple = ()
 
     @property
     def variables(self) -> list:
@@ -48,8 +50,8 @@ class Module(NamedTuple):
         if self.own_variables:
             return list(self.own_variables)
         weights = unique(v for layer in self.layers for v in layer.weights)
-        borrowed = {id(v) for v in self.borrowed}
-        return [v for v in weights if id(v) not in borrowed]
+        others = {id(v) for v in self.foreign}
+        return [v for v in weights if id(v) not in others]
 
     @property
     def trainable_variables(self) -> list:

@@ -7,7 +7,7 @@ import keras
 
 from keras_e2e.modules.gradient_flow import GradientFlow, gradient_flow
 from keras_e2e.modules.module import Module
-from keras_e2e.modules.ownership import borrowed_from
+from keras_e2e.modules.ownership import borrowed_from, owned_by
 from keras_e2e.modules.training_mode import TrainingMode
 from keras_e2e.utils.validation import check_reach_fits
 
@@ -155,7 +155,7 @@ def _refuse_ways_around(
                     f"Training mode '{mode}': the loss of {name!r} reaches "
                     f"{sorted(window)}, and {inside!r}, beyond, uses what {owners} own, so "
                     "it would train that through it too. Use reach 1 or 'all', or let "
-                    f"{inside!r} own it: shared={{...: {inside!r}}}."
+                    f"{inside!r} own it: {owned_by(modules, inside, window)}."
                 )
 
 

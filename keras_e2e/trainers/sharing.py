@@ -6,7 +6,7 @@ from typing import Any
 import keras
 
 from keras_e2e.modules.module import Module
-from keras_e2e.modules.ownership import borrowed_from
+from keras_e2e.modules.ownership import borrowed_from, owned_by
 from keras_e2e.utils.compat import calls
 from keras_e2e.utils.graphs import unique
 
@@ -86,11 +86,15 @@ def _refuse_penalties(modules: list[Module], trained: set[str], whole: bool) -> 
         ]
         for layer in [*both, *(_members(user) if whole else ())]:
             if calls.penalties_of_calls(layer):
+                others = ""
+                if layer not in both:
+                    others = f", give them to it, {owned_by(modules, user.name, trained)}"
                 raise ValueError(
                     f"Layer {layer.name!r} adds a penalty (add_loss or an activity "
                     f"regularizer) in module {user.name!r}, which uses variables of "
                     f"{sorted(borrowed[user.name] & trained)}: that penalty would train "
-                    "them. Take it out, or use 'end_to_end' or 'deep_supervision'."
+                    f"them. Take it out{others}, or use 'end_to_end' or "
+                    "'deep_supervision'."
                 )
 
 

@@ -467,14 +467,16 @@ def test_a_skip_over_two_boundaries_of_a_subclassed_model_is_refused():
 # Shared by two modules
 
 
-def test_a_layer_shared_by_two_modules_is_refused():
+def test_an_owner_that_does_not_use_what_is_shared_is_refused():
     inputs = keras.Input((8,))
     twice = layers.Dense(8, name="twice")
-    hidden = layers.Dense(8, name="a")(twice(inputs))
+    hidden = layers.Dense(8, name="b")(layers.Dense(8, name="a")(twice(inputs)))
     model = keras.Model(inputs, layers.Dense(3, name="out")(twice(hidden)))
-    said = ["'twice'", "shared by two modules", "'a'", "two layers"]
+    said = ["shared={'twice': 'b'}", "'twice/kernel'", "['a', 'out']"]
     with refused_for(model, ValueError, *said):
-        e2e.modularize(model, ["a"])
+        e2e.modularize(model, ["a", "b"], shared={"twice": "b"})
+    found = e2e.modularize(model, ["a", "b"], shared={"twice": "out"}).shared
+    assert found == {"twice": "out"}  # as it says
 
 
 class Transposed(layers.Layer):
@@ -488,36 +490,26 @@ class Transposed(layers.Layer):
         return ops.matmul(x, ops.transpose(self.kernel))
 
 
-def test_a_variable_shared_by_layers_of_two_modules_is_refused():
+def test_two_owners_of_one_variable_are_refused():
     inputs = keras.Input((8,))
     embed = layers.Dense(6, use_bias=False, name="embed")
     hidden = layers.Dense(6, name="a")(embed(inputs))
     model = keras.Model(inputs, Transposed(embed.kernel, name="tied")(hidden))
-    said = ["'embed/kernel'", "'embed'", "'tied'", "'a'", "a variable of its own"]
+    said = ["'embed/kernel'", "'tied'", "'a'", "Name one of its layers only"]
     with refused_for(model, ValueError, *said):
-        e2e.modularize(model, ["a"])
+        e2e.modularize(model, ["a"], shared={"embed": "first", "tied": "last"})
+    found = e2e.modularize(model, ["a"], shared={"tied": "last"}).shared
+    assert found == {"tied": "tied"}  # as it says
 
 
-@pytest.mark.parametrize("built", [True, False])
-def test_a_layer_shared_by_two_modules_of_a_subclassed_model_is_refused(built):
+def test_an_owner_that_does_not_use_it_in_a_subclassed_model_is_refused():
     def sharing(self, x):
         return self.out(self.b(self.mix(self.b(self.a(x)))))
 
-    model = subclassed(sharing, built, mix=layers.LayerNormalization(name="mix"))
-    said = ["/b/kernel", "shared by two modules", "'mix'", "two layers"]
+    model = subclassed(sharing, mix=layers.LayerNormalization(name="mix"))
+    said = ["shared={'b': 'out'}", "/b/kernel", "'mix'", "'outputs'"]
     with refused_for(model, ValueError, *said):
-        examined(model, ["mix"])
-
-
-@pytest.mark.filterwarnings("ignore:`build\\(\\)` was called on layer 'sub':UserWarning")
-def test_a_variable_tied_across_modules_of_a_subclassed_model_is_refused():
-    def tying(self, x):
-        return ops.matmul(self.b(self.a(x)), ops.transpose(self.a.kernel))
-
-    model = subclassed(tying)
-    said = ["/a/kernel", "shared by two modules", "'b'"]
-    with refused_for(model, ValueError, *said):
-        examined(model, ["b"])
+        e2e.modularize(model, ["mix"], shared={"b": "out"})
 
 
 # In a loop

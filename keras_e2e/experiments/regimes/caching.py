@@ -12,6 +12,7 @@ from keras_e2e.experiments.regimes.cache_store import ActivationStore
 from keras_e2e.experiments.regimes.data import Data
 from keras_e2e.models.modular_model import ModularModel
 from keras_e2e.models.sub_models import UpstreamModel
+from keras_e2e.modules.ownership import owned_by
 from keras_e2e.modules.training_mode import TrainingMode
 from keras_e2e.utils.state import preserve_state
 
@@ -238,10 +239,10 @@ def _refuse_what_is_shared(model: Any, name: str) -> None:
     for before in sorted(model._stages.modules_before(name)):
         for variable in modules[before].borrowed:
             if id(variable) in trained:
+                fix = owned_by(model.modules, before, [name])
                 raise ValueError(
                     f"cache: module {before!r} uses {variable.path!r}, which {name!r} owns "
-                    "and trains, so that what it returns changes meanwhile. Use "
-                    f"cache=None, or let {before!r} own it: shared={{...: {before!r}}}."
+                    f"and trains, so what it returns changes. Use cache=None, or {fix}."
                 )
 
 

@@ -34,7 +34,10 @@ def frozen_modules(model: Any, names: Iterable[str]) -> Iterator[None]:
     """
     names = set(names)
     modules = [module for module in model.modules if module.name in names]
-    layers = [layer for module in modules for layer in module.layers]
+    # A layer may have variables of several modules.
+    others = [x for m in model.modules if m.name not in names for x in m.layers]
+    kept = {id(layer) for layer in others}
+    layers = [x for module in modules for x in module.layers if id(x) not in kept]
     if not modules:
         yield
         return
@@ -45,7 +48,7 @@ def frozen_modules(model: Any, names: Iterable[str]) -> Iterator[None]:
     for layer in layers:
         layer.trainable = False
     for module in modules:
-        for variable in module.trainable_variables:  # held by no layer of the module
+        for variable in module.trainable_variables:  # held by no layer of it alone
             variable.trainable = False
     model.make_train_function(force=True)  # the traced steps train them
     try:

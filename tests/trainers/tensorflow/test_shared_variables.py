@@ -119,7 +119,8 @@ def data(kind):
 
 
 def modular(base, mode, owner, optimizer=None, **kwargs):
-    model = e2e.modularize(base, objectives(), training_mode=mode, shared={"twice": owner})
+    shared = owner and {"twice": owner}
+    model = e2e.modularize(base, objectives(), training_mode=mode, shared=shared)
     model.compile(optimizer or keras.optimizers.SGD(1.0), "mse", **kwargs)
     return model
 
@@ -162,11 +163,13 @@ CASES = [
     (chain, "deep_supervision", "b", [*NAMES], ""),
     (towers, "local", "a", "a", "ab"),
     (towers, "local", "last", "b", "ab"),
+    (towers, MIXED, None, ["b", "out"], "a"),
     (towers, MIXED, "a", "a", "a"),
     (towers, MIXED, "b", ["b", "out"], "a"),
     (towers, "deep_supervision", "b", [*NAMES], ""),
     (tied, "local", "first", "a", "ab"),
     (tied, "local", "last", ["out"], "ab"),
+    (tied, "local", None, ["out"], "ab"),
     (tied, "sequential:out", "last", ["out"], "ab"),
     (tied, TrainingMode("local", reach=2), "first", ["a", "b"], ""),
 ]
@@ -236,7 +239,7 @@ def test_no_other_loss_changes_a_bit_of_it(kind, owner, precision, optimizer):
 @pytest.mark.parametrize(("optimizer", "jit"), [("adam", False), ("sgd", True)])
 def test_end_to_end_all_is_as_in_stock_keras(kind, jit, optimizer):
     stock, base = kind(), kind()
-    model = e2e.modularize(base, objectives(), shared={"twice": "first"})
+    model = e2e.modularize(base, objectives())
     x, y = data(kind)
     logs = []
     for each in (stock, model):
@@ -329,6 +332,23 @@ def test_a_penalty_that_another_module_makes_of_it_is_refused(owner, mode):
         np.testing.assert_array_equal(old, new)
     model.training_mode = "end_to_end"
     model.train_on_batch(*data(chain))
+
+
+def test_a_penalty_of_a_module_that_does_not_own_what_it_uses_is_refused_with_a_fix():
+    base = tied()
+    base.get_layer("a").activity_regularizer = keras.regularizers.L2(0.5)
+    for shared in (None, {"out": "a"}):
+        model = e2e.modularize(base, objectives(), training_mode="local", shared=shared)
+        model.compile("sgd", "mse", run_eagerly=True)
+        before = base.get_weights()
+        if shared is None:
+            said = r"'a' adds a penalty.* give them to it, shared=\{'out': 'a'\}, or"
+            with pytest.raises(ValueError, match=said):
+                model.train_on_batch(*data(tied))
+            for old, new in zip(before, base.get_weights(), strict=True):
+                np.testing.assert_array_equal(old, new)
+        else:
+            model.train_on_batch(*data(tied))
 
 
 @pytest.mark.parametrize("kind", [chain, towers, tied])
