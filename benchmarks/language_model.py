@@ -127,7 +127,6 @@ def made(method: str, modules: int, characters: int, steps: int) -> keras.Model:
         model = e2e.modularize(
             model,
             modules - 1,
-            shared={"embedding": "first"},
             objective=e2e.objectives.Prediction(head),
             training_mode=mode,
         )
