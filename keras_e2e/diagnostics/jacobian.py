@@ -114,10 +114,12 @@ def _pass(model: Any, x: Any) -> tuple[Any, dict[str, tuple | None]]:
     given = [t for t in tree.flatten(inputs) if t is not None]
     ends = {}
     for module in model.modules:
-        starts = [c.output for c in record.crossings if c.boundary.module in module.inputs]
+        before = [c for c in record.crossings if c.boundary.module in module.inputs]
+        starts = [tensor for crossing in before for tensor in crossing.outputs]
         if module.model_inputs:
             starts += given
-        left = [c.activation for c in record.crossings if c.boundary is module.boundary]
+        ending = [c for c in record.crossings if c.boundary is module.boundary]
+        left = [tensor for crossing in ending for tensor in crossing.inputs]
         if module.boundary is None:
             left = tree.flatten(record.outputs)
         ends[module.name] = _one_each(starts, left)

@@ -29,15 +29,19 @@ def downstream_model(model: Any, name: str) -> keras.Model:
             f"{did_you_mean(name, names)} The boundaries: {names}. Give one "
             "of them."
         )
-    entering: list = []
+    entering: list[list] = []
 
     def call(layer, *args, **kwargs):
         if not isinstance(layer, ModuleBoundary):
             return layer(*args, **kwargs)
         if layer.module != name:
             return args[0]
-        entering.append(input_like(args[0], name))
-        return entering[-1]
+        flat = tree.flatten(args[0])
+        several = len(flat) > 1
+        entering.append(
+            [input_like(t, f"{name}_{i}" if several else name) for i, t in enumerate(flat)]
+        )
+        return tree.pack_sequence_as(args[0], entering[-1])
 
     with strategy_scope(model):
         inputs = [input_like(tensor) for tensor in model.inputs]
@@ -48,4 +52,5 @@ def downstream_model(model: Any, name: str) -> keras.Model:
                 "Apply the module once, to the stacked inputs."
             )
         outputs = tree.pack_sequence_as(model.output, tree.flatten(outputs))
-        return stock_model([*inputs, *entering], outputs, model, f"{model.name}_downstream")
+        given = [*inputs, *entering[0]]
+        return stock_model(given, outputs, model, f"{model.name}_downstream")

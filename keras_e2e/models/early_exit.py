@@ -55,7 +55,7 @@ def early_exit_model(model: Any, name: str) -> keras.Model:
             names.update([] if places else [layer.name])
             return layer(*args, **kwargs)
         if layer is module.boundary:
-            places.append(args[0])
+            places.append(layer.seen_of(tree.flatten(args[0])))
         return args[0]
 
     exits = _exits(model, module)

@@ -13,6 +13,7 @@ from keras_e2e.modules.blocks import blocks_after
 from keras_e2e.modules.boundary import ModuleBoundary
 from keras_e2e.modules.graph import Graph
 from keras_e2e.modules.module import ModuleSpec
+from keras_e2e.modules.seen_tensors import seen_in_graph
 from keras_e2e.modules.step_context import step_context
 from keras_e2e.modules.training_mode import TrainingMode
 from keras_e2e.objectives.base import OutputSpec
@@ -214,6 +215,8 @@ def _specs(
 ) -> list[ModuleSpec]:
     """The modules of a graph with the shapes around them."""
     crossed = {name: graph.tensors(boundary) for name, boundary in boundaries.items()}
+    for boundary in boundaries.values():
+        boundary.seen = seen_in_graph(graph, boundary)
     specs = []
     for module in graph.modules():
         entered = [tensor for name in module.inputs for tensor in crossed[name][1]]
@@ -222,7 +225,9 @@ def _specs(
         if module.boundary is None:
             specs.append(ModuleSpec(module, given))
             continue
-        activation = crossed[module.name][0][0]
+        first = next(c for c in graph.calls if c.operation is module.boundary)
+        activation = module.boundary.seen_of(first.inputs)
         blocks = blocks_after(graph, module.boundary)
-        specs.append(ModuleSpec(module, given, activation, blocks))
+        leaving = tuple(first.inputs)
+        specs.append(ModuleSpec(module, given, activation, blocks, leaving))
     return specs

@@ -109,10 +109,14 @@ class _Whole:
         others when the model is loaded.
         """
         operations = [operation for _, operation in graph_operations(self.base)]
+        places = {id(operation): place for place, operation in enumerate(operations)}
+        followed: dict[int, list[int]] = {}  # of each boundary, in the order of its tensors
+        for key, boundary in self.inserted.items():
+            followed.setdefault(id(boundary), []).append(places[key])
+        boundaries = {id(boundary): boundary for boundary in self.inserted.values()}
         placed = [
-            [place, keras.saving.serialize_keras_object(self.inserted[id(operation)])]
-            for place, operation in enumerate(operations)
-            if id(operation) in self.inserted
+            [*found, keras.saving.serialize_keras_object(boundaries[key])]
+            for key, found in followed.items()
         ]
         return {"boundaries": placed, "names": [o.name for o in operations]}
 
@@ -172,10 +176,10 @@ class OwnClass:
         if "dtype" in config:
             base.dtype_policy = keras.dtype_policies.get(config["dtype"])
         operations = [operation for _, operation in graph_operations(base)]
-        inserted = {
-            id(operations[place]): keras.saving.deserialize_keras_object(boundary)
-            for place, boundary in config["boundaries"]
-        }
+        inserted = {}
+        for *places, given in config["boundaries"]:
+            boundary = keras.saving.deserialize_keras_object(given)
+            inserted.update((id(operations[place]), boundary) for place in places)
         for boundary in inserted.values():
             boundary.shared = {}  # noted anew
         # The names of boundaries are kept, others are those of the new layers.

@@ -21,7 +21,8 @@ from keras_e2e.utils.validation import did_you_mean
 
 DEFAULT_BALANCE: Balance = "memory"
 
-Boundaries = Sequence[str] | Set[str] | Mapping[str, Identifier] | SupportsIndex | None
+Place = str | tuple[str, ...]
+Boundaries = Sequence[Place] | Set[Place] | Mapping[Any, Identifier] | SupportsIndex | None
 
 
 def new_boundaries(
@@ -32,6 +33,8 @@ def new_boundaries(
     shared: Shared | None = None,
 ) -> dict[int, ModuleBoundary]:
     """The boundaries to insert into a graph, by the `id` of what each follows.
+
+    One that passes several tensors stands there by each layer or operation, in their order.
 
     Args:
         model: A Functional model or built Sequential.
@@ -50,23 +53,28 @@ def new_boundaries(
         graph = flat_graph(model, shared)
         count = None if boundaries is None else int(boundaries)  # type: ignore[arg-type]
         cuts = balanced(graph, count, balance)
-        chosen = [(names[id(x)], x, _copy(objective)) for x in cuts]
+        chosen = [([(names[id(x)], x)], _copy(objective)) for x in cuts]
     else:
         objectives = objectives_by_name(model, boundaries, objective)
-        chosen = [(name, _find(model, name), given) for name, given in objectives.items()]
+        chosen = [
+            ([(name, _find(model, name)) for name in _flat(place)], given)
+            for place, given in objectives.items()
+        ]
     marked = {x.module for _, x in graph_operations(model) if isinstance(x, ModuleBoundary)}
     inserted: dict[int, ModuleBoundary] = {}
-    for name, layer, given in chosen:
-        if id(layer) in inserted:
-            raise ValueError(
-                f"boundaries: {_kind(layer)} {layer.name!r} is named twice: by {name!r} "
-                "too. Name it once."
-            )
-        module = names[id(layer)]
-        _refuse_bad_place(layer, module, marked)
-        inserted[id(layer)] = ModuleBoundary(
-            given, name=layer_name(f"{module}_boundary"), module=module
-        )
+    for found, given in chosen:
+        module = names[id(found[-1][1])]
+        new = ModuleBoundary(given, name=layer_name(f"{module}_boundary"), module=module)
+        if len(found) > 1:
+            new.tensors = tuple(names[id(layer)] for _, layer in found)
+        for name, layer in found:
+            if id(layer) in inserted:
+                raise ValueError(
+                    f"boundaries: {_kind(layer)} {layer.name!r} is named twice: by "
+                    f"{name!r} too. Name it once."
+                )
+            _refuse_bad_place(layer, names[id(layer)], marked)
+            inserted[id(layer)] = new
     return inserted
 
 
@@ -82,8 +90,10 @@ def refuse_balance(boundaries: Boundaries, balance: Any) -> None:
 
 def objectives_by_name(
     model: keras.Model, boundaries: Any, objective: Identifier
-) -> dict[str, Any]:
+) -> dict[Any, Any]:
     """Boundaries that are given by name, as a dict from name to objective.
+
+    The names of one boundary that passes several tensors are a tuple.
 
     Args:
         model: The model, for errors.
@@ -100,7 +110,9 @@ def objectives_by_name(
     if isinstance(boundaries, Mapping | Sequence | Set) and not boundaries:
         _refuse_empty(model, boundaries)
     if isinstance(boundaries, Mapping):
-        return dict(boundaries)
+        found = {_checked_place(place): given for place, given in boundaries.items()}
+        _refuse_several(model, found)
+        return found
     if _is_count(boundaries):
         raise ValueError(
             f"boundaries={boundaries}: the subclassed model {model.name!r} has no graph "
@@ -111,19 +123,53 @@ def objectives_by_name(
             f"boundaries={boundaries!r}: expected a list of layer names, a dict from "
             "layer name to objective, or a number of cut points."
         )
-    names = list(boundaries)
+    places = [_checked_place(place) for place in boundaries]
+    for place in places:
+        if places.count(place) > 1:
+            raise ValueError(
+                f"boundaries: layer {place!r} is named {places.count(place)} times. Name "
+                "it once."
+            )
+    _refuse_several(model, places)
+    return {place: _copy(objective) for place in places}
+
+
+def _refuse_several(model: keras.Model, places: Iterable[Place]) -> None:
+    """Raises ValueError for a boundary of several tensors in a subclassed model."""
+    several = [place for place in places if not isinstance(place, str)]
+    if several and not compat.is_functional(model):
+        raise ValueError(
+            f"boundaries: {several[0]!r} is one boundary of several tensors, and "
+            f"{model.name!r} is a subclassed model, whose layers are tapped one by one. "
+            f"Name them without a tuple, boundaries={list(several[0])}, or apply one "
+            "ModuleBoundary to a list of the tensors in its call."
+        )
+
+
+def _checked_place(place: Any) -> Place:
+    """What a boundary is to follow: a name, or a tuple of several."""
+    names = list(place) if isinstance(place, tuple) else [place]
     for name in names:
         if not isinstance(name, str):
             raise ValueError(
-                f"boundaries: expected layer names, strings. Found: {name!r}. Give "
-                "layer.name, not the layer."
+                f"boundaries: expected layer names, strings, or tuples of them. Found: "
+                f"{name!r}. Give layer.name, not the layer."
             )
         if names.count(name) > 1:
             raise ValueError(
-                f"boundaries: layer {name!r} is named {names.count(name)} times. Name it "
-                "once."
+                f"boundaries: {place!r} names layer {name!r} {names.count(name)} times. A "
+                "boundary passes each tensor once: name it once."
             )
-    return {name: _copy(objective) for name in names}
+    if not names:
+        raise ValueError(
+            "boundaries: found an empty tuple. A tuple names the layers whose tensors one "
+            "boundary passes; leave it out."
+        )
+    return names[0] if len(names) == 1 else tuple(names)
+
+
+def _flat(place: Place) -> tuple[str, ...]:
+    return (place,) if isinstance(place, str) else place
 
 
 def holds_boundary(model: keras.Model) -> bool:

@@ -1,14 +1,15 @@
 """Repeating a graph of layers on new inputs, with boundaries added or left out."""
 
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import keras
 from keras import tree
 
+from keras_e2e.models.crossed_together import Together, crossed_together
 from keras_e2e.models.inlined_names import InlinedNames
 from keras_e2e.modules.boundary import ModuleBoundary
-from keras_e2e.modules.bypass import refuse_several
 from keras_e2e.modules.graph import Graph, Tensors
 from keras_e2e.modules.ownership import Shared
 from keras_e2e.trainers.modular_trainer import ModularTrainer
@@ -30,7 +31,8 @@ def rewire(
 
     Args:
         model: A Functional model or built Sequential.
-        inserted: New boundaries by the `id` of the layer or operation that they follow.
+        inserted: New boundaries by the `id` of the layer or operation that they follow. One
+            that follows several is there several times, in the order of its tensors.
         keep: Whether the boundaries that are there stay.
         flatten: Whether every nested graph is taken into the outer one.
         rename: Whether what would have the name of another one is called by another name
@@ -40,8 +42,7 @@ def rewire(
         The new inputs and outputs, structured as the model's.
 
     Raises:
-        ValueError: If several tensors are used of what a layer returns that a boundary is
-            to follow, or if boundaries have equal names.
+        ValueError: If boundaries have equal names, or if one cannot follow several layers.
     """
     functional = compat.as_functional(model)
 
@@ -49,6 +50,8 @@ def rewire(
         return _is_graph(layer) and (flatten or _holds_boundary(layer, inserted))
 
     names = InlinedNames(model, opened) if rename else None
+    returned: dict[int, list] = {}  # by layers that share a boundary with others
+    count = Counter(map(id, inserted.values()))
 
     def call(layer, *args, **kwargs):
         if isinstance(layer, ModuleBoundary) and not keep:
@@ -59,12 +62,22 @@ def rewire(
             outputs = names.call(layer, *args, **kwargs)
         else:
             outputs = layer(*args, **kwargs)
-        if id(layer) not in inserted:
+        boundary = inserted.get(id(layer))
+        if boundary is None:
             return outputs
-        return _crossed(inserted[id(layer)], layer, outputs, model)
+        if count[id(boundary)] == 1:
+            return _crossed(boundary, layer, outputs, model)
+        returned.setdefault(id(layer), []).append((layer, outputs))
+        return outputs
 
     inputs = inputs_like(functional.input)
-    return inputs, compat.run_graph(functional, tree.flatten(inputs), call)
+    outputs = compat.run_graph(functional, tree.flatten(inputs), call)
+    if returned:
+        together = _together(inserted, returned, model)
+        outputs = tree.pack_sequence_as(
+            outputs, crossed_together(tree.flatten(outputs), together)
+        )
+    return inputs, outputs
 
 
 def graph_operations(model: keras.Model, prefix: str = "") -> Iterator[tuple[str, Any]]:
@@ -103,13 +116,46 @@ def _inline(
 def _crossed(
     boundary: ModuleBoundary, layer: keras.layers.Layer, outputs: Any, model: keras.Model
 ) -> Any:
-    """What a layer returns, after the boundary that follows the tensor that is used."""
+    """What a layer returns, after the boundary that follows the tensors that are used."""
     flat = tree.flatten(outputs)
     used = [0] if len(flat) == 1 else _used_outputs(layer, model)
-    if len(used) != 1:
-        refuse_several(flat_graph(model), layer, len(flat), len(used))
-    flat[used[0]] = boundary(flat[used[0]])
+    if len(used) == 1:
+        flat[used[0]] = boundary(flat[used[0]])
+    else:
+        boundary.tensors = tuple(f"{boundary.module}:{place}" for place in used)
+        crossed = boundary([flat[place] for place in used])
+        for place, tensor in zip(used, crossed, strict=True):
+            flat[place] = tensor
     return tree.pack_sequence_as(outputs, flat)
+
+
+def _together(
+    inserted: Mapping[int, ModuleBoundary], returned: dict[int, list], model: keras.Model
+) -> list[Together]:
+    """Boundaries that follow several layers, each with the tensors that it is to pass."""
+    found: dict[int, Together] = {}
+    names: dict[int, list[str]] = {}
+    for key, boundary in inserted.items():
+        if key not in returned:
+            continue
+        (layer, outputs), *more = returned[key]
+        if more:
+            raise ValueError(
+                f"Boundary {boundary.module!r} is to pass several tensors, and layer "
+                f"{layer.name!r} is called {len(more) + 1} times, so it is not known which "
+                "belong together. Apply the layer once, to the stacked inputs."
+            )
+        flat = tree.flatten(outputs)
+        used = [0] if len(flat) == 1 else _used_outputs(layer, model)
+        tensors = found.setdefault(id(boundary), Together(boundary, [])).tensors
+        tensors += [flat[place] for place in used]
+        own = names.setdefault(id(boundary), [])
+        several = [f"{layer.name}:{place}" for place in used]
+        own += several if len(used) > 1 else [layer.name]
+    for key, (boundary, tensors) in found.items():
+        if len(boundary.tensors) != len(tensors):
+            boundary.tensors = tuple(names[key])
+    return list(found.values())
 
 
 def _used_outputs(layer: keras.layers.Layer, model: keras.Model) -> list[int]:

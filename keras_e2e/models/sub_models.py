@@ -20,9 +20,10 @@ class WithUpstream(NamedTuple):
 
     Attributes:
         x: The inputs of the whole model.
-        crossings: Dict with one entry: from the module to a tuple of crossings, in the
-            order of the graph. Each is a dict with one entry, from the name of the boundary
-            to its activation and, if there is one, its mask.
+        crossings: Dict with one entry: from the module to a tuple with what leaves the
+            boundaries, tensor by tensor, in the order of the graph. Each is a dict with one
+            entry, from the name of the boundary to the tensor and, if there is one, its
+            mask.
     """
 
     x: Any
@@ -154,14 +155,28 @@ class Stages:
         if [id(tensor) for tensor in given_x] != [id(tensor) for tensor in flat]:
             return None
         wanted, entering = self._entering(name), []
-        for crossing in given.crossings.get(name, ()):
-            [(boundary, (activation, *mask))] = crossing.items()
-            compat.set_mask(activation, mask[0] if mask else None)
+        crossing: list = []  # the tensors so far of a boundary that passes several
+        for kept in given.crossings.get(name, ()):
+            [(boundary, (tensor, *mask))] = kept.items()
+            compat.set_mask(tensor, mask[0] if mask else None)
+            crossing.append(tensor)
+            if len(crossing) < self._passed()[boundary]:
+                continue
             # Crossed here as well, so that the step records it.
-            output = self.model.boundaries[boundary](activation)
+            several = crossing if len(crossing) > 1 else tensor
+            outputs = tree.flatten(self.model.boundaries[boundary](several))
+            crossing = []
             if boundary in wanted:
-                entering.append(output)
+                entering += outputs
         return entering or None
+
+    def _passed(self) -> dict[str, int]:
+        """How many tensors each boundary passes at once."""
+        return {
+            call.operation.module: len(call.outputs)
+            for call in compat.graph_calls(self.model)
+            if isinstance(call.operation, ModuleBoundary)
+        }
 
     def _entering(self, name: str) -> set[str]:
         """The boundaries that lead into a module."""
@@ -178,15 +193,17 @@ class Stages:
     def _model_before(self, upstream: set[str]) -> tuple[keras.Model, list[str]]:
         """From the model's inputs to the outputs of some boundaries, and their names.
 
-        A boundary that is crossed more than once has as many outputs.
+        There is a name for each output: a boundary that is crossed more than once, or
+        passes several tensors, is named as often.
         """
         inputs, leaving, names = self._inputs(), [], []
 
         def call(layer, *args, **kwargs):
             outputs = layer(*args, **kwargs)
             if isinstance(layer, ModuleBoundary) and layer.module in upstream:
-                leaving.append(outputs)
-                names.append(layer.module)
+                flat = tree.flatten(outputs)
+                leaving.extend(flat)
+                names.extend([layer.module] * len(flat))
             return outputs
 
         compat.run_graph(self.model, inputs, call)
@@ -200,11 +217,15 @@ class Stages:
 
         def call(layer, *args, **kwargs):
             if isinstance(layer, ModuleBoundary) and layer.module in upstream:
-                entering.append(input_like(args[0], f"entering_{len(entering)}"))
-                return entering[-1]
+                flat = tree.flatten(args[0])
+                start = len(entering)
+                entering.extend(
+                    input_like(t, f"entering_{start + i}") for i, t in enumerate(flat)
+                )
+                return tree.pack_sequence_as(args[0], entering[start:])
             outputs = layer(*args, **kwargs)
             if layer is module.boundary:
-                ends.append(outputs)
+                ends.extend(tree.flatten(outputs))
             return outputs
 
         outputs = compat.run_graph(self.model, inputs, call)
@@ -226,7 +247,7 @@ class UpstreamModel(keras.Model):
         stages: The `Stages` of the modular model.
         module: String, the module that is trained.
         before: The model from its inputs to the outputs of the boundaries.
-        boundaries: List of the names of these boundaries.
+        boundaries: List of the names of these boundaries, one for each output.
     """
 
     def __init__(

@@ -1,11 +1,13 @@
 """The layer that marks where a module ends."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import keras
-from keras import ops
+from keras import ops, tree
 
 from keras_e2e import objectives
+from keras_e2e.modules.joined import is_float, joined
 from keras_e2e.modules.step_context import open_context
 from keras_e2e.objectives.base import LocalObjective
 from keras_e2e.utils.validation import check_number, check_seed
@@ -16,11 +18,11 @@ class ModuleBoundary(keras.layers.Layer):
     """Marks the end of a module.
 
     A module is the layers between two boundaries. In the forward pass a boundary is the
-    identity, to the bit. While a modular model trains, the boundary also hands its input,
-    the *activation* of the module, to a *local objective*: a loss that trains the module
-    from that activation alone. Where the training mode says so, it stops the gradient.
-    Anywhere else (in inference, or inside a model that is not modular) it does nothing
-    else.
+    identity, to the bit. It may pass several tensors, where several lead on. While a
+    modular model trains, the boundary also hands its input, the *activation* of the
+    module, to a *local objective*: a loss that trains the module from that activation
+    alone. Where the training mode says so, it stops the gradient. Anywhere else (in
+    inference, or inside a model that is not modular) it does nothing else.
 
     Args:
         objective: The `LocalObjective` that trains the module which ends here, or an
@@ -41,7 +43,8 @@ class ModuleBoundary(keras.layers.Layer):
             is drawn.
 
     Call arguments:
-        inputs: One tensor of any shape and dtype.
+        inputs: One tensor of any shape and dtype, or a list of several. The activation is
+            then what the objective is given of them (`LocalObjective`, `tensors`).
 
     Raises:
         TypeError: If something else is given as `objective`.
@@ -67,6 +70,10 @@ class ModuleBoundary(keras.layers.Layer):
     # From layers that modules share to the owners, noted by the modular model: its
     # `clone_model` copies the layers alone, and so do new cuts of the graph.
     shared: dict[str, str]
+    # The names of the tensors, where there are several, and the places of those that the
+    # objective is given, noted by the modular model.
+    tensors: tuple[str, ...]
+    seen: tuple[int, ...]
 
     def __init__(
         self,
@@ -97,6 +104,7 @@ class ModuleBoundary(keras.layers.Layer):
         self.generator = keras.random.SeedGenerator(seed) if noise else None
         self.module = module or self.name
         self.shared = {}
+        self.tensors, self.seen = (), ()
         self.supports_masking = True
         self.built = True
 
@@ -110,15 +118,36 @@ class ModuleBoundary(keras.layers.Layer):
         Args:
             output: Tensor, what the boundary returns without noise.
         """
-        if not self.noise:
+        if not self.noise or not is_float(output):
             return output
         shape = ops.shape(output)
         return output + ops.cast(
             keras.random.normal(shape, stddev=self.noise, seed=self.generator), output.dtype
         )
 
+    def tensor_names(self, count: int) -> list[str]:
+        """Returns the names of the tensors that it passes.
+
+        Args:
+            count: Integer, how many there are.
+        """
+        if len(self.tensors) == count:
+            return list(self.tensors)
+        return [self.module] if count == 1 else [str(place) for place in range(count)]
+
+    def seen_of(self, tensors: Sequence[Any]) -> Any:
+        """Returns what the objective is given of the tensors that the boundary passes.
+
+        Args:
+            tensors: The tensors, on one side of the boundary.
+        """
+        seen = [tensors[place] for place in self.seen] or tensors
+        return joined(seen, self.name)
+
     def compute_output_spec(self, inputs):
-        return keras.KerasTensor(inputs.shape, dtype=inputs.dtype)
+        return tree.map_structure(
+            lambda tensor: keras.KerasTensor(tensor.shape, dtype=tensor.dtype), inputs
+        )
 
     def compute_output_shape(self, input_shape):
         return input_shape
@@ -129,6 +158,8 @@ class ModuleBoundary(keras.layers.Layer):
         config["module"] = self.module
         if self.shared:
             config["shared"] = dict(self.shared)
+        if self.tensors:
+            config["tensors"] = list(self.tensors)
         if self.noise:
             config.update(noise=self.noise, seed=self.seed)
         config["objective"] = (
@@ -139,9 +170,9 @@ class ModuleBoundary(keras.layers.Layer):
     @classmethod
     def from_config(cls, config):
         config = dict(config)
-        shared = config.pop("shared", {})
+        shared, tensors = config.pop("shared", {}), config.pop("tensors", ())
         if isinstance(config.get("objective"), dict):
             config["objective"] = keras.saving.deserialize_keras_object(config["objective"])
         boundary = cls(**config)
-        boundary.shared = dict(shared)
+        boundary.shared, boundary.tensors = dict(shared), tuple(tensors)
         return boundary

@@ -39,26 +39,6 @@ def advice(graph: Any, bypassed: str) -> str:
     return text[0].upper() + text[1:] + "."
 
 
-def refuse_several(graph: Any, layer: Any, returned: int, used: int) -> None:
-    """Raises ValueError where a boundary is to follow a layer that returns several tensors.
-
-    Args:
-        graph: The `Graph`, of one level.
-        layer: The layer.
-        returned: Integer, how many tensors it returns.
-        used: Integer, how many of these are used.
-    """
-    call = next((c for c in graph.calls if c.operation is layer), None)
-    joined = None if call is None else _joined(graph, call, graph.ends)
-    place = "on a layer behind which all of them have joined"
-    if joined is not None:
-        place = f"where they have joined, at {joined!r}"
-    raise ValueError(
-        f"Layer {layer.name!r} returns {returned} tensors, and {used} of them are used; a "
-        f"boundary takes one. Set it {place}."
-    )
-
-
 def _joined(graph: Any, crossing: Any, ends: Ends) -> str | None:
     """The name of the first call behind a boundary that would do in its place."""
     behind = {id(tensor) for tensor in crossing.outputs}

@@ -13,6 +13,7 @@ from keras_e2e.modules.gate import Gate
 from keras_e2e.modules.graph import on_input
 from keras_e2e.modules.module import Module, ModuleSpec
 from keras_e2e.modules.ownership import Ownership, Shared
+from keras_e2e.modules.seen_tensors import seen_among
 from keras_e2e.modules.step_context import step_context
 from keras_e2e.modules.training_mode import TrainingMode
 from keras_e2e.utils import compat
@@ -44,11 +45,12 @@ class _Replay(Gate):
         super().__init__(first.boundary_ids)
         self.first = first.record
 
-    def cross(self, boundary, activation):
-        given = super().cross(boundary, activation)
+    def cross(self, boundary, inputs):
+        given = super().cross(boundary, inputs)
         if id(boundary) not in self.boundary_ids:
             return given
-        return self.first.crossings[len(self.record.crossings) - 1].output
+        first = self.first.crossings[len(self.record.crossings) - 1]
+        return tree.pack_sequence_as(inputs, list(first.outputs))
 
 
 def examine(
@@ -87,6 +89,8 @@ def examine(
         with VariableReads(_noting(places, gate.record)):
             outputs = run(base, x, training=True)
         _refuse_bad_crossings(base, boundaries, gate.record, x, outputs)
+        for crossing in gate.record.crossings:
+            crossing.boundary.seen = seen_among(crossing.boundary, crossing.inputs)
         crossings = gate.record.crossings
         names = [c.boundary.module for c in crossings] + ["outputs"]
         owners = _owners(base, places, names, shared or {})
@@ -107,10 +111,15 @@ def examine(
             own_variables=tuple(owned[place]),
             borrowed=tuple(borrowed[place]),
         )
-        first = inputs[0] if len(inputs) == 1 else inputs
-        given = spec_of(crossings[place - 1].output) if place else first
-        activation = spec_of(crossings[place].activation) if module.boundary else None
-        specs.append(ModuleSpec(module, given, activation))  # code shows no layers to come
+        entered = [spec_of(t) for t in crossings[place - 1].outputs] if place else inputs
+        given = entered[0] if len(entered) == 1 else entered
+        if module.boundary is None:
+            specs.append(ModuleSpec(module, given))
+            continue
+        leaving = tuple(spec_of(t) for t in crossings[place].inputs)
+        activation = spec_of(crossings[place].activation)
+        # Code shows no layers to come.
+        specs.append(ModuleSpec(module, given, activation, leaving=leaving))
     return Findings(specs, outputs, owners.settled, owners.chosen)
 
 
@@ -165,12 +174,12 @@ def _refuse_bad_crossings(
                 "the loop."
             )
     for crossing in record.crossings:
-        if any(crossing.activation is t for t in tree.flatten(x)):
+        if any(each is t for each in crossing.inputs for t in tree.flatten(x)):
             raise on_input(crossing.boundary.module)
     if not record.crossings:
         return
     last = record.crossings[-1]
-    if any(t is last.output for t in tree.flatten(outputs)):
+    if any(t is each for each in last.outputs for t in tree.flatten(outputs)):
         raise ValueError(
             f"Boundary {last.boundary.module!r} stands on the model's output: the "
             "module there ends in the task loss already. Set it on an earlier layer."
@@ -247,9 +256,8 @@ def _ends(base, state, x, gate: Gate, changed) -> list[np.ndarray]:
         keras.StatelessScope(state_mapping=changed),
     ):
         outputs = run(base, x, training=False)
-    ends = [ops.convert_to_numpy(c.activation) for c in gate.record.crossings]
-    flat = [ops.convert_to_numpy(t).ravel() for t in tree.flatten(outputs)]
-    return [*ends, np.concatenate(flat)]
+    ends = [[*c.inputs] for c in gate.record.crossings] + [tree.flatten(outputs)]
+    return [np.concatenate([ops.convert_to_numpy(t).ravel() for t in end]) for end in ends]
 
 
 def run(base: Any, x: Any, training: bool) -> Any:

@@ -10,21 +10,33 @@ class Crossing(NamedTuple):
 
     Attributes:
         boundary: The `ModuleBoundary` that was crossed.
-        activation: Tensor, the boundary's input: the output of its module.
-        output: Tensor, the boundary's output: the next module's input. It is the
-            activation itself unless the boundary stopped the gradient.
+        inputs: Tuple of the tensors that the boundary was given, the outputs of its
+            module: one, or several.
+        outputs: Tuple of the tensors that the boundary returned, for the next modules.
+            They are the inputs themselves unless the boundary stopped the gradient.
         predicted_gradient: Tensor, what a `SyntheticGradient` predicted here, or None.
     """
 
     boundary: Any
-    activation: Any
-    output: Any
+    inputs: tuple
+    outputs: tuple
     predicted_gradient: Any = None
+
+    @property
+    def activation(self) -> Any:
+        """What the objective is given of the inputs: one tensor."""
+        return self.boundary.seen_of(self.inputs)
+
+    @property
+    def output(self) -> Any:
+        """The same of the outputs."""
+        return self.boundary.seen_of(self.outputs)
 
     def masked_activation(self) -> Any:
         """The activation, with the Keras mask of the module noted on it."""
         # A layer's mask is noted on what it returns, so behind the boundary.
-        compat.set_mask(self.activation, compat.mask_of(self.output))
+        for before, behind in zip(self.inputs, self.outputs, strict=True):
+            compat.set_mask(before, compat.mask_of(behind))
         return self.activation
 
 

@@ -41,8 +41,8 @@ class Gate:
         outputs: Tuple of `Output`, the model's outputs with their targets, for
             objectives that predict a gradient from them.
         tap: Function that makes a tensor of its own of each boundary's output, or None.
-        hold: Function of the record, the boundary and its output, which is called as soon
-            as the boundary is crossed and returns what goes on; or None.
+        hold: Function of the record, the boundary and a list of its outputs, which is
+            called as soon as the boundary is crossed and returns what goes on; or None.
 
     Attributes:
         record: The `ForwardRecord` that the pass fills.
@@ -64,32 +64,44 @@ class Gate:
         self.tap, self.hold = tap, hold
         self.record = ForwardRecord()
 
-    def cross(self, boundary: Any, activation: Any) -> Any:
-        """Records that a `ModuleBoundary` was crossed and returns what goes on."""
+    def cross(self, boundary: Any, inputs: Any) -> Any:
+        """Records that a `ModuleBoundary` was crossed and returns what goes on.
+
+        Args:
+            boundary: The boundary.
+            inputs: What it is given: a tensor, or a list of several.
+        """
         if id(boundary) not in self.boundary_ids:
-            return activation
-        name, mask = boundary.module, compat.mask_of(activation)
-        activation = self.inject_feedback(name, [activation])[0]
-        output, predicted = activation, None
-        if name in self.stopping:
-            output = ops.stop_gradient(activation)
-            route = self.routes.get(name, {}).get(name)
-            if route is not None:
-                predicted = route.objective.predict_gradient(output, self.outputs)
-                output = _with_feedback(output, -predicted * route.factor())
-            output = boundary.add_noise(output)
+            return inputs
+        flat = tree.flatten(inputs)
+        masks = [compat.mask_of(tensor) for tensor in flat]
+        flat = self.inject_feedback(boundary.module, flat)
+        outputs, predicted = self._stopped(boundary, flat)
         if self.tap is not None:
-            output = self.tap(output)
-        crossing = Crossing(boundary, activation, output, predicted)
+            outputs = [self.tap(output) for output in outputs]
+        crossing = Crossing(boundary, tuple(flat), tuple(outputs), predicted)
         self.record.crossings.append(crossing)
         if self.hold is not None:
             # Else Keras would note it on what the boundary returns, which is too late.
-            compat.set_mask(output, mask)
-            held = self.hold(self.record, boundary, output)
-            self.record.crossings[-1] = crossing._replace(output=held)
-            compat.set_mask(held, mask)
-            return held
-        return output
+            _set_masks(outputs, masks)
+            outputs = self.hold(self.record, boundary, outputs)
+            self.record.crossings[-1] = crossing._replace(outputs=tuple(outputs))
+            _set_masks(outputs, masks)
+        return tree.pack_sequence_as(inputs, outputs)
+
+    def _stopped(self, boundary: Any, tensors: list) -> tuple[list, Any]:
+        """What a boundary lets through of tensors, and the gradient that it predicts."""
+        name = boundary.module
+        if name not in self.stopping:
+            return tensors, None
+        outputs, predicted = [ops.stop_gradient(tensor) for tensor in tensors], None
+        route = self.routes.get(name, {}).get(name)
+        if route is not None:
+            place = boundary.seen[0] if boundary.seen else 0
+            output = outputs[place]
+            predicted = route.objective.predict_gradient(output, self.outputs)
+            outputs[place] = _with_feedback(output, -predicted * route.factor())
+        return [boundary.add_noise(output) for output in outputs], predicted
 
     def inject_feedback(self, end: str, tensors: list) -> list:
         """Connects a module's end to the objectives that take their feedback there.
@@ -141,6 +153,11 @@ class Gate:
             compat.set_mask(tensor, compat.mask_of(before))
             found.append(tensor)
         return tree.pack_sequence_as(outputs, found)
+
+
+def _set_masks(tensors: list, masks: list) -> None:
+    for tensor, mask in zip(tensors, masks, strict=True):
+        compat.set_mask(tensor, mask)
 
 
 def _with_feedback(tensor: Any, feedback: Any) -> Any:

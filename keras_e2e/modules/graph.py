@@ -184,10 +184,10 @@ class Graph:
         for call in self.calls:
             layer = call.operation
             if isinstance(layer, ModuleBoundary):
-                entered = compat.producing_call(call.inputs[0]).operation
-                if isinstance(entered, keras.layers.InputLayer):
+                entered = [compat.producing_call(t).operation for t in call.inputs]
+                if any(isinstance(x, keras.layers.InputLayer) for x in entered):
                     raise on_input(layer.module)
-                if id(call.outputs[0]) in self.outputs:
+                if any(id(tensor) in self.outputs for tensor in call.outputs):
                     raise ValueError(
                         f"Boundary {layer.module!r} stands on the model's output: the "
                         "module there ends in the task loss already. Set it on an "

@@ -95,13 +95,16 @@ class ModuleSpec(NamedTuple):
     Attributes:
         module: The module.
         inputs: What the module is given: a `keras.KerasTensor`, or a list of several.
-        activation: The `keras.KerasTensor` that enters its boundary; None for the last
+        activation: The `keras.KerasTensor` that its objective is given; None for the last
             module.
         following_blocks: The blocks of layers behind the boundary (`blocks.Block`), where
             the model shows a graph.
+        leaving: Tuple of the `keras.KerasTensor`s that enter its boundary, of which the
+            activation is made; empty for the last module.
     """
 
     module: Module
     inputs: Any
     activation: Any = None
     following_blocks: tuple = ()
+    leaving: tuple = ()

@@ -9,9 +9,12 @@ from keras import ops
 from keras_e2e.objectives.losses import mean_over_batch
 from keras_e2e.objectives.specs import Batch, Exit, ModelSpec, Output, OutputSpec
 from keras_e2e.utils import compat
-from keras_e2e.utils.validation import check_number, check_reach
+from keras_e2e.utils.validation import check_number, check_places, check_reach
 
 __all__ = ["Batch", "Exit", "LocalObjective", "ModelSpec", "Output", "OutputSpec"]
+
+# The arguments of the base class, which subclasses need not know.
+_OWN = ("weight", "reach", "tensors")
 
 
 class LocalObjective(keras.layers.Layer):
@@ -33,6 +36,11 @@ class LocalObjective(keras.layers.Layer):
             local learning, Laskin et al. 2020), `"all"` everything before. Defaults to
             `None`, which leaves it to the mode, `TrainingMode("local", reach=...)`, where
             it is 1 by default.
+        tensors: String, integer or list of them, for a boundary that passes several
+            tensors: which of these it is given, by name (as in `modularize`) or place. If
+            they are several they are concatenated along the last axis; unless all other
+            axes are the same, each is averaged over those first. Defaults to `None`: those
+            that lead to no other one inside of the module.
         **kwargs: Arguments of `keras.layers.Layer`.
 
     Attributes:
@@ -45,7 +53,7 @@ class LocalObjective(keras.layers.Layer):
             a signal instead (`objectives.Signal`), where it takes that from.
 
     Raises:
-        ValueError: If `weight` or `reach` is invalid.
+        ValueError: If `weight`, `reach` or `tensors` is invalid.
 
     Example:
 
@@ -67,10 +75,17 @@ class LocalObjective(keras.layers.Layer):
     def __new__(cls, *args: Any, **kwargs: Any) -> Any:
         # Keras makes the config of a class without a `get_config` of its own, if all that
         # it was given is simple. A schedule or NumPy number is not; `get_config` adds both.
-        simple = {k: v for k, v in kwargs.items() if k not in ("weight", "reach")}
+        simple = {k: v for k, v in kwargs.items() if k not in _OWN}
         return super().__new__(cls, *args, **simple)
 
-    def __init__(self, *, weight: Any = 1.0, reach: int | str | None = None, **kwargs: Any):
+    def __init__(
+        self,
+        *,
+        weight: Any = 1.0,
+        reach: int | str | None = None,
+        tensors: Any = None,
+        **kwargs: Any,
+    ):
         super().__init__(**kwargs)
         kind = type(self).__name__
         schedule = _is_schedule(weight)
@@ -79,6 +94,7 @@ class LocalObjective(keras.layers.Layer):
             weight = check_number(f"{kind}: weight", weight, least=0, alternative=other)
         self.weight = weight
         self.reach = check_reach(reach, kind)
+        self.tensors = check_places(tensors, f"{kind}: tensors")
         if schedule:
             # Not the optimizer's: on JAX a traced step would not see that one move.
             self.weight_steps = self.add_weight(
@@ -108,6 +124,8 @@ class LocalObjective(keras.layers.Layer):
             config["weight"] = self.weight
         if self.reach is not None:
             config["reach"] = self.reach
+        if self.tensors is not None:
+            config["tensors"] = list(self.tensors)
         return config
 
     @classmethod

@@ -22,12 +22,12 @@ class Mixture(LocalObjective):
     Args:
         objectives: Dict from objective, or alias, to its factor: a number, 0 or larger. A
             factor of 0 leaves the objective out: it gets no head.
-        **kwargs: `weight` and `reach` of the whole, as in `LocalObjective`.
+        **kwargs: `weight`, `reach` and `tensors` of the whole, as in `LocalObjective`.
 
     Raises:
         ValueError: If `objectives` is empty or not a dict, if a factor is not a finite
             number of at least 0, if all are 0, if a part is a `Signal`, which has no loss,
-            or if a part has a weight or reach of its own.
+            or if a part has a weight, reach or tensors of its own.
 
     Example:
 
@@ -140,10 +140,10 @@ def _part(identifier: Any) -> LocalObjective:
             f"Mixture: {_shown(part)} has no loss to be mixed: it sends a signal in place "
             "of one. Use it alone at its boundary."
         )
-    if part.weight != 1.0 or part.reach is not None:
+    if part.weight != 1.0 or part.reach is not None or part.tensors is not None:
         raise ValueError(
-            f"Mixture: {_shown(part)} has a weight or reach of its own. Give its factor in "
-            "the mixture, and the reach to the whole."
+            f"Mixture: {_shown(part)} has a weight, reach or tensors of its own. Give its "
+            "factor in the mixture, and the reach and the tensors to the whole."
         )
     return part
 

@@ -28,9 +28,7 @@ def build_heads(
     _refuse_ambiguous_labels(modules, [output.name for output in outputs])
     _refuse_shared([(m.name, id(m.objective)) for m in modules if m.objective], "objective")
     ends = {
-        s.module.name: (s.activation,)
-        if s.module.boundary
-        else tuple(o.spec for o in outputs)
+        s.module.name: s.leaving if s.module.boundary else tuple(o.spec for o in outputs)
         for s in specs
     }
     for index, spec in enumerate(specs):

@@ -1,7 +1,7 @@
 """The local losses of a step, from what its forward pass recorded."""
 
 import contextlib
-from collections.abc import Hashable, Iterator, Mapping
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from typing import Any
 
 from keras import ops, tree
@@ -120,7 +120,10 @@ def local_loss(
             "module once, to the stacked inputs."
         )
     entered = [
-        _without_noise(c) for c in record.crossings if c.boundary.module in module.inputs
+        tensor
+        for crossing in record.crossings
+        if crossing.boundary.module in module.inputs
+        for tensor in _without_noise(crossing)
     ] or [flat_inputs[i] for i in module.model_inputs]
     batch = batch._replace(module_input=entered[0] if len(entered) == 1 else entered)
     if objective.requires_earlier:
@@ -140,15 +143,19 @@ def local_loss(
 def _earlier(module: Module, record: ForwardRecord) -> dict:
     """What other modules have returned by now, by name."""
     others = (c for c in record.crossings if c.boundary.module != module.name)
-    return {c.boundary.module: ops.stop_gradient(_without_noise(c)) for c in others}
+    return {
+        c.boundary.module: ops.stop_gradient(c.boundary.seen_of(_without_noise(c)))
+        for c in others
+    }
 
 
-def _without_noise(crossing: Crossing) -> Any:
+def _without_noise(crossing: Crossing) -> Sequence[Any]:
     """What a module is given, without the noise that its boundary adds."""
     if not crossing.boundary.noise:
-        return crossing.output
-    given = ops.stop_gradient(crossing.activation)
-    compat.set_mask(given, compat.mask_of(crossing.output))
+        return crossing.outputs
+    given = [ops.stop_gradient(tensor) for tensor in crossing.inputs]
+    for tensor, output in zip(given, crossing.outputs, strict=True):
+        compat.set_mask(tensor, compat.mask_of(output))
     return given
 
 

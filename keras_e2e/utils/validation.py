@@ -112,6 +112,29 @@ def check_reach(reach: Any, where: str) -> int | str | None:
     )
 
 
+def check_places(places: Any, where: str) -> tuple | None:
+    """Returns names or places of tensors as a tuple; None as it is.
+
+    Args:
+        places: A name, a number of at least 0, a list of them, or None.
+        where: What has them, for the error.
+
+    Raises:
+        ValueError: If they are anything else, or none.
+    """
+    if places is None:
+        return None
+    found = tuple(places) if isinstance(places, list | tuple) else (places,)
+    if found and all(
+        (isinstance(one, str) and one) or (_is_integer(one) and one >= 0) for one in found
+    ):
+        return tuple(one if isinstance(one, str) else int(one) for one in found)
+    raise ValueError(
+        f"{where} is {places!r}; expected the name or place (0, 1, ...) of a tensor that "
+        "the boundary passes, or a list of them."
+    )
+
+
 def check_function(name: str, value: Any) -> Any:
     """Returns the value, unless it is a lambda.
 

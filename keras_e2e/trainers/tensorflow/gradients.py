@@ -110,12 +110,12 @@ class StepGradients:
         """The gradient at an output of the model or at a boundary; None for none."""
         return self._found.get(id(tensor))
 
-    def _hold(self, record: ForwardRecord, boundary: Any, output: Any) -> Any:
+    def _hold(self, record: ForwardRecord, boundary: Any, outputs: list) -> list:
         """Takes the gradients that can be taken now; what goes on waits for them."""
         self._crossed[boundary.module] += 1
         due = [part for part in self._pending if self._is_complete(part)]
         if not due:
-            return output
+            return outputs
         self._pending = [part for part in self._pending if part not in due]
         made: list = []
         # As if the pass were not under way: a head may repeat calls of the model's layers.
@@ -132,9 +132,9 @@ class StepGradients:
                 with self.tape.stop_recording(), _after(made):
                     made = self._apply_complete(self._apply, due) or made
         if not made:
-            return output
+            return outputs
         with _after(made):
-            return tf.identity(output)
+            return [tf.identity(output) for output in outputs]
 
     def _apply_complete(self, apply: Callable[[list, list], None], due: list) -> list:
         """Applies the gradients of modules that are complete. Returns what to wait for."""
@@ -208,11 +208,12 @@ class StepGradients:
         for crossing in record.crossings if record is not None else ():
             name = crossing.boundary.module
             if name in trained:
-                taps.append(crossing.activation)
+                taps += crossing.inputs
             if any(name in m.inputs for m in modules if m.name in trained):
-                taps.append(crossing.output)
+                taps += crossing.outputs
         # A cross-entropy on probabilities is computed from the values under them.
-        return unique([*taps, *map(compat.logits_of, taps)])
+        taps = unique([*taps, *map(compat.logits_of, taps)])
+        return [tensor for tensor in taps if tensor.dtype.is_floating]
 
     def _differentiate(self, part: LossPart | None, loss: Any, record: Any) -> list:
         """Adds the gradients of a part to those that there are. Returns the new ones."""

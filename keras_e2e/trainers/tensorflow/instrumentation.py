@@ -45,13 +45,13 @@ class _Signals(NamedTuple):
 
     Attributes:
         outputs: Gradients with respect to the model's outputs.
-        activations: Gradients with respect to the input of each boundary.
-        boundary_outputs: Gradients with respect to the output of each boundary.
+        entering: For each crossing, gradients with respect to what enters the boundary.
+        leaving: For each crossing, gradients with respect to what leaves it.
     """
 
     outputs: list
-    activations: list
-    boundary_outputs: list
+    entering: list[list]
+    leaving: list[list]
 
 
 class _Further(NamedTuple):
@@ -108,8 +108,8 @@ class StepInstrumentation:
 
         self.signals = _Signals(
             [signal(tensor) for tensor in self.outputs],
-            [signal(crossing.activation) for crossing in self.crossings],
-            [signal(crossing.output) for crossing in self.crossings],
+            [[signal(t) for t in crossing.inputs] for crossing in self.crossings],
+            [[signal(t) for t in crossing.outputs] for crossing in self.crossings],
         )
 
     def record(self, variables: Sequence, gradients: Sequence) -> None:
@@ -155,31 +155,30 @@ class StepInstrumentation:
         crossings = self.crossings
         ends = [i for i, c in enumerate(crossings) if c.boundary is module.boundary]
         starts = [i for i, c in enumerate(crossings) if c.boundary.module in module.inputs]
-        signals = [self.signals.activations[i] for i in ends]
+        entered = [t for i in ends for t in crossings[i].inputs]
+        signals = [t for i in ends for t in self.signals.entering[i]]
         if module.boundary is None:
             signals = self.signals.outputs
+        elif any(signal is not None for signal in signals):
+            # Of several tensors that cross together, one may matter to no loss.
+            signals = _filled(signals, entered)
         own = self.state.trained_variables(module)
 
         def of(found: Mapping | None) -> Any:
             return None if found is None else [found.get(id(v)) for v in own]
 
-        sent_back = [self.signals.boundary_outputs[i] for i in starts]
+        sent_back = [t for i in starts for t in self.signals.leaving[i]]
         if all(signal is not None for signal in signals):
             # Where a signal comes in and none goes out, the module has swallowed it.
-            outputs = [crossings[i].output for i in starts]
-            sent_back = [
-                tf.zeros_like(output) if sent is None else sent
-                for sent, output in zip(sent_back, outputs, strict=True)
-            ]
+            left = [t for i in starts for t in crossings[i].outputs]
+            sent_back = _filled(sent_back, left)
         return ModuleView(
             name=module.name,
             variables=[before[id(v)] for v in own if id(v) in before],
             gradients=of(trained_by),
             updates=[v - before[id(v)] if id(v) in before else None for v in own],
             loss=self._loss_of(module),
-            activation=_joined(
-                [tf.cast(crossings[i].activation, tf.float32) for i in ends]
-            ),
+            activation=_joined([tf.cast(tensor, tf.float32) for tensor in entered]),
             signal=_joined([self._unscaled(t) for t in signals]),
             input_signal=_joined([self._unscaled(t) for t in sent_back]),
             total=over_replicas,
@@ -192,8 +191,12 @@ class StepInstrumentation:
             prediction_losses=further.reference if module.boundary is None else None,
             classes=further.classes,
             shapes=[tuple(v.shape) for v in own],
-            mask=compat.mask_of(crossings[ends[0]].output) if len(ends) == 1 else None,
+            mask=self._mask(ends) if len(entered) == 1 else None,
         )
+
+    def _mask(self, ends: list[int]) -> Any:
+        """The mask of the only tensor that enters a boundary; it is noted behind it."""
+        return compat.mask_of(self.crossings[ends[0]].outputs[0])
 
     def _unscaled(self, tensor: Any) -> Any:
         return unscaled(tensor, self.step.scale)
@@ -223,6 +226,14 @@ def _shaped(gradient: Any, shape: Any) -> Any:
     if gradient.shape.is_fully_defined():
         return gradient
     return tf.ensure_shape(gradient, shape)
+
+
+def _filled(gradients: list, tensors: list) -> list:
+    """Gradients at some tensors, with zeros for those that there are not."""
+    return [
+        tf.zeros_like(tensor) if gradient is None else gradient
+        for gradient, tensor in zip(gradients, tensors, strict=True)
+    ]
 
 
 def _joined(tensors: list) -> Any:
