@@ -60,9 +60,12 @@ def modularize(
               an output crosses, at least where other boundaries are set.)
             - A list of names of layers or operations (`"add_1"`, as `model.operations` has
               them), in any order (`"nested/layer"` where a name alone is ambiguous). Of
-              layers inside of a layer, too (`"encoder/block_3"`).
-            - A dict from such names to objectives: a `LocalObjective`, an alias such as
-              `"predsim"`, or None to mark the place only.
+              layers inside of a layer, too (`"encoder/block_3"`). A tuple of names is one
+              boundary that passes several tensors at once, as in `[("skip1", "pool1")]`
+              where a U-Net goes on from both. It goes by the last name. Of a layer that
+              returns several tensors it passes all that are used.
+            - A dict from such names or tuples to objectives: a `LocalObjective`, an alias
+              such as `"predsim"`, or None to mark the place only.
             - An integer: The number of cut points of the graph to choose, so that they
               balance the modules, between the blocks of a network that has such.
 
@@ -132,6 +135,17 @@ def modularize(
     {'twice': 'score'}
     >>> e2e.modularize(base, ["code"], shared={"twice": "first"}).shared
     {'twice': 'code'}
+
+    A boundary that passes two tensors:
+
+    >>> x = keras.Input((8,))
+    >>> wide = keras.layers.Dense(4, name="wide")(x)
+    >>> deep = keras.layers.Dense(3, name="deep")(x)
+    >>> both = keras.layers.Concatenate()([wide, deep])
+    >>> score = keras.layers.Dense(1, name="score")(both)
+    >>> model = e2e.modularize(keras.Model(x, score), [("wide", "deep")])
+    >>> [(module.name, len(module.layers)) for module in model.modules]
+    [('deep', 2), ('score', 2)]
     """
     if not isinstance(model, keras.Model):
         raise TypeError(

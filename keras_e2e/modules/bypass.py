@@ -25,11 +25,18 @@ def advice(graph: Any, bypassed: str) -> str:
 
     joined = _joined(graph, crossing, without)
     sources = _sources(graph, crossing)
+    names = [call.operation.name for call in sources]
+    cut = graph.ends(sources)
     offers = []
     if joined is not None:
         offers.append(f"Set the boundary where the paths have joined, at {joined!r}")
-    if sources:
-        offers.append(f"cut the other path as well, with boundaries at {sources}")
+    if sources and all(_holds(graph, call, cut) for call in [*sources, crossing]):
+        offers.append(f"cut the other path as well, with boundaries at {names}")
+    # One end, whatever the name.
+    one = {key: ends - {*names} or {bypassed} for key, ends in cut.items()}
+    if sources and all(_holds(graph, call, one) for call in [*sources, crossing]):
+        passed = (*names, *(crossing.operation.tensors or (bypassed,)))
+        offers.append(f"let one boundary pass both paths, {passed}")
     if not offers:
         return (
             "Set the boundary where the paths have joined (after the addition of a "
@@ -51,22 +58,20 @@ def _joined(graph: Any, crossing: Any, ends: Ends) -> str | None:
     return None
 
 
-def _sources(graph: Any, crossing: Any) -> list[str]:
-    """Names of the calls where the paths around a boundary leave, if those would do."""
+def _sources(graph: Any, crossing: Any) -> list:
+    """The calls where the paths around a boundary leave, if boundaries may follow them."""
     reached, trained = graph.ends(), _trained(graph)
+    passed = {id(tensor) for tensor in crossing.inputs}
     found = []
     for call in graph.calls:
         ends = reached[id(call.outputs[0])]
         users = [c for t in call.outputs for c in graph.consumers.get(id(t), ())]
         leads = [{_name(c)} if _name(c) else reached[id(c.outputs[0])] for c in users]
-        if len(ends) > 1 and id(call) in trained and any(lead < ends for lead in leads):
+        passes = any(id(tensor) in passed for tensor in call.outputs)
+        splits = len(ends) > 1 and any(lead < ends for lead in leads)
+        if splits and id(call) in trained and not passes:
             found.append(call)
-    if not found or not all(_may_end(graph, call) for call in found):
-        return []
-    cut = graph.ends(found)
-    if all(_holds(graph, call, cut) for call in [*found, crossing]):
-        return [call.operation.name for call in found]
-    return []
+    return found if all(_may_end(graph, call) for call in found) else []
 
 
 def _may_end(graph: Any, call: Any) -> bool:

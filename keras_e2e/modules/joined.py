@@ -6,13 +6,8 @@ from typing import Any
 import keras
 from keras import layers
 
+from keras_e2e.objectives.heads.head_layers import GLOBAL_POOLS
 from keras_e2e.utils.graphs import layer_name
-
-_POOLINGS = {
-    3: layers.GlobalAveragePooling1D,
-    4: layers.GlobalAveragePooling2D,
-    5: layers.GlobalAveragePooling3D,
-}
 
 
 def joined(tensors: Sequence[Any], name: str) -> Any:
@@ -32,7 +27,7 @@ def joined(tensors: Sequence[Any], name: str) -> Any:
         tensors = [
             tensor
             if len(tensor.shape) == 2
-            else _POOLINGS.get(len(tensor.shape), layers.Flatten)(
+            else GLOBAL_POOLS.get(len(tensor.shape), layers.Flatten)(
                 dtype=dtype, name=f"{name}_{place}"
             )(tensor)
             for place, tensor in enumerate(tensors)

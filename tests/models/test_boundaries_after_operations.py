@@ -175,7 +175,7 @@ def test_where_a_way_around_can_be_cut_as_well_the_error_says_where():
     for n in range(2):
         x = layers.Dense(6, name=f"up{n}")(layers.Concatenate()([x, skips.pop()]))
     base = keras.Model(inputs, layers.Dense(2, name="out")(x))
-    with pytest.raises(ValueError, match=r"boundaries at \['down0', 'down1'\]\."):
+    with pytest.raises(ValueError, match=r"boundaries at \['down0', 'down1'\], or"):
         e2e.modularize(base, ["middle"])
     model = e2e.modularize(base, ["down0", "down1", "middle"], training_mode="local")
     model.compile("sgd", "mse")

@@ -21,7 +21,7 @@ _POOL = {
     4: keras.layers.AveragePooling2D,
     5: keras.layers.AveragePooling3D,
 }
-_GLOBAL_POOL = {
+GLOBAL_POOLS = {
     3: keras.layers.GlobalAveragePooling1D,
     4: keras.layers.GlobalAveragePooling2D,
     5: keras.layers.GlobalAveragePooling3D,
@@ -81,10 +81,10 @@ def summary_layers(kind: str, shape: tuple, target: tuple, dtype: Any) -> list:
         width *= math.prod(min(n, POSITIONS) for n in kept)
     if flattens and kind != "conv_mlp":
         layers += _pooled(rank, [_pool_size(shape)] * (rank - 2), dtype)
-    if flattens or rank not in (2, *_GLOBAL_POOL):
+    if flattens or rank not in (2, *GLOBAL_POOLS):
         layers.append(keras.layers.Flatten(dtype=dtype))
     elif rank > 2:
-        layers.append(_GLOBAL_POOL[rank](dtype=dtype))
+        layers.append(GLOBAL_POOLS[rank](dtype=dtype))
     if kind in ("mlp", "conv_mlp"):
         layers += _hidden(kind, width, dtype)
     start = "zeros" if kind == "linear" and len(target) <= 2 else "glorot_uniform"
