@@ -13,7 +13,7 @@ from keras_e2e.models.placement import (
     Boundaries,
     holds_boundary,
     new_boundaries,
-    objectives_by_name,
+    objectives_in_code,
 )
 from keras_e2e.modules.call_order import CallOrder
 from keras_e2e.trainers.modular_trainer import ModularTrainer
@@ -122,7 +122,7 @@ def _graph(model: keras.Model, boundaries: Boundaries) -> Any:
 
 def _code(model: keras.Model, boundaries: Boundaries, x: Any) -> Any:
     if boundaries is not None:
-        return wrapped(model, [*objectives_by_name(model, boundaries, None)], x)
+        return wrapped(model, [*objectives_in_code(model, boundaries, None)], x)
     if holds_boundary(model):
         return wrapped(model, [], x)
     order = CallOrder(model, x)

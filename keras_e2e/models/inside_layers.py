@@ -27,7 +27,7 @@ def has_boundary_inside_layer(model: keras.Model, boundaries: Any) -> bool:
             more of its class than a graph.
     """
     listed = isinstance(boundaries, Mapping | Iterable) and not isinstance(boundaries, str)
-    named = set(boundaries) if listed else set()
+    named = {name for name in boundaries if isinstance(name, str)} if listed else set()
     graph = list(graph_operations(model))
     known = {name for path, x in graph for name in (path, x.name)}
     ids = {id(x) for _, x in graph}

@@ -13,7 +13,7 @@ from keras_e2e.models.placement import (
     DEFAULT_BALANCE,
     Boundaries,
     new_boundaries,
-    objectives_by_name,
+    objectives_in_code,
     refuse_balance,
 )
 from keras_e2e.models.remat import Remat
@@ -164,7 +164,7 @@ def modularize(
         graph = compat.is_functional(model)
         if not graph or has_boundary_inside_layer(model, boundaries):
             _refuse_remat(model, remat)
-            objectives = objectives_by_name(model, boundaries, objective)
+            objectives = objectives_in_code(model, boundaries, objective)
             return ModularWrapper(
                 model, objectives, training_mode=training_mode, shared=shared
             )

@@ -88,6 +88,32 @@ def refuse_balance(boundaries: Boundaries, balance: Any) -> None:
         )
 
 
+def objectives_in_code(
+    model: keras.Model, boundaries: Any, objective: Identifier
+) -> dict[str, Any]:
+    """Boundaries that follow layers which code calls, as a dict from name to objective.
+
+    Args:
+        model: The model, for errors.
+        boundaries: As in `objectives_by_name`.
+        objective: As in `modularize`.
+
+    Raises:
+        ValueError: As `objectives_by_name`, and if a boundary is to pass several tensors.
+    """
+    found = objectives_by_name(model, boundaries, objective)
+    several = next((place for place in found if not isinstance(place, str)), None)
+    if several is not None:
+        kind = "is cut inside of a layer" if compat.is_functional(model) else "is code"
+        raise ValueError(
+            f"boundaries: {several!r} is one boundary of several tensors, and "
+            f"{model.name!r} {kind}, where layers are tapped one by one. Name them without "
+            f"a tuple, boundaries={list(several)}, or apply one ModuleBoundary to a list "
+            "of the tensors in a call."
+        )
+    return found
+
+
 def objectives_by_name(
     model: keras.Model, boundaries: Any, objective: Identifier
 ) -> dict[Any, Any]:
@@ -110,9 +136,7 @@ def objectives_by_name(
     if isinstance(boundaries, Mapping | Sequence | Set) and not boundaries:
         _refuse_empty(model, boundaries)
     if isinstance(boundaries, Mapping):
-        found = {_checked_place(place): given for place, given in boundaries.items()}
-        _refuse_several(model, found)
-        return found
+        return {_checked_place(place): given for place, given in boundaries.items()}
     if _is_count(boundaries):
         raise ValueError(
             f"boundaries={boundaries}: the subclassed model {model.name!r} has no graph "
@@ -130,25 +154,12 @@ def objectives_by_name(
                 f"boundaries: layer {place!r} is named {places.count(place)} times. Name "
                 "it once."
             )
-    _refuse_several(model, places)
     return {place: _copy(objective) for place in places}
-
-
-def _refuse_several(model: keras.Model, places: Iterable[Place]) -> None:
-    """Raises ValueError for a boundary of several tensors in a subclassed model."""
-    several = [place for place in places if not isinstance(place, str)]
-    if several and not compat.is_functional(model):
-        raise ValueError(
-            f"boundaries: {several[0]!r} is one boundary of several tensors, and "
-            f"{model.name!r} is a subclassed model, whose layers are tapped one by one. "
-            f"Name them without a tuple, boundaries={list(several[0])}, or apply one "
-            "ModuleBoundary to a list of the tensors in its call."
-        )
 
 
 def _checked_place(place: Any) -> Place:
     """What a boundary is to follow: a name, or a tuple of several."""
-    names = list(place) if isinstance(place, tuple) else [place]
+    names = list(place) if isinstance(place, tuple | list) else [place]
     for name in names:
         if not isinstance(name, str):
             raise ValueError(

@@ -232,3 +232,34 @@ def test_the_path_around_is_named_and_the_advice_works():
     for advised in (("d0", "d1"), ("d1", "d0", "d2")):
         model = e2e.modularize(base, [advised], training_mode="local")
         assert list(model.boundaries) == [advised[-1]]
+
+
+class Coded(keras.Model):
+    """Wide and deep, in code; `together` is a boundary or None."""
+
+    def __init__(self, together=None):
+        super().__init__(name="coded")
+        self.wide, self.deep = layers.Dense(2, name="wide"), layers.Dense(3, name="deep")
+        self.last, self.together = layers.Dense(2, name="y"), together
+
+    def call(self, x):
+        found = [self.wide(x), self.deep(x)]
+        found = found if self.together is None else self.together(found)
+        return self.last(ops.concatenate(found, axis=-1))
+
+
+def test_in_code_each_is_named_by_itself_or_one_boundary_is_applied():
+    x, y = data(5), data(2)
+    refused(
+        r"without a tuple, boundaries=\['wide', 'deep'\]",
+        *(e2e.modularize, Coded(), [("wide", "deep")]),
+    )
+    alone = e2e.modularize(Coded(), ["wide", "deep"], training_mode="local")
+    boundary = e2e.ModuleBoundary(Small(tensors=[0, 1]), module="both")
+    together = e2e.modularize(Coded(boundary), training_mode="local")
+    for model, names in (alone, ["wide", "deep"]), (together, ["both"]):
+        model.compile("adam", "mse", jit_compile=False)
+        model.fit(x, y, verbose=0)
+        assert list(model.boundaries) == names
+    assert boundary.seen == (0, 1)
+    assert len(together.modules[0].variables) == 4
