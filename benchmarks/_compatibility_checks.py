@@ -1,19 +1,17 @@
 """What `compatibility.py` asks of a model: one check after the other, in its process."""
 
 import contextlib
-import importlib
 import pathlib
 import pickle
 import time
-import traceback
-import warnings
 from collections.abc import Callable, Collection
 from typing import Any
 
 import keras
 import numpy as np
 from _compatibility_case import BATCH, Case
-from _compatibility_report import CHECKS, CRASH, REFUSED, RUNNING, STOCK, WRONG, YES
+from _compatibility_outcome import TooFew, demand, names_of, or_stock, outcome, same
+from _compatibility_report import CHECKS, RUNNING
 
 import keras_e2e as e2e
 from keras_e2e.models.rewiring import flat_graph
@@ -23,44 +21,6 @@ from keras_e2e.modules.graph import OUTPUT, Graph
 
 MOST_MODULES = 4
 Report = Callable[[str, dict], None]
-
-
-class Wrong(Exception):
-    """A result that is not what it should be."""
-
-
-class StockFails(Exception):
-    """The model itself cannot do this."""
-
-
-class TooFew(Exception):
-    """A graph that has not so many cut points."""
-
-
-def same(one: Any, other: Any) -> bool:
-    """Whether two structures of arrays are equal, to the bit."""
-    pairs = zip(keras.tree.flatten(one), keras.tree.flatten(other), strict=True)
-    return all(np.array_equal(a, b, equal_nan=True) for a, b in pairs)
-
-
-def demand(found: bool, message: str) -> None:
-    """Raises `Wrong` where something is not so."""
-    if not found:
-        raise Wrong(message)
-
-
-def is_refusal(error: BaseException) -> bool:
-    """Whether an error was raised on purpose, by keras_e2e itself."""
-    last = traceback.extract_tb(error.__traceback__)[-1].filename
-    ours = pathlib.Path(e2e.__file__).parent in pathlib.Path(last).parents
-    return ours and isinstance(error, ValueError | TypeError | NotImplementedError)
-
-
-def names_of(model: keras.Model) -> set[str]:
-    """The names that a refusal may give: of layers, operations and overridden methods."""
-    found = {layer.name for layer in model._flatten_layers(include_self=False)}
-    found |= {operation.name for operation in getattr(model, "operations", ())}
-    return found | {"compute_loss()", "train_step()", "predict_step()", "call()"}
 
 
 def predicted(model: keras.Model, x: Any) -> Any:
@@ -98,31 +58,6 @@ def restore(model: keras.Model, state: list[np.ndarray]) -> None:
     variables = (*model.variables, *model.optimizer.variables)
     for variable, value in zip(variables, state, strict=True):
         variable.assign(value)
-
-
-def outcome(check: Callable[[], Any], names: set[str] = frozenset()) -> dict:
-    """What came out of a check.
-
-    Args:
-        check: Returns a value, or raises.
-        names: What a refusal is to name.
-    """
-    try:
-        value = check()
-        return {"result": YES, **({} if value is None else {"value": value})}
-    except TooFew:
-        return {"result": ""}
-    except Wrong as error:
-        return {"result": WRONG, "message": str(error)}
-    except StockFails as error:
-        return {"result": STOCK, "message": str(error)}
-    except Exception as error:
-        message = f"{type(error).__name__}: {error}"
-        if is_refusal(error):
-            named = any(name in str(error) for name in names)
-            return {"result": REFUSED, "message": message, "named": named}
-        shown = "".join(traceback.format_exception(error))[-4000:]
-        return {"result": CRASH, "message": message[-500:], "traceback": shown}
 
 
 class Checks:
@@ -320,54 +255,3 @@ def upstream_of(module: Any, modules: dict[str, Any]) -> set[str]:
             found.add(name)
             waiting.extend(modules[name].inputs)
     return found
-
-
-def or_stock(ours: Callable[[], Any], stock: Callable[[], Any]) -> Any:
-    """What `ours` returns; raises `StockFails` where the model itself fails, too."""
-    try:
-        return ours()
-    except Wrong:
-        raise
-    except Exception as error:
-        if is_refusal(error):
-            raise
-        try:
-            stock()
-        except Exception as also:
-            raise StockFails(f"{type(also).__name__}: {also}"[-300:]) from error
-        raise
-
-
-def load(folder: pathlib.Path, name: str) -> None:
-    """Loads a model, and raises `Wrong` if it predicts something else than was saved."""
-    x, expected = pickle.loads((folder / "expected").read_bytes())
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # the optimizer was saved before its first step
-        model = keras.models.load_model(folder / f"{name}.keras")
-    same_values = name == "stock" or same(expected, predicted(model, x))
-    demand(same_values, f"the {name} model, loaded, predicts something else")
-
-
-def cases_of(group: str) -> dict[str, Case]:
-    """The cases of a group by name."""
-    return importlib.import_module(f"_compatibility_{group}").CASES
-
-
-def send_names(report: Report, group: str) -> None:
-    """Reports the names of the cases of a group."""
-    report("names", {"value": list(cases_of(group))})
-
-
-def send_checks(
-    report: Report, group: str, name: str, checks: list[str], folder: str
-) -> None:
-    """Makes checks of a case, of which each is reported."""
-    keras.config.disable_traceback_filtering()
-    Checks(cases_of(group)[name], pathlib.Path(folder), checks).run(report)
-
-
-def send_loaded(report: Report, group: str, name: str, folder: str) -> None:
-    """Loads a model that `saved` wrote, and reports what came out."""
-    cases_of(group)  # registers classes
-    report(name, {"result": RUNNING})
-    report(name, outcome(lambda: load(pathlib.Path(folder), name)))

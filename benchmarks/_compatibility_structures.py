@@ -5,16 +5,18 @@ from typing import Any
 
 import keras
 import numpy as np
-import tensorflow as tf
 from _compatibility_case import (
     CLASSES,
-    EXAMPLES,
     LENGTH,
     WORDS,
     Case,
-    features,
+    any_size,
+    named_words,
+    numbers,
     regressing,
     scoring,
+    second_words,
+    sparse,
     values,
 )
 from _compatibility_classes import (
@@ -245,37 +247,6 @@ def tied_code() -> keras.Model:
     made = TiedCode()
     made(np.zeros((1, LENGTH), "int32"))
     return made
-
-
-def named_words(model: keras.Model) -> tuple:
-    """Words, and the next one at each place."""
-    x = np.random.default_rng(0).integers(1, WORDS, (EXAMPLES, LENGTH)).astype("int32")
-    return x, np.roll(x, -1, axis=1)
-
-
-def numbers(model: keras.Model) -> tuple:
-    """Numbers, and a class for each example."""
-    x = np.random.default_rng(0).normal(size=(EXAMPLES, 6)).astype("float32")
-    return x, np.arange(EXAMPLES, dtype="int32") % CLASSES
-
-
-def sparse(model: keras.Model) -> tuple:
-    """Sparse numbers in batches, and classes."""
-    x, y = numbers(model)
-    return tf.sparse.from_dense(tf.where(x > 0, x, 0.0)), y
-
-
-def any_size(model: keras.Model) -> tuple:
-    """Images of the size of this batch."""
-    rng = np.random.default_rng(0)
-    x = rng.normal(size=(EXAMPLES, 16, 16, 3)).astype("float32")
-    return x, rng.normal(size=(EXAMPLES, 16, 16, 1)).astype("float32")
-
-
-def second_words(model: keras.Model) -> tuple:
-    """Two inputs of words, and the next one of the second."""
-    x = features(model)
-    return x, np.roll(x[1], -1, axis=1)
 
 
 CASES: dict[str, Case] = {

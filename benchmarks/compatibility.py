@@ -60,13 +60,13 @@ def define_flags() -> None:
 
 
 def _run(sender: Any, step: str, args: tuple) -> None:
-    import _compatibility_checks
+    import _compatibility_steps
 
-    getattr(_compatibility_checks, step)(lambda *found: sender.send(found), *args)
+    getattr(_compatibility_steps, step)(lambda *found: sender.send(found), *args)
 
 
 def reported(step: str, *args: Any, timeout: float) -> dict[str, dict]:
-    """What a step of `_compatibility_checks` reports from a process of its own.
+    """What a step of `_compatibility_steps` reports from a process of its own.
 
     If the process ends early or takes too long, that is what is found of the check that
     was running, or of `"made"`.

@@ -12,15 +12,16 @@ FOLDER = pathlib.Path(__file__).parents[1] / "benchmarks"
 
 @pytest.fixture(scope="module")
 def scripts():
-    """The cases, the checks and the report of the benchmark."""
+    """The cases, the checks, the steps and the report of the benchmark."""
     sys.path.insert(0, str(FOLDER))
     try:
         import _compatibility_case as case
         import _compatibility_checks as checks
         import _compatibility_report as report
+        import _compatibility_steps as steps
     finally:
         sys.path.remove(str(FOLDER))
-    return case, checks, report
+    return case, checks, steps, report
 
 
 def mlp(cls=keras.Model):
@@ -31,21 +32,21 @@ def mlp(cls=keras.Model):
 
 def found_of(scripts, folder, make, until=None):
     """What the checks find of a model."""
-    case, checks, _ = scripts
+    case, checks, _, _ = scripts
     found: dict = {}
     checks.Checks(case.Case(make), folder, only=until).run(found.__setitem__)
     return found
 
 
 def test_a_model_that_can_do_all(scripts, tmp_path):
-    _, checks, report = scripts
+    _, _, steps, report = scripts
     found = found_of(scripts, tmp_path, mlp)
     assert {name: f["result"] for name, f in found.items()} == {
         name: "" if name == "quarters" else report.YES for name in report.CHECKS
     }
     assert found["cuts"]["value"] == 1 and found["modularize"]["value"] == 2
     for name in found["saved"]["value"]:
-        assert checks.outcome(lambda name=name: checks.load(tmp_path, name)) == {
+        assert steps.outcome(lambda name=name: steps.load(tmp_path, name)) == {
             "result": report.YES
         }
     run = {"checks": found, "seconds": 1.0}
@@ -56,7 +57,7 @@ def test_a_model_that_can_do_all(scripts, tmp_path):
 
 
 def test_another_prediction_is_wrong(scripts, tmp_path):
-    _, _, report = scripts
+    *_, report = scripts
     made = []
 
     def other_each_time():
@@ -78,7 +79,7 @@ class Overriding(keras.Model):
 
 
 def test_a_refusal_is_told_from_a_crash(scripts, tmp_path):
-    _, checks, report = scripts
+    _, _, steps, report = scripts
     found = found_of(scripts, tmp_path, lambda: mlp(Overriding))
     assert list(found) == ["cuts", "halves", "quarters", "modularize"]
     assert found["modularize"]["result"] == report.REFUSED
@@ -87,11 +88,11 @@ def test_a_refusal_is_told_from_a_crash(scripts, tmp_path):
     def crashing():
         np.ones(3).reshape(2)
 
-    assert checks.outcome(crashing)["result"] == report.CRASH
+    assert steps.outcome(crashing)["result"] == report.CRASH
 
 
 def test_tables_are_written_between_the_marks_of_a_document(scripts, tmp_path):
-    _, _, report = scripts
+    *_, report = scripts
     file = tmp_path / "doc.md"
     file.write_text("before\n<!-- hub:begin -->\nold\n<!-- hub:end -->\nafter\n")
     checks = {"cuts": {"result": "yes", "value": 3}}
