@@ -6,7 +6,7 @@ end to end, and locally or one module after the other with the matrix owned by t
 module or by the last one. For comparison also with a matrix for each end. Same steps in
 all, same data, same optimizer.
 
-    python benchmarks/tied_embedding.py [--seeds=5] [--steps=600]
+    python benchmarks/tied_embedding.py [--seeds=5] [--steps=300]
 """
 
 import collections
@@ -36,15 +36,16 @@ RATE = 2e-3
 # Training mode, number of modules, and who owns the matrix; "untied" has one for each end.
 CASES = [
     ("end_to_end", 1, "tied"),
-    *(("local", k, owner) for k in (2, 4) for owner in ("first", "last", "untied")),
-    *(("sequential", 2, owner) for owner in ("first", "last", "untied")),
+    *(("local", 2, owner) for owner in ("first", "last", "untied")),
+    *(("local", 4, owner) for owner in ("first", "last")),
+    *(("sequential", 2, owner) for owner in ("first", "last")),
 ]
 
 
 def define_flags() -> None:
     """Defines the flags; not on import, for the tests import this."""
     flags.DEFINE_integer("seeds", 5, "How many seeds, counted from 0.", lower_bound=1)
-    flags.DEFINE_integer("steps", 600, "Steps of each run.", lower_bound=1)
+    flags.DEFINE_integer("steps", 300, "Steps of each run.", lower_bound=1)
     flags.DEFINE_integer("threads", 0, "Threads of TensorFlow; 0 leaves it to it.")
 
 
@@ -67,7 +68,7 @@ def language_model(vocabulary: int, tied: bool) -> keras.Model:
     inputs = keras.Input((CONTEXT,), dtype="int32", name="characters")
     embed = layers.ReversibleEmbedding(vocabulary, WIDTH, tied, name="embed")
     positions = layers.Embedding(CONTEXT, WIDTH, name="positions")
-    x = embed(inputs) + positions(ops.arange(CONTEXT)[None])
+    x = embed(inputs) + positions(ops.cumsum(ops.ones_like(inputs), axis=-1) - 1)
     for n in range(BLOCKS):
         h = layers.LayerNormalization(name=f"norm{n}a")(x)
         attention = layers.MultiHeadAttention(HEADS, WIDTH // HEADS, name=f"attend{n}")

@@ -173,7 +173,6 @@ class Line:
             if (
                 len(own) == 1
                 and calls_of[id(call.operation)] == 1
-                and any(self.owning[: i + 1])
                 and any(self.weighted[i + 1 :])
                 and self._may_end(own[0])
                 and not any(first <= i < last for first, last in joined)
@@ -182,7 +181,12 @@ class Line:
                 since = max(needed.values(), default=-1)
                 found.append(CutPoint(call.operation, i, since))
             needed.update((id(t), i) for t in own)
-        return ends_of_modules(found, self.owning)
+        return ends_of_modules(found, self.weighted)
+
+    def owning_points(self, points: list[CutPoint]) -> list[CutPoint]:
+        """Those of some cut points that leave weights of its own to each module."""
+        behind_some = [p for p in points if any(self.owning[: p.position + 1])]
+        return ends_of_modules(behind_some, self.owning)
 
     def kinds(self, start: int, end: int) -> list[str]:
         """The classes of some calls, without those to which no weights lead."""

@@ -29,7 +29,8 @@ def cut_points(graph: Graph) -> list[CutPoint]:
 
 def most_cuts(graph: Graph) -> int:
     """How many boundaries `balanced` finds places for at the same time, at most."""
-    return _most(Line(graph, in_turn(graph)).points(apart=True))
+    line = Line(graph, in_turn(graph))
+    return _most(line.owning_points(line.points(apart=True)))
 
 
 def balanced(
@@ -58,12 +59,12 @@ def balanced(
     """
     line = Line(graph, in_turn(graph))
     apart = line.points(apart=True)
-    most = _most(apart)
+    most = _most(line.owning_points(apart))
     total = [0, *itertools.accumulate(graph_costs(line.calls, balance))]
     if count is not None and count < 1:
         raise ValueError(f"boundaries={count}: expected at least 1 boundary.")
     if most < (count or 1):
-        _refuse_count(line, apart, most, count)
+        _refuse_count(line, line.owning_points(apart), most, count)
     if count is None:
         count = min(DEFAULT_COUNT, most)
     return [p.layer for p in _chosen(line, [line.points(), apart], total, count)]
@@ -78,7 +79,7 @@ def _chosen(
     for points in kinds:
         alone = [p for p in points if p.since < 0]
         tried += [_between_blocks(line, alone), alone, points]
-    for some in tried:
+    for some in map(line.owning_points, tried):
         ends = [p.position + 1 for p in some] + [len(line.calls)]
         chosen = best_ends(total, ends, count, [*(p.since + 1 for p in some), 0])
         if chosen is not None:

@@ -47,16 +47,19 @@ def bert(blocks=4):
     return keras.Model([tokens, segments, padding], outputs)
 
 
-def gpt2(blocks=4):
+def gpt2(blocks=4, tied=False):
     """Pre-norm, with sums by `+` alone and a padding mask in each block."""
     tokens = keras.Input((TOKENS,), dtype="int32", name="tokens")
     padding = keras.Input((TOKENS,), dtype="int32", name="padding")
     mask = ops.expand_dims(ops.cast(padding, "bool"), 1)
-    x = Positions()(layers.Embedding(WORDS, WIDTH)(tokens))
+    embed = layers.ReversibleEmbedding(WORDS, WIDTH)
+    x = Positions()(embed(tokens))
     for _ in range(blocks):
         x = x + attention(layers.LayerNormalization()(x), 2, causal=True, mask=mask)
         x = x + feed_forward(layers.LayerNormalization()(x))
     x = layers.LayerNormalization()(x)
+    if tied:
+        return keras.Model([tokens, padding], embed(x, reverse=True))
     return keras.Model([tokens, padding], layers.Dense(WORDS, activation="softmax")(x))
 
 
@@ -213,10 +216,10 @@ def test_the_largest_module_is_near_its_fair_share(name, balance):
 
 
 @pytest.mark.parametrize("balance", ["memory", "parameters", "time"])
-@pytest.mark.parametrize("name", ["gpt2", "llama", "vit"])
+@pytest.mark.parametrize("name", ["gpt2", "tied", "llama", "vit"])
 def test_transformers_are_cut_between_their_blocks(name, balance):
     keras.backend.clear_session()  # sums are numbered from 0 on
-    base = GRAPHS[name]()
+    base = gpt2(tied=True) if name == "tied" else GRAPHS[name]()
     sums = [x.name for x in base.operations if type(x).__name__ == "Add"]
     per_block = len(sums) // 4
     blocks = {sums[n] for n in range(len(sums)) if (n + 1) % per_block == 0}
