@@ -67,7 +67,8 @@ def modularize(
             - A dict from such names or tuples to objectives: a `LocalObjective`, an alias
               such as `"predsim"`, or None to mark the place only.
             - An integer: The number of cut points of the graph to choose, so that they
-              balance the modules, between the blocks of a network that has such.
+              balance the modules, between the blocks of a network that has such. Where
+              nothing else balances them a boundary passes several tensors.
 
             Defaults to `None`.
         objective: The local objective of boundaries that are listed or chosen: a

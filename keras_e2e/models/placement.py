@@ -53,7 +53,7 @@ def new_boundaries(
         graph = flat_graph(model, shared)
         count = None if boundaries is None else int(boundaries)  # type: ignore[arg-type]
         cuts = balanced(graph, count, balance)
-        chosen = [([(names[id(x)], x)], _copy(objective)) for x in cuts]
+        chosen = [([(names[id(x)], x) for x in cut], _copy(objective)) for cut in cuts]
     else:
         objectives = objectives_by_name(model, boundaries, objective)
         chosen = [

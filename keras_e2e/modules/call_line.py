@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 import keras
 
 from keras_e2e.modules.graph import Graph
+from keras_e2e.modules.joined import is_float
 
 # Layers that act on the next module's input rather than end a module: a loss
 # should see the activation before dropout (Noekland & Eidnes 2019) and in shape.
@@ -52,12 +53,16 @@ class CutPoint(NamedTuple):
             be cut.
         position: Index of its call among the calls.
         since: Index of the last call before whose output is used behind it as well, so that
-            a module which ends here begins behind that one. -1 where there is none.
+            a module which ends here begins behind that one. -1 where there is none, or
+            where what they return can cross the boundary as well.
+        beside: The places of the calls before whose outputs are used behind it and may
+            cross the boundary as well.
     """
 
     layer: Any
     position: int
     since: int = -1
+    beside: tuple[int, ...] = ()
 
 
 def ends_of_modules(points: list[CutPoint], weighted: list[bool]) -> list[CutPoint]:
@@ -156,16 +161,19 @@ class Line:
         for tensor in graph.outputs:
             self._users.setdefault(tensor, []).append(len(calls))
 
-    def points(self, apart: bool = False) -> list[CutPoint]:
+    def points(self, apart: bool = False, together: bool = False) -> list[CutPoint]:
         """What may end a module, by itself or together with others, in order.
 
         Args:
             apart: Boolean, whether also between two uses of the same weights that nobody
                 was named to own. Defaults to `False`.
+            together: Boolean, whether a boundary may pass several tensors. Defaults to
+                `False`.
         """
         joined = [] if apart else self._joined()
         calls_of = collections.Counter(id(c.operation) for c in self.calls)
         found = []
+        passable: set[int] = set()
         needed: dict[int, int] = {}  # what weights lead to and is used behind this place
         for i, call in enumerate(self.calls):
             needed = {t: at for t, at in needed.items() if self._users[t][-1] > i}
@@ -178,9 +186,12 @@ class Line:
                 and not any(first <= i < last for first, last in joined)
                 and not any(self._goes_around(t, i) for t in needed)
             ):
-                since = max(needed.values(), default=-1)
-                found.append(CutPoint(call.operation, i, since))
+                beside = {at for at in needed.values() if together and at in passable}
+                since = max({*needed.values()} - beside, default=-1)
+                found.append(CutPoint(call.operation, i, since, tuple(sorted(beside))))
             needed.update((id(t), i) for t in own)
+            if calls_of[id(call.operation)] == 1 and all(map(self._may_cross, own)):
+                passable.add(i)
         return ends_of_modules(found, self.weighted)
 
     def owning_points(self, points: list[CutPoint]) -> list[CutPoint]:
@@ -200,12 +211,14 @@ class Line:
     def _is_used(self, tensor: Any) -> bool:
         return id(tensor) in self._users
 
+    def _may_cross(self, tensor: Any) -> bool:
+        """Whether it is no output of the model and has a gradient."""
+        return id(tensor) not in self.graph.outputs and is_float(tensor)
+
     def _may_end(self, tensor: Any) -> bool:
         """Whether a module may end with this tensor, and usually would."""
-        if id(tensor) in self.graph.outputs:
+        if not self._may_cross(tensor):
             return False
-        if "float" not in keras.backend.standardize_dtype(tensor.dtype):
-            return False  # it has no gradient
         users = [self.calls[i].operation for i in self._users[id(tensor)]]
         return not all(isinstance(operation, FINISHERS) for operation in users)
 

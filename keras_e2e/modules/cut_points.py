@@ -1,7 +1,6 @@
 """Choosing where to cut a graph into balanced modules."""
 
 import itertools
-from typing import Any
 
 from keras_e2e.modules.call_costs import Balance, graph_costs
 from keras_e2e.modules.call_line import CutPoint, Line, in_turn
@@ -30,12 +29,12 @@ def cut_points(graph: Graph) -> list[CutPoint]:
 def most_cuts(graph: Graph) -> int:
     """How many boundaries `balanced` finds places for at the same time, at most."""
     line = Line(graph, in_turn(graph))
-    return _most(line.owning_points(line.points(apart=True)))
+    return _most(line.owning_points(line.points(apart=True, together=True)))
 
 
 def balanced(
     graph: Graph, count: int | None = None, balance: Balance = "memory"
-) -> list[Any]:
+) -> list[tuple]:
     """The layers and operations at `count` cut points that balance the modules.
 
     The largest cost over the modules is made as small as it can be: at first with cuts
@@ -43,7 +42,8 @@ def balanced(
     balance the modules, also with cuts inside of them. What has a way around it (the inner
     part of a U-Net) is a cut point where another boundary stands on that way; such are
     taken only if nothing else balances the modules. So are all cuts between two uses of the
-    same weights, if nobody was named to own them.
+    same weights, if nobody was named to own them. At last come boundaries that pass several
+    tensors.
 
     Args:
         graph: The graph to cut.
@@ -54,20 +54,30 @@ def balanced(
             `"parameters"`: the number of its parameters. `"time"`: its multiplications
             with additions. Defaults to `"memory"`.
 
+    Returns:
+        A list with a tuple for each boundary: what it is to follow, the last one behind all
+        others.
+
     Raises:
         ValueError: If `count` is not positive, or if the graph has fewer cut points.
     """
     line = Line(graph, in_turn(graph))
-    apart = line.points(apart=True)
-    most = _most(line.owning_points(apart))
+    together = line.points(apart=True, together=True)
+    most = _most(line.owning_points(together))
     total = [0, *itertools.accumulate(graph_costs(line.calls, balance))]
     if count is not None and count < 1:
         raise ValueError(f"boundaries={count}: expected at least 1 boundary.")
     if most < (count or 1):
-        _refuse_count(line, line.owning_points(apart), most, count)
+        _refuse_count(line, line.owning_points(together), most, count)
     if count is None:
         count = min(DEFAULT_COUNT, most)
-    return [p.layer for p in _chosen(line, [line.points(), apart], total, count)]
+    kinds = [line.points(), line.points(apart=True), together]
+    found, begin = [], 0
+    for point in _chosen(line, kinds, total, count):
+        beside = [line.calls[at].operation for at in point.beside if at >= begin]
+        found.append((*unique(beside), point.layer))
+        begin = point.position + 1
+    return found
 
 
 def _chosen(

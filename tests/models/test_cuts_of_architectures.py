@@ -176,9 +176,8 @@ GRAPHS = {
     "recurrent": recurrent,
     "denoiser": denoiser,
 }
-# Where one tensor alone cannot cut a U-Net in two halves, nor two layers of three alike.
-HALVES = ("recurrent", "memory"), ("recurrent", "time")
-COUNTS = {("unet", "memory"): (2, 3), **dict.fromkeys(HALVES, (1,))}
+# Two layers of three alike are not cut in three.
+COUNTS = dict.fromkeys([("recurrent", "memory"), ("recurrent", "time")], (1,))
 
 
 def batch_for(model, size=3):

@@ -172,7 +172,7 @@ def test_balanced_cuts_are_the_best_of_all(seed, balance):
 
     assert len(cut_points(Graph(model))) == len(names) - 2
     for count in range(1, len(names) - 2):
-        chosen = [layer.name for layer in balanced(Graph(model), count, balance)]
+        chosen = [layer.name for *_, layer in balanced(Graph(model), count, balance)]
         cuts = [names.index(name) + 1 for name in chosen]
         assert cuts == sorted(set(cuts))
         assert len(cuts) == count
@@ -198,15 +198,19 @@ def test_balanced_cuts_of_random_models_are_the_best_of_all(balance):
             owner = {}
             for cut in cuts:
                 for name in everything:
-                    if cut in drawn.reached([name]):
+                    if set(cut) & drawn.reached([name]):
                         owner.setdefault(name, cut)
             modules = [[n for n in everything if owner.get(n) == c] for c in (*cuts, None)]
             return max(cost_of(drawn.model, members, balance) for members in modules)
 
         for count in (1, 2, 3):
-            chosen = [x.name for x in balanced(Graph(drawn.model), count, balance)]
-            best = min(map(largest, itertools.combinations(points, count)))
-            assert largest(chosen) == best, (seed, count)
+            cuts = balanced(Graph(drawn.model), count, balance)
+            chosen = [tuple(layer.name for layer in cut) for cut in cuts]
+            single = [(name,) for name in points]
+            best = min(map(largest, itertools.combinations(single, count)))
+            # One boundary of several tensors may do better.
+            exact = all(len(cut) == 1 and cut[0] in points for cut in chosen)
+            assert (largest(chosen) == best) if exact else (largest(chosen) <= best)
     assert tried > 5
 
 
