@@ -48,8 +48,8 @@ class _Marks(Gate):
         self.make_tape, self.one_by_one = make_tape, one_by_one
         self.tapes: list = []
         self.open = contextlib.ExitStack()
-        # For each boundary what crossed it, under which tape.
-        self.ends: dict[str, list[tuple[Any, Any]]] = {}
+        # For each boundary what crossed it each time, under which tape.
+        self.ends: dict[str, list[tuple[list, Any]]] = {}
         self.marks: dict[str, int] = {}
 
     def next_tape(self) -> None:
@@ -57,14 +57,16 @@ class _Marks(Gate):
         self.open.close()
         self.tapes.append(self.open.enter_context(self.make_tape()))
 
-    def cross(self, boundary, activation):
+    def cross(self, boundary, inputs):
         if id(boundary) not in self.boundary_ids:
-            return activation
-        self.ends.setdefault(boundary.module, []).append((activation, self.tapes[-1]))
+            return inputs
+        flat = tree.flatten(inputs)
+        floats = [tensor for tensor in flat if tensor.dtype.is_floating] or flat
+        self.ends.setdefault(boundary.module, []).append((floats, self.tapes[-1]))
         self.marks[boundary.module] = operations_so_far()
         if self.one_by_one:
             self.next_tape()
-        return keras.ops.stop_gradient(activation)
+        return tree.map_structure(keras.ops.stop_gradient, inputs)
 
 
 def operations_so_far() -> int:
@@ -108,15 +110,15 @@ def trace(model: Any, inputs: Any, split: bool) -> tuple[Program, list[str]]:
             floats = [tf.cast(t, tf.float32) for t in outputs if t.dtype.is_floating]
             loss = tf.add_n([tf.reduce_sum(tf.square(t)) for t in floats])
         crossed = sorted(gate.marks, key=gate.marks.__getitem__)
-        ends = [*(gate.ends[name] for name in crossed), [(loss, gate.tapes[-1])]]
+        ends = [*(gate.ends[name] for name in crossed), [([loss], gate.tapes[-1])]]
         edges = [0, *(gate.marks[name] for name in crossed), operations_so_far()]
         variables = [v.value for v in model.trainable_variables]
         gradients = []
         for end in ends:
-            taken = [tape.gradient(activation, variables) for activation, tape in end]
+            taken = [tape.gradient(tensors, variables) for tensors, tape in end]
             gradients.append([g for each in taken for g in each if g is not None])
             edges.append(operations_so_far())
-        ends = [[activation for activation, _ in end] for end in ends]
+        ends = [[tensor for tensors, _ in end for tensor in tensors] for end in ends]
         found.update(crossed=crossed, ends=ends, edges=edges, gradients=gradients)
 
     traced = tf.function(step, autograph=False).get_concrete_function(inputs)
