@@ -68,11 +68,11 @@ def residual_sums() -> keras.Model:
 def tied_embedding() -> keras.Model:
     """One matrix embeds the words and scores them."""
     inputs = tokens()
-    embed = layers.Embedding(WORDS, WIDTH, name="embed")
+    embed = layers.ReversibleEmbedding(WORDS, WIDTH, name="embed")
     x = embed(inputs)
     for _ in range(4):
         x = fed_forward(x)
-    return keras.Model(inputs, ops.matmul(x, ops.transpose(embed.embeddings)))
+    return keras.Model(inputs, embed(x, reverse=True))
 
 
 def masks() -> keras.Model:
@@ -186,7 +186,7 @@ def dense_net() -> keras.Model:
         for _ in range(3):
             inner = layers.Conv2D(4, 3, padding="same", activation="relu")(x)
             x = layers.Concatenate()([x, inner])
-        x = layers.AveragePooling2D()(layers.Conv2D(8, 1, activation="relu")(x))
+        x = layers.AveragePooling2D(2)(layers.Conv2D(8, 1, activation="relu")(x))
     return keras.Model(inputs, classified(layers.GlobalAveragePooling2D()(x)))
 
 

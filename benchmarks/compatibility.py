@@ -107,9 +107,9 @@ def measured(group: str, name: str, checks: list[str], timeout: float) -> dict:
 
         for model in saved.pop("value", ()):
             result = loaded(model)
-            if result["result"] == CRASH and loaded("stock")["result"] != YES:
-                result["result"] = STOCK
             if result["result"] != YES:
+                if loaded("stock")["result"] == result["result"]:
+                    result["result"] = STOCK
                 found["saved"] = {**saved, **result}
                 break
     return {"checks": found, "seconds": round(time.monotonic() - begun, 1)}
