@@ -96,11 +96,12 @@ def _cases() -> dict[str, Case]:
     for name, config in made.IMAGES.items():
         small = of(made.task, "ImageClassifier", name, **config)
         found[f"{name}ImageClassifier"] = Case(small, classes, **own)
+    blocks = [f"transformer_block_{n}" for n in (1, 2, 3)]
     for name in ("ViT", "DeiT"):  # the blocks lie inside one layer
-        small = of(made.task, "ImageClassifier", name, **made.IMAGES[name])
-        inner = [f"{name.lower()}_encoder/transformer_block_{n}" for n in (1, 2, 3)]
-        label = f"{name}ImageClassifier, inside its encoder"
-        found[label] = Case(small, classes, by_itself, boundaries=inner)
+        plain = of(made.without_class, name, **made.IMAGES[name])
+        found[f"{name}, inside its encoder"] = Case(
+            plain, classes, scoring, boundaries=blocks
+        )
     found["SegFormerImageSegmenter"] = Case(made.segformer, pixels, scoring)
     found["DeepLabV3ImageSegmenter"] = Case(made.deeplab, pixels, scoring)
     found["RetinaNetBackbone, classes"] = Case(made.retinanet, classes, classifying)

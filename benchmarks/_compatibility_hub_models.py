@@ -131,6 +131,12 @@ def task(kind: str, name: str, **config: Any) -> keras.Model:
     return made(backbone=backbone(name, **config), preprocessor=None, **given)
 
 
+def without_class(name: str, **config: Any) -> keras.Model:
+    """The graph of an image classifier."""
+    made = task("ImageClassifier", name, **config)
+    return keras.Model(made.input, made.output)
+
+
 def bert_on_strings() -> keras.Model:
     """A classifier that takes strings."""
     tokenizer = models.BertTokenizer(vocabulary=PIECES)
@@ -183,12 +189,17 @@ def with_classes(make: Callable[[], keras.Model], output: str | None) -> keras.M
 
 
 def whisper() -> keras.Model:
-    """Speech and the words so far in, the next word out."""
-    made = backbone(
-        "Whisper", **HEADED, num_mels=10, max_encoder_sequence_length=16
-    )  # fmt: skip
-    found = made.output["decoder_sequence_output"]
-    return keras.Model(made.input, keras.layers.Dense(WORDS, name="word")(found))
+    """Speech and the words so far in, the next word out; of fixed sizes."""
+    inputs = {
+        "encoder_features": keras.Input((16, 10), name="encoder_features"),
+        "decoder_token_ids": keras.Input(
+            (LENGTH,), name="decoder_token_ids", dtype="int32"
+        ),
+        "decoder_padding_mask": keras.Input((LENGTH,), name="decoder_padding_mask"),
+    }
+    made = backbone("Whisper", **HEADED, num_mels=10, max_encoder_sequence_length=16)
+    found = made(inputs)["decoder_sequence_output"]
+    return keras.Model(inputs, keras.layers.Dense(WORDS, name="word")(found))
 
 
 def t5() -> keras.Model:

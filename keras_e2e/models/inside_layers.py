@@ -44,8 +44,9 @@ def has_boundary_inside_layer(model: keras.Model, boundaries: Any) -> bool:
 
 def _inside(graph: list[tuple[str, Any]]) -> Iterator[tuple[Any, str, Any]]:
     """Yields (layer of the graph, path, layer inside of it)."""
+    graphs = {path.rpartition("/")[0] for path, _ in graph}  # what they hold is listed
     for path, outer in graph:
-        if isinstance(outer, keras.layers.Layer):
+        if isinstance(outer, keras.layers.Layer) and path not in graphs:
             for inner, layer in sublayer_paths(outer):
                 yield outer, f"{path}/{inner}", layer
 

@@ -165,6 +165,11 @@ def test_a_class_of_its_own_is_refused_and_the_advice_works():
     assert [*e2e.modularize(base, ["encoder"]).boundaries] == ["encoder"]
     plain = keras.Model(base.input, base.output)
     assert [*e2e.modularize(plain, ["block_1"]).boundaries] == ["block_1"]
+    # Also where the layer stands in a graph inside of the graph.
+    backbone = graph()
+    outer = Task(backbone.input, layers.Identity()(backbone(backbone.input)))
+    with pytest.raises(ValueError, match=r"'block_1' is inside 'encoder' \(Encoder\)"):
+        e2e.modularize(outer, ["block_1"])
 
 
 def test_more_boundaries_are_refused_and_the_advice_works():
