@@ -81,7 +81,7 @@ def _cases() -> dict[str, Case]:
     electra = of(
         made.with_classes, of(made.backbone, "Electra", **made.ELECTRA), "pooled_output"
     )
-    found["ElectraBackbone, classes"] = Case(electra)
+    found["ElectraBackbone (classes)"] = Case(electra)
     for name in ("Bert", "Roberta"):
         small = of(made.task, "MaskedLM", name, **made.TEXT[name])
         found[f"{name}MaskedLM"] = Case(small, masked, **own)
@@ -99,15 +99,15 @@ def _cases() -> dict[str, Case]:
     blocks = [f"transformer_block_{n}" for n in (1, 2, 3)]
     for name in ("ViT", "DeiT"):  # the blocks lie inside one layer
         plain = of(made.without_class, name, **made.IMAGES[name])
-        found[f"{name}, inside its encoder"] = Case(
+        found[f"{name} cut inside its encoder"] = Case(
             plain, classes, scoring, boundaries=blocks
         )
     found["SegFormerImageSegmenter"] = Case(made.segformer, pixels, scoring)
     found["DeepLabV3ImageSegmenter"] = Case(made.deeplab, pixels, scoring)
-    found["RetinaNetBackbone, classes"] = Case(made.retinanet, classes, classifying)
+    found["RetinaNetBackbone (classes)"] = Case(made.retinanet, classes, classifying)
     found["RetinaNetObjectDetector"] = Case(made.detector, classes, by_itself, refused=True)
     found["CLIPBackbone"] = Case(made.clip, matches, scoring)
-    found["WhisperBackbone, words"] = Case(made.whisper, words, scoring)
+    found["WhisperBackbone (words)"] = Case(made.whisper, words, scoring)
     return found
 
 

@@ -253,7 +253,7 @@ CASES: dict[str, Case] = {
     "residual sums by +": Case(residual_sums),
     "embedding used at both ends": Case(tied_embedding, named_words, scoring),
     "padding mask in every block": Case(masks),
-    "embedding with a mask, recurrent": Case(masked_embedding),
+    "embedding with a mask": Case(masked_embedding),
     "nested model saved as itself": Case(nested),
     "equal names in two encoders": Case(equal_names),
     "siamese encoder": Case(siamese),
@@ -272,9 +272,9 @@ CASES: dict[str, Case] = {
     "LoRA": Case(with_lora),
     "LoRA on int8": Case(quantized),
     "Sequential": Case(chain),
-    "fit, predict, evaluate overridden": Case(prepared),
+    "fit and predict overridden": Case(prepared),
     "subclassed": Case(subclassed, numbers, boundaries=["d1", "d2"]),
-    "subclassed, embedding at both ends": Case(
+    "subclassed with an embedding at both ends": Case(
         tied_code, named_words, scoring, boundaries=["d0", "d1"]
     ),
 }
