@@ -4,8 +4,10 @@ import contextlib
 import functools
 import inspect
 from collections.abc import Callable
+from typing import Any
 
 import keras
+from keras import tree
 
 from keras_e2e.modules.boundary import ModuleBoundary
 from keras_e2e.modules.gate import Gate
@@ -52,8 +54,19 @@ class LayerTap:
             penalized = calls.penalized_before(self.layer, outputs)
         with penalized:
             for boundary in crossed:
-                outputs = gate.cross(boundary, outputs)
+                outputs = _cross(gate, boundary, outputs)
         return outputs
+
+
+def _cross(gate: Gate, boundary: ModuleBoundary, outputs: Any) -> Any:
+    """Crosses a boundary with the tensors that a layer returns; None stays where it is."""
+    leaves = tree.flatten(outputs)
+    tensors = [leaf for leaf in leaves if leaf is not None]
+    if len(tensors) == len(leaves):
+        return gate.cross(boundary, outputs)
+    crossed = iter(tree.flatten(gate.cross(boundary, tensors)))
+    found = [leaf if leaf is None else next(crossed) for leaf in leaves]
+    return tree.pack_sequence_as(outputs, found)
 
 
 def _in_frozen_module(state: ModularState, gate: Gate) -> bool:

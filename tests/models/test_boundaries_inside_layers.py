@@ -195,3 +195,36 @@ def test_diagnosed():
     assert list(found.verdicts) == ["block_1", "outputs"]
     for path, value in weights(model).items():
         np.testing.assert_array_equal(before[path], value)
+
+
+class Scored(layers.Layer):
+    """Returns None beside its output, as attention does that gives no scores."""
+
+    def build(self, shape):
+        self.dense = layers.Dense(6, name="dense")
+        self.dense.build(shape)
+
+    def call(self, x):
+        return self.dense(x), None
+
+
+class Net(keras.Model):
+    def __init__(self):
+        super().__init__()
+        self.scored, self.last = Scored(name="scored"), layers.Dense(3, name="last")
+
+    def call(self, x):
+        return self.last(self.scored(x)[0])
+
+
+def test_a_layer_may_return_none_beside_its_tensor():
+    base = Net()
+    x, y = X[:, 0], RNG.normal(size=(8, 3))
+    expected = base(x)
+    model = e2e.modularize(base, ["scored"], training_mode="local")
+    np.testing.assert_array_equal(model(x), expected)
+    before = base.scored.dense.get_weights()
+    model.compile("sgd", "mse", run_eagerly=True)
+    model.fit(x, y, epochs=2, verbose=0)
+    for old, new in zip(before, base.scored.dense.get_weights(), strict=True):
+        assert np.any(old != new)
