@@ -97,10 +97,9 @@ def modularize(
             For two layers that hold one variable (tied weights) name one of them. On the
             TensorFlow backend; on JAX in modes that stop no gradient. Defaults to `None`:
             the last, whose loss is the nearest to the task's. (A language model whose
-            embedding also makes its outputs then learns nearly as well as with a matrix for
-            each end, and much better than if the first module trains it.) Losses that reach
-            over a part of the modules need the first one to own it, and so does
-            `regimes.train(cache=...)`.
+            embedding also makes its outputs then learns far better than if the first module
+            trains it.) Losses that reach over a part of the modules need the first one to
+            own it, and so does `regimes.train(cache=...)`.
 
     Returns:
         A `ModularModel`, or a `ModularWrapper` for a subclassed model and where a boundary
