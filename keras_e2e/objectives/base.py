@@ -166,7 +166,8 @@ class LocalObjective(keras.layers.Layer):
 
         Returns:
             A tensor whose first axis is the batch. The model averages it with the sample
-            weights. Do not average over the batch here: under a distribution strategy the
+            weights (where these have more axes than the tensor, with their mean over
+            those). Do not average over the batch here: under a distribution strategy the
             loss would be too large. If the tensor has the axes of the activation's Keras
             mask (a value for each token, say), masked positions do not count.
         """
@@ -202,6 +203,10 @@ class LocalObjective(keras.layers.Layer):
             mask = None
         if len(values.shape) > kept:
             values = ops.mean(values, axis=tuple(range(kept, len(values.shape))))
+        if weight is not None and len(weight.shape) > len(values.shape):
+            # Of weights for each token, say, an example has the mean.
+            parts = tuple(range(len(values.shape), len(weight.shape)))
+            weight = ops.mean(ops.cast(weight, values.dtype), axis=parts)
         compat.set_mask(values, mask)
         return mean_over_batch(values, weight)
 

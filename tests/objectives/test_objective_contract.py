@@ -87,6 +87,13 @@ def test_sample_weights_weigh_whole_examples_of_many_values(positions):
     np.testing.assert_allclose(float(total), by_hand.sum() / h.size, rtol=1e-5)
 
 
+def test_of_sample_weights_for_each_token_an_example_has_the_mean():
+    weight = RNG.uniform(size=(6, 3)).astype("float32")
+    total = Sparse().compute_loss(H, batch(sample_weight=weight))
+    by_hand = (np.abs(H).mean(-1) * weight.mean(-1)).sum() / 6
+    np.testing.assert_allclose(float(total), by_hand, rtol=1e-6)
+
+
 def test_a_loss_of_half_precision_is_summed_in_float32():
     h = np.full((4096, 1), 40.0, "float16")  # their sum is beyond float16
     total = Sparse().compute_loss(ops.convert_to_tensor(h), batch())
