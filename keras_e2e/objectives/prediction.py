@@ -167,7 +167,7 @@ class Prediction(LocalObjective):
         for output, y_pred in zip(outputs, predictions, strict=True):
             loss = self.own_loss or output.loss
             if loss is not None and output.y is not None:
-                total = total + loss(output.y, y_pred, output.sample_weight)
+                total = total + _loss_of(loss, output, y_pred)
         return ops.convert_to_tensor(total)
 
     def head_metrics(self) -> list[keras.metrics.Metric]:
@@ -213,3 +213,17 @@ class Prediction(LocalObjective):
         if "metrics" in config:
             config["metrics"] = head_metrics.from_config(config["metrics"])
         return super().from_config(config)
+
+
+def _loss_of(loss: Any, output: Output, y_pred: Any) -> Any:
+    """The loss of a prediction, or an error that says what does not fit."""
+    try:
+        return loss(output.y, y_pred, output.sample_weight)
+    except ValueError as error:
+        raise ValueError(
+            f"its head returns predictions of shape {y_pred.shape}, and the targets of the "
+            f"output {output.name!r}, of shape {output.y.shape}, do not fit. Set the "
+            "boundary where the activation has the positions of that output, or give it "
+            "labels of its own, IntermediateTarget(head=..., units=..., "
+            f"per_position=True). Keras says: {error}"
+        ) from error

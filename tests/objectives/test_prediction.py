@@ -6,7 +6,7 @@ import pytest
 from keras import layers, ops
 
 import keras_e2e as e2e
-from keras_e2e.objectives import Prediction
+from keras_e2e.objectives import IntermediateTarget, Prediction
 
 RNG = np.random.default_rng(0)
 X = RNG.normal(size=(10, 5)).astype("float32")
@@ -203,3 +203,21 @@ def test_regularization_is_no_part_of_a_local_loss():
     penalty = float(ops.sum(model.losses[0]))
     task = ((np.asarray(outputs) - VALUES) ** 2).mean()
     np.testing.assert_allclose(total, task + penalty + expected, rtol=1e-4)
+
+
+def test_targets_at_other_positions_are_refused_and_the_advice_works():
+    """As where the words at some masked places are to be found."""
+    x, places = keras.Input((None, 5), name="x"), keras.Input((None,), dtype="int32")
+    code = layers.Dense(4, name="code")(x)
+    picked = ops.take_along_axis(code, ops.expand_dims(places, -1), 1)
+    base = keras.Model([x, places], layers.Dense(3, name="p")(picked))
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    x, y = [np.ones((4, 6, 5)), np.zeros((4, 2), "int32")], np.ones((4, 2), "int32")
+    model = e2e.modularize(base, ["code"], training_mode="local")
+    model.compile("sgd", loss)
+    with pytest.raises(ValueError, match=r"'code': its head .*6, 3\).*'p', of .*, 2\)"):
+        model.fit(x, y, verbose=0)
+    advised = IntermediateTarget(head="linear", units=3, per_position=True)
+    model = e2e.modularize(base, {"code": advised}, training_mode="local")
+    model.compile("sgd", loss)
+    model.fit(x, {"p": y, "code": np.ones((4, 6), "int32")}, verbose=0)
