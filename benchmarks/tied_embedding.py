@@ -11,7 +11,6 @@ all, same data, same optimizer.
 
 import collections
 import os
-import pydoc_data.topics
 import statistics
 import time
 
@@ -20,8 +19,8 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 import _shared
 import keras
 import numpy as np
+from _language import gpt, text
 from absl import app, flags
-from keras import layers, ops
 from rich.console import Console
 from rich.table import Table
 
@@ -30,8 +29,6 @@ import keras_e2e as e2e
 FLAGS = flags.FLAGS
 
 CONTEXT, WIDTH, BLOCKS, HEADS, BATCH = 32, 32, 4, 2, 16
-# Of the characters, that many at the end are for the test.
-HELD_OUT = 40_000
 RATE = 2e-3
 # Training mode, number of modules, and who owns the matrix; "untied" has one for each end.
 CASES = [
@@ -49,47 +46,21 @@ def define_flags() -> None:
     flags.DEFINE_integer("threads", 0, "Threads of TensorFlow; 0 leaves it to it.")
 
 
-def text() -> tuple[np.ndarray, int]:
-    """The text as numbers of its characters, and how many characters there are."""
-    whole = "\n".join(pydoc_data.topics.topics.values())
-    characters = sorted(set(whole))
-    numbers = {c: n for n, c in enumerate(characters)}
-    return np.array([numbers[c] for c in whole], "int32"), len(characters)
-
-
 def windows(numbers: np.ndarray, starts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Pieces of the text, and for each of their characters the next one."""
     places = starts[:, None] + np.arange(CONTEXT)
     return numbers[places], numbers[places + 1]
 
 
-def language_model(vocabulary: int, tied: bool) -> keras.Model:
-    """Pre-norm blocks of attention and two Dense, between a matrix and its transpose."""
-    inputs = keras.Input((CONTEXT,), dtype="int32", name="characters")
-    embed = layers.ReversibleEmbedding(vocabulary, WIDTH, tied, name="embed")
-    positions = layers.Embedding(CONTEXT, WIDTH, name="positions")
-    x = embed(inputs) + positions(ops.cumsum(ops.ones_like(inputs), axis=-1) - 1)
-    for n in range(BLOCKS):
-        h = layers.LayerNormalization(name=f"norm{n}a")(x)
-        attention = layers.MultiHeadAttention(HEADS, WIDTH // HEADS, name=f"attend{n}")
-        x = layers.Add(name=f"mixed{n}")([x, attention(h, h, use_causal_mask=True)])
-        h = layers.LayerNormalization(name=f"norm{n}b")(x)
-        h = layers.Dense(4 * WIDTH, activation="gelu", name=f"wide{n}")(h)
-        h = layers.Dense(WIDTH, name=f"narrow{n}")(h)
-        x = layers.Add(name=f"block{n}")([x, h])
-    x = layers.LayerNormalization(name="norm")(x)
-    return keras.Model(inputs, embed(x, reverse=True))
-
-
 def train(mode: str, count: int, owner: str, seed: int, steps: int) -> tuple[float, float]:
     """Trains one model. Returns the task losses on its last batches and on the test."""
     keras.utils.set_random_seed(seed)
-    numbers, vocabulary = text()
-    training, test = numbers[:-HELD_OUT], numbers[-HELD_OUT:]
-    model = language_model(vocabulary, tied=owner != "untied")
+    training, test, characters = text()
+    model = gpt(characters, CONTEXT, WIDTH, BLOCKS, HEADS, tied=owner != "untied")
     stages = [mode]
     if count > 1:
-        ends = [f"block{n}" for n in range(BLOCKS - 1) if (n + 1) % (BLOCKS // count) == 0]
+        each = BLOCKS // count
+        ends = [f"block_{n}" for n in range(each, BLOCKS, each)]
         shared = {"embed": owner} if owner in ("first", "last") else None
         model = e2e.modularize(model, ends, shared=shared)
         if mode == "sequential":

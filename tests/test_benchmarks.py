@@ -190,7 +190,7 @@ def test_the_language_model_takes_steps(monkeypatch):
     for name, value in {"BLOCKS": 2, "WIDTH": 8, "HEADS": 2, "LOOKS": (0.5, 1.0)}.items():
         monkeypatch.setattr(script, name, value)
     train, held_out, characters = script.text()
-    assert max(train) == characters - 2 and max(held_out) < characters
+    assert max(train) < characters and max(held_out) < characters
     monkeypatch.setattr(script, "text", lambda: (train, held_out[:4000], characters))
     found = script.trained("local", 2, seed=0, steps=4)
     # A model that knows nothing has about as many as there are characters.
