@@ -1,11 +1,14 @@
 """One boundary through several tensors at once."""
 
+import pathlib
+
 import keras
 import numpy as np
 import pytest
 from keras import layers, ops
 
 import keras_e2e as e2e
+from keras_e2e.experiments import regimes
 
 RANDOM = np.random.default_rng(0)
 
@@ -153,7 +156,7 @@ def test_a_module_is_trained_as_its_early_exit_model(case):
     )
 
 
-@pytest.mark.parametrize("case", ["unet", "encoder_decoder"])
+@pytest.mark.parametrize("case", ["unet", "dense_net"])
 def test_it_is_saved_and_loaded(case, tmp_path):
     _, model, x, y = modular(case, training_mode="local")
     model.fit(x, y, batch_size=4, verbose=0)
@@ -198,68 +201,39 @@ def test_tensors_of_unlike_shapes_are_averaged_and_masked():
     np.testing.assert_allclose(activation, expected, rtol=1e-5, atol=1e-7)
 
 
-def refused(message, function, *args, **kwargs):
-    with pytest.raises(ValueError, match=message):
-        function(*args, **kwargs)
-
-
-def test_names_that_cannot_be():
-    for bad, message in [
-        ([("skip1", "skip1")], r"names layer 'skip1' 2 times"),
-        ([("skip1", "pool1"), "skip1"], r"'skip1' is named twice"),
-        ([("skip1", "pool1"), ("skip1", "pool1")], r"is named 2 times"),
-        ([()], r"empty tuple"),
-        ([("skip1", 3)], r"Found: 3"),
-        ([("skip1", "pol1")], r"no layer 'pol1'. Did you mean 'pool1'"),
-        ([("x", "pool1")], r"'x' is an input"),
-        ([("skip1", "y")], r"stands on the model's output"),
-    ]:
-        refused(message, e2e.modularize, unet(), bad)
-    named = list(e2e.modularize(unet(), [("cat",)], objective=None).boundaries)
-    assert named == ["cat"]  # a tuple of one
-
-
-def test_the_path_around_is_named_and_the_advice_works():
-    base = dense_net()
-    refused(
-        r"'d1' is bypassed: layer 'd0' .* d0 -> .*\('d0', 'd1'\)",
-        *(e2e.modularize, base, ["d1"]),
-    )
-    refused(
-        r"'d2' is bypassed: layer 'd\d' .* \('d1', 'd0', 'd2'\)",
-        *(e2e.modularize, base, [("d0", "d2")]),
-    )
-    for advised in (("d0", "d1"), ("d1", "d0", "d2")):
-        model = e2e.modularize(base, [advised], training_mode="local")
-        assert list(model.boundaries) == [advised[-1]]
-
-
-class Coded(keras.Model):
-    """Wide and deep, in code; `together` is a boundary or None."""
-
-    def __init__(self, together=None):
-        super().__init__(name="coded")
-        self.wide, self.deep = layers.Dense(2, name="wide"), layers.Dense(3, name="deep")
-        self.last, self.together = layers.Dense(2, name="y"), together
-
-    def call(self, x):
-        found = [self.wide(x), self.deep(x)]
-        found = found if self.together is None else self.together(found)
-        return self.last(ops.concatenate(found, axis=-1))
-
-
-def test_in_code_each_is_named_by_itself_or_one_boundary_is_applied():
-    x, y = data(5), data(2)
-    refused(
-        r"without a tuple, boundaries=\['wide', 'deep'\]",
-        *(e2e.modularize, Coded(), [("wide", "deep")]),
-    )
-    alone = e2e.modularize(Coded(), ["wide", "deep"], training_mode="local")
-    boundary = e2e.ModuleBoundary(Small(tensors=[0, 1]), module="both")
-    together = e2e.modularize(Coded(boundary), training_mode="local")
-    for model, names in (alone, ["wide", "deep"]), (together, ["both"]):
+def test_cached_stages_train_as_those_that_run_all_modules():
+    x = RANDOM.random((16, 8, 8, 1)).astype("float32")
+    found = []
+    for cache in (None, "memory"):
+        keras.utils.set_random_seed(0)
+        model = e2e.modularize(unet(), [("skip1", "pool1"), "middle"])
         model.compile("adam", "mse", jit_compile=False)
-        model.fit(x, y, verbose=0)
-        assert list(model.boundaries) == names
-    assert boundary.seen == (0, 1)
-    assert len(together.modules[0].variables) == 4
+        regimes.train(model, "greedy", x, x, steps=6, window=2, batch_size=8, cache=cache)
+        found.append(model.get_weights())
+    assert_equal(*found)
+
+
+class Own(keras.Model):
+    """A class with a method of its own."""
+
+    def answer(self):
+        return 42
+
+
+def test_a_class_of_ones_own_keeps_them(tmp_path):
+    graph = wide_and_deep()
+    base = Own(graph.input, graph.output, name="own")
+    model = e2e.modularize(base, [("wide", "deep")], objective=Small())
+    model.save(tmp_path / "model.keras")
+    known = {"Own": Own, "Small": Small}
+    loaded = keras.models.load_model(tmp_path / "model.keras", custom_objects=known)
+    boundary = loaded.boundaries["deep"]
+    assert (boundary.tensors, boundary.seen) == (("wide", "deep"), (0, 1))
+    assert loaded.answer() == 42
+
+
+def test_the_example_of_the_docs_runs():
+    text = (pathlib.Path(__file__).parents[2] / "docs" / "boundaries.md").read_text()
+    names: dict = {}
+    exec(text.split("```python")[1].split("```")[0], names)
+    assert list(names["model"].boundaries) == ["pool1"]
