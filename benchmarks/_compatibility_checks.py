@@ -10,7 +10,15 @@ from typing import Any
 import keras
 import numpy as np
 from _compatibility_case import BATCH, Case
-from _compatibility_outcome import TooFew, demand, names_of, or_stock, outcome, same
+from _compatibility_outcome import (
+    TooFew,
+    demand,
+    names_of,
+    of_stock,
+    or_stock,
+    outcome,
+    same,
+)
 from _compatibility_report import CHECKS, RUNNING
 
 import keras_e2e as e2e
@@ -148,12 +156,12 @@ class Checks:
         """Whether inference is that of the model, to the bit."""
         self.case.compile(self.stock)
         self.case.compile(self.model)
-        expected = predicted(self.stock, self.data[0])
+        expected = of_stock(lambda: predicted(self.stock, self.data[0]))
         demand(same(expected, predicted(self.model, self.data[0])), "another prediction")
 
     def train(self) -> None:
         """Whether training end to end is that of the model, to the bit."""
-        expected = fitted(self.stock, self.data)
+        expected = of_stock(lambda: fitted(self.stock, self.data))
         found = fitted(self.model, self.data)
         demand(expected == found, f"logs {found}, stock {expected}")
         weights = zip(self.stock.weights, self.base.weights, strict=True)

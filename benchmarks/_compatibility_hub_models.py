@@ -45,7 +45,6 @@ EFFICIENTNET = {
     "stackwise_width_coefficients": [1.0] * 3,
     "stackwise_depth_coefficients": [1.0] * 3,
     "input_shape": IMAGE,
-    "num_features": 32,
 }
 MOBILENET = {
     "stackwise_expansion": [[16, 16], [32, 32]],

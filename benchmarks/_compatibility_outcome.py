@@ -73,7 +73,15 @@ def outcome(check: Callable[[], Any], names: Set[str] = frozenset()) -> dict:
             named = any(name in str(error) for name in names)
             return {"result": REFUSED, "message": message, "named": named}
         shown = "".join(traceback.format_exception(error))[-4000:]
-        return {"result": CRASH, "message": message[-500:], "traceback": shown}
+        return {"result": CRASH, "message": message[:500], "traceback": shown}
+
+
+def of_stock(run: Callable[[], Any]) -> Any:
+    """What the model itself does; raises `StockFails` where it fails."""
+    try:
+        return run()
+    except Exception as error:
+        raise StockFails(f"{type(error).__name__}: {error}"[:500]) from error
 
 
 def or_stock(ours: Callable[[], Any], stock: Callable[[], Any]) -> Any:
@@ -83,10 +91,6 @@ def or_stock(ours: Callable[[], Any], stock: Callable[[], Any]) -> Any:
     except Wrong:
         raise
     except Exception as error:
-        if is_refusal(error):
-            raise
-        try:
-            stock()
-        except Exception as also:
-            raise StockFails(f"{type(also).__name__}: {also}"[-300:]) from error
+        if not is_refusal(error):
+            of_stock(stock)
         raise
