@@ -65,14 +65,18 @@ def header() -> list[str]:
 
 
 def said(runs: dict[str, dict]) -> list[str]:
-    """A line for each check that is not passed, with what it said."""
+    """A line for each message of checks that are not passed."""
+    lines: dict[tuple, list[str]] = {}
+    for name, run in runs.items():
+        for check, found in run["checks"].items():
+            if found["result"] not in (YES, ""):
+                text = " ".join(found.get("message", "").split())
+                text += ", which names no layer" if found.get("named") is False else ""
+                key = (name, found["result"], text)
+                lines.setdefault(key, []).append(CHECKS.get(check, check))
     return [
-        f"{name}, {CHECKS.get(check, check)}: {found['result']}: "
-        + " ".join(found.get("message", "").split())
-        + (", which names no layer" if found.get("named") is False else "")
-        for name, run in runs.items()
-        for check, found in run["checks"].items()
-        if found["result"] not in (YES, "")
+        f"{name}: {', '.join(checks)}: {result}: {text}"
+        for (name, result, text), checks in lines.items()
     ]
 
 

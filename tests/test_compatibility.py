@@ -102,6 +102,6 @@ def test_tables_are_written_between_the_marks_of_a_document(scripts, tmp_path):
     text = file.read_text()
     assert text.startswith("before") and text.endswith("after\n") and "old" not in text
     assert "1 models: 1 refused." in text and "| one | refused | 3 |" in text
-    assert "- one, K tried: refused: a 'layer', which names no layer" in text
+    assert "- one: K tried: refused: a 'layer', which names no layer" in text
     with pytest.raises(ValueError, match="no marks"):
         report.write(file, "structures", runs)
