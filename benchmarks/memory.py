@@ -2,9 +2,11 @@
 
 Each case is a process of its own. Memory is the peak of one step above the state; where it
 varies from step to step, least and largest are given. It needs a TensorFlow that counts the
-memory of its device (on a CPU one with oneDNN on); on JAX it is what the compiled step says
-of itself. Time is in CPU seconds, as a ratio to an end-to-end step of the same network in
-the same process: both alternate, and the least of many counts.
+memory of its device (on a CPU one with oneDNN on); on JAX and under XLA it is what the
+compiled step says that it takes for what is neither given nor returned (TensorFlow counts
+XLA's one buffer as the chunk that it lies in, of up to twice the size). Time is in CPU
+seconds, as a ratio to an end-to-end step of the same network in the same process: both
+alternate, and the least of many counts.
 
 Beside local training stand stock Keras, deep supervision (end to end with the same heads),
 checkpointing by as many segments with `keras.remat`, and `remat=True` end to end.
@@ -15,8 +17,10 @@ checkpointing by as many segments with `keras.remat`, and `remat=True` end to en
 import json
 import os
 import pathlib
+import re
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable
 from typing import Any
@@ -97,10 +101,33 @@ def on_jax(model: keras.Model, x: np.ndarray, y: np.ndarray) -> tuple[list, Call
         *(model.trainable_variables, model.non_trainable_variables),
         *(model.optimizer.variables, model.metrics_variables),
     )
-    state = tuple([variable.value for variable in part] for part in parts)
-    compiled = jax.jit(model.train_step).lower(state, (x, y)).compile()
+    # `fit` donates the state as well: else what is returned would serve as scratch.
+    state = [tuple([jax.numpy.copy(v.value) for v in part] for part in parts)]
+    step = jax.jit(model.train_step, donate_argnums=0)
+    compiled = step.lower(state[0], (x, y)).compile()
     taken = compiled.memory_analysis().temp_size_in_bytes / MIB
-    return [taken], lambda: jax.block_until_ready(compiled(state, (x, y)))
+
+    def run() -> None:
+        _, state[0] = jax.block_until_ready(compiled(state[0], (x, y)))
+
+    return [taken], run
+
+
+def under_xla(step: Callable[[], Any]) -> list[float]:
+    """What XLA reports of the step, in MiB; nothing else was compiled before."""
+    step()
+    reports = pathlib.Path(dumped()).glob("*memory-usage-report.txt")
+    sizes = [
+        re.search(r"size ([0-9.]+)(.i?B), preallocated-temp", r.read_text())
+        for r in reports
+    ]
+    units = {"KiB": 2**10, "MiB": 2**20, "GiB": 2**30}
+    return [max(float(s[1]) * units[s[2]] for s in sizes if s) / MIB]
+
+
+def dumped() -> str:
+    """The folder to which XLA writes its reports in this process, by `XLA_FLAGS`."""
+    return os.environ["XLA_FLAGS"].split("--xla_dump_to=")[1].split()[0]
 
 
 def ratio(step: Callable[[], Any], stock: Callable[[], Any]) -> tuple[float, float]:
@@ -124,7 +151,7 @@ def one(case: str) -> dict:
         reference = on_jax(made(network, "stock", 1), x, y)[1]
     else:
         step = step_of(model, x, y)
-        peaks = peaks_of(step)
+        peaks = under_xla(step) if FLAGS.backend == "xla" else peaks_of(step)
         reference = step_of(made(network, "stock", 1), x, y)
         reference()
     own, stock = ratio(step, reference)
@@ -179,7 +206,16 @@ def main(_: list[str]) -> None:
         if case not in results:
             command = [sys.executable, __file__, f"--one={case}"]
             command += [f"--backend={FLAGS.backend}", f"--repeats={FLAGS.repeats}"]
-            done = subprocess.run(command, capture_output=True, text=True, check=False)
+            with tempfile.TemporaryDirectory() as reports:
+                dump = f"--xla_dump_to={reports} --xla_dump_hlo_as_text"
+                xla = {"XLA_FLAGS": dump} if FLAGS.backend == "xla" else {}
+                done = subprocess.run(
+                    command,
+                    capture_output=True,
+                    text=True,
+                    check=False,
+                    env={**os.environ, **xla},
+                )
             if done.returncode:
                 sys.exit(f"{case}: {done.stderr[-2000:]}")
             results[case] = json.loads(done.stdout.splitlines()[-1])
