@@ -73,8 +73,8 @@ def ends_of_modules(points: list[CutPoint], weighted: list[bool]) -> list[CutPoi
         runs.setdefault(before, []).append(point)
     kept = []
     for run in runs.values():
-        first = min(p.since for p in run)
-        free = [p for p in run if p.since == first]
+        least = min((p.since, len(p.beside)) for p in run)
+        free = [p for p in run if (p.since, len(p.beside)) == least]
         kept.append(([p for p in free if not _opens(p.layer)] or free)[-1])
     return kept
 
