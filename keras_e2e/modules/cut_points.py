@@ -43,7 +43,7 @@ def balanced(
     part of a U-Net) is a cut point where another boundary stands on that way; such are
     taken only if nothing else balances the modules. So are all cuts between two uses of the
     same weights, if nobody was named to own them. At last come boundaries that pass several
-    tensors.
+    tensors, two before three.
 
     Args:
         graph: The graph to cut.
@@ -71,7 +71,9 @@ def balanced(
         _refuse_count(line, line.owning_points(together), most, count)
     if count is None:
         count = min(DEFAULT_COUNT, most)
-    kinds = [line.points(), line.points(apart=True), together]
+    kinds = [line.points(), line.points(apart=True)]
+    for number in sorted({len(p.beside) for p in together} - {0}):
+        kinds.append([p for p in together if len(p.beside) <= number])
     found, begin = [], 0
     for point in _chosen(line, kinds, total, count):
         beside = [line.calls[at].operation for at in point.beside if at >= begin]
