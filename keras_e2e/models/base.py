@@ -8,6 +8,7 @@ import keras
 
 from keras_e2e.models import downstream, early_exit, evaluation
 from keras_e2e.models.summary import print_modules
+from keras_e2e.models.weights import load_weights
 from keras_e2e.modules.boundary import ModuleBoundary
 from keras_e2e.modules.module import Module
 from keras_e2e.trainers.modular_trainer import ModularTrainer
@@ -44,11 +45,15 @@ class ModularBase(ModularTrainer):
             return super().save_weights(path)
 
     @functools.wraps(keras.Model.load_weights)
-    def load_weights(self, filepath, *args, **kwargs):
-        super().load_weights(filepath, *args, **kwargs)
+    def load_weights(self, filepath, skip_mismatch=False, **kwargs):
+        self._load_weights(super().load_weights, filepath, skip_mismatch, **kwargs)
         epoch = self._modular.saved.next_epoch
         if epoch is not None:
             mend_backup(filepath, epoch)
+
+    def _load_weights(self, load, filepath, skip_mismatch, **kwargs):
+        """Loads weights, also those of a stock model; `load` is the method of Keras."""
+        load_weights(self, load, filepath, skip_mismatch, **kwargs)
 
     def quantize(self, mode=None, config=None, filters=None, **kwargs):
         """As `keras.Model.quantize`, but heads stay as they are: only training uses them.
@@ -69,7 +74,8 @@ class ModularBase(ModularTrainer):
         >>> {v.dtype for v in model.modules[0].head_variables}
         {'float32'}
         """
-        left_out: set[int] = set()
+        placed = getattr(self, "_placed", None)
+        left_out = {id(placed)}
         for boundary in self.boundaries.values():
             left_out |= {id(boundary), *map(id, compat.all_layers(boundary))}
         super().quantize(mode, config, filtered(filters, left_out), **kwargs)

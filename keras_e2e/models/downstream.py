@@ -45,7 +45,7 @@ def downstream_model(model: Any, name: str) -> keras.Model:
 
     with strategy_scope(model):
         inputs = [input_like(tensor) for tensor in model.inputs]
-        outputs = compat.run_graph(model, inputs, call)
+        outputs = compat.run_graph(model._modular.graph, inputs, call)
         if len(entering) != 1:
             raise ValueError(
                 f"downstream_model: boundary {name!r} is crossed {len(entering)} times. "

@@ -62,7 +62,7 @@ def early_exit_model(model: Any, name: str) -> keras.Model:
     stacks = [_stock_layers(exit_, name) for exit_ in exits]
     with strategy_scope(model):
         inputs = inputs_like(model.input)
-        compat.run_graph(model, tree.flatten(inputs), call)
+        compat.run_graph(state.graph, tree.flatten(inputs), call)
         if len(places) != 1:
             raise ValueError(
                 f"early_exit_model: boundary {name!r} is crossed {len(places)} times, so "

@@ -6,6 +6,7 @@ from typing import Any
 import keras
 from keras import tree
 
+from keras_e2e.models.placed import PlacedBoundaries
 from keras_e2e.modules.boundary import ModuleBoundary
 from keras_e2e.utils import compat
 from keras_e2e.utils.graphs import input_like, layer_name, unique
@@ -66,6 +67,7 @@ class InlinedNames:
     def _inlined(self, model: keras.Model, prefix: str) -> Iterator[tuple[str, Any]]:
         """What will stand in the outer graph, each with its path."""
         operations = compat.as_functional(model).operations
+        operations = [x for x in operations if not isinstance(x, PlacedBoundaries)]
         held = [x for x in operations if not isinstance(x, keras.layers.InputLayer)]
         for operation in held if prefix else operations:
             # Of what stands alone in its graph the graph's name says enough.

@@ -18,7 +18,7 @@ from keras_e2e.models.memory_figures import (
 )
 from keras_e2e.models.memory_inputs import input_specs
 from keras_e2e.models.placement import DEFAULT_BALANCE, new_boundaries
-from keras_e2e.models.rewiring import rewire
+from keras_e2e.models.rewiring import placed_boundaries, rewire
 from keras_e2e.modules.call_costs import Balance, check_balance
 from keras_e2e.modules.cut_points import most_cuts
 from keras_e2e.modules.graph import Graph
@@ -138,7 +138,8 @@ def _as_modular(model: Any, inputs: Any) -> Iterator[Any]:
     if isinstance(model, ModularTrainer):
         yield model
     elif compat.is_functional(model) and compat.has_stock_call(model):
-        yield AnyGraph(*rewire(model, {}, keep=True, flatten=True), name=model.name)
+        held = placed_boundaries(model)
+        yield AnyGraph(*rewire(model, held, keep=True, flatten=True), name=model.name)
     else:
         code = wrapped(model, [], tree.map_structure(_example, inputs))
         try:

@@ -132,7 +132,7 @@ def _is_chain(model: Any) -> bool:
     leading = [module.inputs for module in model.modules]
     crossed = 0
     if compat.is_functional(model):
-        calls = compat.graph_calls(model)
+        calls = compat.graph_calls(model._modular.graph)
         crossed = sum(isinstance(call.operation, ModuleBoundary) for call in calls)
     return crossed < len(names) and leading == [(), *((name,) for name in names[:-1])]
 

@@ -7,7 +7,10 @@ import keras
 
 from keras_e2e.models.base import ModularBase
 from keras_e2e.models.open_sizes import refuse_unlike_sizes
+from keras_e2e.models.placed import PlacedBoundaries, placed_in
 from keras_e2e.models.remat import Recomputation, chosen_modules
+from keras_e2e.models.rewiring import placed_boundaries, rewire
+from keras_e2e.models.structure import stock_graph
 from keras_e2e.models.sub_models import Stages, WithUpstream
 from keras_e2e.modules.blocks import blocks_after
 from keras_e2e.modules.boundary import ModuleBoundary
@@ -21,6 +24,7 @@ from keras_e2e.objectives.heads.output_activation import ending_of
 from keras_e2e.trainers import targets
 from keras_e2e.trainers.modular_trainer import ModularTrainer
 from keras_e2e.trainers.state import ModularState
+from keras_e2e.utils.graphs import strategy_scope
 
 
 @keras.saving.register_keras_serializable("keras_e2e")
@@ -90,7 +94,13 @@ class ModularModel(ModularBase, keras.Model):
         if dtype is not None:
             self.dtype_policy = keras.dtype_policies.get(dtype)
         self._modular = ModularState(mode)
-        graph = Graph(self, shared)
+        # An attribute, so that Keras tracks it: `layers` leaves it out.
+        self._placed = placed_in(self)
+        running = self._modular.graph = self
+        if self._placed is not None:
+            inputs, outputs = rewire(self, placed_boundaries(self), keep=True)
+            running = self._modular.graph = keras.Model(inputs, outputs, name=self.name)
+        graph = Graph(running, shared)
         boundaries = graph.boundaries()
         graph.refuse_bad_boundaries()
         if self._needs_boundary and not boundaries:
@@ -99,14 +109,14 @@ class ModularModel(ModularBase, keras.Model):
                 "to outputs. Put one between the layers, or use "
                 "keras_e2e.modularize(model, boundaries)."
             )
-        specs = _specs(graph, boundaries, list(self.inputs))
+        specs = _specs(graph, boundaries, list(running.inputs))
         keys = targets.output_keys(self.output, self.output_names)
         self._stages = Stages(self, [spec.module for spec in specs])
         outputs = [
             OutputSpec(key, tensor, ending_of(tensor))
-            for key, tensor in zip(keys, self.outputs, strict=True)
+            for key, tensor in zip(keys, running.outputs, strict=True)
         ]
-        self._set_modules(specs, list(self.inputs), outputs)
+        self._set_modules(specs, list(running.inputs), outputs)
         refuse_unlike_sizes(self, specs)
         # Keras unpacks a list of one output, but not a dict.
         self._modular.predictions = self.output
@@ -120,6 +130,23 @@ class ModularModel(ModularBase, keras.Model):
 
     def _make_graph(self, *args, **kwargs):
         super().__init__(*args, **kwargs)
+
+    def _stock_model(self):
+        """A stock model over the same layers, without boundaries, for `strip`."""
+        with strategy_scope(self):
+            return stock_graph(self)
+
+    @property
+    def layers(self):
+        """List of the layers, as those of the model that this one was made of.
+
+        So without the boundaries that `modularize` put in; they are in `boundaries`.
+        """
+        placed = placed_in(self)
+        if placed is None:
+            return super().layers
+        hidden = (PlacedBoundaries, *(placed.sequential * [keras.layers.InputLayer]))
+        return [layer for layer in super().layers if not isinstance(layer, hidden)]
 
     @property
     def shared(self) -> dict[str, str]:
@@ -136,7 +163,7 @@ class ModularModel(ModularBase, keras.Model):
         names = chosen_modules(remat, modules, self.name)
         self._stages.recompute(names)
         self._recomputation = (
-            Recomputation(self, names, modules[-1].name) if names else None
+            Recomputation(self._modular.graph, names, modules[-1].name) if names else None
         )
 
     def _plain_call(self, inputs, training, mask, **kwargs):
@@ -148,9 +175,9 @@ class ModularModel(ModularBase, keras.Model):
             return self._recomputation.call(
                 inputs, mask, stopping, training=training, **kwargs
             )
-        return super(ModularTrainer, self).call(
-            inputs, training=training, mask=mask, **kwargs
-        )
+        graph = self._modular.graph
+        run = super(ModularTrainer, self).call if graph is self else graph.call
+        return run(inputs, training=training, mask=mask, **kwargs)
 
     def _flat_inputs(self, x):
         return self._stages.flat_inputs(x)

@@ -15,6 +15,7 @@ from keras_e2e.models.examples import (
 )
 from keras_e2e.models.layer_tap import tap_layer
 from keras_e2e.models.sublayers import named_sublayers
+from keras_e2e.models.weights import tell_of_heads
 from keras_e2e.modules.boundary import ModuleBoundary
 from keras_e2e.modules.discovery import examine, spec_of
 from keras_e2e.modules.graph import LOOPS, in_loop
@@ -29,6 +30,7 @@ from keras_e2e.utils.graphs import (
     strategy_scope,
     takes_training,
 )
+from keras_e2e.utils.weights_file import held_paths
 
 
 @keras.saving.register_keras_serializable("keras_e2e")
@@ -218,6 +220,14 @@ class ModularWrapper(ModularBase, keras.Model):
         # Code cannot be cut: what comes later is run too, but not used.
         outputs = self._plain_call(inputs, True, mask, **kwargs)
         return None if self._modular.stops_before_outputs() else outputs
+
+    def _load_weights(self, load, filepath, skip_mismatch, **kwargs):
+        held = held_paths(filepath)
+        if "base" in held or not held:
+            load(filepath, skip_mismatch=skip_mismatch, **kwargs)
+            return
+        self.base.load_weights(filepath, skip_mismatch=skip_mismatch, **kwargs)
+        tell_of_heads(self.name, filepath, self.boundaries)
 
     def get_config(self):
         config = {"name": self.name, "trainable": self.trainable}

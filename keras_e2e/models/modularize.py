@@ -8,7 +8,7 @@ from keras_e2e.models.inside_layers import has_boundary_inside_layer
 from keras_e2e.models.modular_model import ModularModel
 from keras_e2e.models.modular_wrapper import ModularWrapper
 from keras_e2e.models.overridden import refuse_overridden
-from keras_e2e.models.own_class import OwnClass, modular_graph
+from keras_e2e.models.own_class import modular_graph
 from keras_e2e.models.placement import (
     DEFAULT_BALANCE,
     Boundaries,
@@ -17,14 +17,13 @@ from keras_e2e.models.placement import (
     refuse_balance,
 )
 from keras_e2e.models.remat import Remat
-from keras_e2e.models.rewiring import rewire
 from keras_e2e.modules.call_costs import Balance
 from keras_e2e.modules.ownership import Shared
 from keras_e2e.modules.training_mode import ModeName, TrainingMode
 from keras_e2e.objectives import Identifier
 from keras_e2e.trainers.modular_trainer import ModularTrainer
 from keras_e2e.utils import compat
-from keras_e2e.utils.graphs import stock_model, strategy_scope
+from keras_e2e.utils.graphs import strategy_scope
 
 DEFAULT_OBJECTIVE: Identifier = "prediction"
 
@@ -45,9 +44,11 @@ def modularize(
     which returns what it is given. So the result has the outputs of `model`, to the bit,
     and shares its layers and weights. A boundary goes by the name of the layer that it
     follows, or of the operation, such as the sum `x + y` at the end of a residual block.
-    Nested Functional models that hold a boundary are taken into the outer graph, layer by
-    layer; other nested models stay as they are. A boundary may also stand inside of one
-    layer, behind a block of an encoder; then the model is split as a subclassed one is.
+    A modular model keeps the structure: its `layers` are those of `model`, nested models
+    and all, it is saved as `model` is saved, with the boundaries beside it, and weights
+    that one of them saves the other one loads. The boundaries are in `boundaries`. A
+    boundary may also stand inside of one layer, behind a block of an encoder; then the
+    model is split as a subclassed one is.
 
     Args:
         model: A Functional or Sequential model, or a subclassed one (its layers are
@@ -182,9 +183,12 @@ def strip(model: keras.Model) -> keras.Model:
 
     Returns:
         A stock Keras model, not compiled, over the same layers and weights, with the same
-        outputs and the same dtype policy. Loading what it saves does not need keras_e2e.
-        For a subclassed model it is that model itself, with nothing attached to its layers;
-        the modular model that wraps it attaches itself anew when it is used again.
+        outputs and the same dtype policy: a new one, with the structure of the model that
+        was given to `modularize`. Nested models are nested in it, and where that model was
+        Sequential or of a class of its own, so is this one. It saves where that model
+        saves, and loading what it saves does not need keras_e2e. For a subclassed model it
+        is that model itself, with nothing attached to its layers; the modular model that
+        wraps it attaches itself anew when it is used again.
 
     Raises:
         TypeError: If `model` is not modular.
@@ -205,11 +209,7 @@ def strip(model: keras.Model) -> keras.Model:
             f"strip needs a modular model; {getattr(model, 'name', model)!r} is a "
             f"{type(model).__name__} without boundaries, and can be used as it is."
         )
-    with strategy_scope(model):
-        if isinstance(model, OwnClass):
-            return model.stock_model()
-        inputs, outputs = rewire(model, {}, keep=False)
-        return stock_model(inputs, outputs, model, model.name)
+    return model._stock_model()
 
 
 def _refuse_remat(model: keras.Model, remat: Remat) -> None:

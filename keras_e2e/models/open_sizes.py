@@ -56,7 +56,7 @@ def refuse_unlike_sizes(model: Any, specs: Sequence[ModuleSpec]) -> None:
     if not compared:
         return
     tensors = [tensor for pair in compared for tensor in (pair.activation, pair.target)]
-    shapes = _shapes_on_one_size(model, tensors)
+    shapes = _shapes_on_one_size(model._modular.graph, tensors)
     for index, pair in enumerate(compared if shapes else ()):
         given, expected = shapes[2 * index : 2 * index + 2]
         spec = keras.KerasTensor(given, pair.activation.dtype)
@@ -82,7 +82,7 @@ def _compared(model: Any, specs: Sequence[ModuleSpec]) -> Iterator[_Compared]:
         for part in () if objective is None else _parts(objective):
             if isinstance(part, Reconstruction):
                 own = part.of == "module_input"
-                source = spec.inputs if own else model.inputs[0]
+                source = spec.inputs if own else model._modular.graph.inputs[0]
                 yield _Compared(
                     name, part.network, spec.activation, source, "what is reconstructed"
                 )

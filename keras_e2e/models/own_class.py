@@ -13,11 +13,12 @@ from typing import Any
 import keras
 
 from keras_e2e.models.modular_model import ModularModel
-from keras_e2e.models.rewiring import graph_operations, rewire
+from keras_e2e.models.rewiring import graph_operations
+from keras_e2e.models.structure import as_it_is, structure, without_boundaries
 from keras_e2e.modules.boundary import ModuleBoundary
 from keras_e2e.utils import compat
 from keras_e2e.utils.compat import own
-from keras_e2e.utils.graphs import share_dtype_policy
+from keras_e2e.utils.graphs import share_dtype_policy, strategy_scope
 
 
 def modular_graph(
@@ -39,19 +40,17 @@ def modular_graph(
         ValueError: As `ModularModel`, and if the class of the model has attributes that
             a modular model has with another meaning.
     """
-    inputs, outputs = rewire(model, inserted, keep=True)
+    inputs, outputs = structure(model, inserted)
     kwargs["name"] = model.name
     if isinstance(model, OwnClass):  # more boundaries
-        whole = model._own
-        placed = {**whole.inserted, **inserted}
-        kwargs["whole"] = _Whole(whole.base, placed)
+        kwargs["whole"] = _Whole(model._own.base)
         made = type(model)(inputs, outputs, attributes=attributes_of(model), **kwargs)
     elif keeps_class(model):
         attributes = attributes_of(model)
         _refuse_taken(model)
         classes: list[Any] = [modular, type(model)]
         joined = _joined(*classes)
-        kwargs["whole"] = _Whole(model, dict(inserted))
+        kwargs["whole"] = _Whole(model)
         made = joined(inputs, outputs, attributes=attributes, **kwargs)
     else:
         made = modular(inputs, outputs, **kwargs)
@@ -73,11 +72,10 @@ class _Whole:
 
     Attributes:
         base: The model: its class and its graph.
-        inserted: Boundaries that are not its own, by the `id` of the layer.
     """
 
-    def __init__(self, base: keras.Model, inserted: dict[int, ModuleBoundary]):
-        self.base, self.inserted = base, inserted
+    def __init__(self, base: keras.Model):
+        self.base = base
         self._twin: keras.Model | None = None
 
     def stock(self, attributes: dict[str, Any], keep: bool) -> keras.Model:
@@ -88,7 +86,8 @@ class _Whole:
             keep: Whether the boundaries of the base itself stay.
         """
         base = self.base
-        inputs, outputs = rewire(base, {}, keep=keep)
+        repeat = as_it_is if keep else without_boundaries
+        inputs, outputs = repeat(base)
         made: Any = own.new_like(base)
         _take(made, attributes)
         own.init_graph(made, inputs, outputs, name=base.name)
@@ -101,24 +100,6 @@ class _Whole:
             self._twin = self.stock(attributes, keep=True)
         _take(self._twin, attributes)
         return keras.saving.serialize_keras_object(self._twin)
-
-    def boundaries(self) -> dict[str, Any]:
-        """Where the boundaries are, for `_placed`.
-
-        By places in the graph, not by names: a class may leave those to Keras, which gives
-        others when the model is loaded.
-        """
-        operations = [operation for _, operation in graph_operations(self.base)]
-        places = {id(operation): place for place, operation in enumerate(operations)}
-        followed: dict[int, list[int]] = {}  # of each boundary, in the order of its tensors
-        for key, boundary in self.inserted.items():
-            followed.setdefault(id(boundary), []).append(places[key])
-        boundaries = {id(boundary): boundary for boundary in self.inserted.values()}
-        placed = [
-            [*found, keras.saving.serialize_keras_object(boundaries[key])]
-            for key, found in followed.items()
-        ]
-        return {"boundaries": placed, "names": [o.name for o in operations]}
 
 
 @keras.saving.register_keras_serializable("keras_e2e")
@@ -154,9 +135,9 @@ class OwnClass:
     def _make_graph(self, *args, **kwargs):
         own.init_graph(self, *args, **kwargs)
 
-    def stock_model(self) -> keras.Model:
-        """A model of the user's class without boundaries, over the same layers."""
-        return self._own.stock(attributes_of(self), keep=False)
+    def _stock_model(self) -> keras.Model:
+        with strategy_scope(self):
+            return self._own.stock(attributes_of(self), keep=False)
 
     def get_config(self):
         config = {
@@ -164,7 +145,8 @@ class OwnClass:
             "training_mode": self.training_mode.get_config(),
             "remat": self.remat,
             "shared": dict(self._shared),
-            **self._own.boundaries(),
+            "placed": keras.saving.serialize_keras_object(self._placed),
+            "names": [o.name for _, o in graph_operations(self._own.base)],
         }
         if self.dtype_policy.quantization_mode is None:
             config["dtype"] = keras.saving.serialize_keras_object(self.dtype_policy)
@@ -176,10 +158,8 @@ class OwnClass:
         if "dtype" in config:
             base.dtype_policy = keras.dtype_policies.get(config["dtype"])
         operations = [operation for _, operation in graph_operations(base)]
-        inserted = {}
-        for *places, given in config["boundaries"]:
-            boundary = keras.saving.deserialize_keras_object(given)
-            inserted.update((id(operations[place]), boundary) for place in places)
+        placed = keras.saving.deserialize_keras_object(config["placed"])
+        inserted = {id(operations[n]): b for n, b in placed.by_place().items()}
         for boundary in inserted.values():
             boundary.shared = {}  # noted anew
         # The names of boundaries are kept, others are those of the new layers.

@@ -7,7 +7,7 @@ from typing import Any, SupportsIndex
 
 import keras
 
-from keras_e2e.models.rewiring import flat_graph, graph_operations
+from keras_e2e.models.rewiring import flat_graph, graph_operations, placed_boundaries
 from keras_e2e.modules.boundary import ModuleBoundary
 from keras_e2e.modules.call_costs import Balance, check_balance
 from keras_e2e.modules.cut_points import balanced
@@ -60,7 +60,8 @@ def new_boundaries(
             ([(name, _find(model, name)) for name in _flat(place)], given)
             for place, given in objectives.items()
         ]
-    marked = {x.module for _, x in graph_operations(model) if isinstance(x, ModuleBoundary)}
+    known = [x for _, x in graph_operations(model) if isinstance(x, ModuleBoundary)]
+    marked = {x.module for x in [*known, *placed_boundaries(model).values()]}
     inserted: dict[int, ModuleBoundary] = {}
     for found, given in chosen:
         module = names[id(found[-1][1])]

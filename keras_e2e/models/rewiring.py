@@ -9,6 +9,7 @@ from keras import tree
 
 from keras_e2e.models.crossed_together import Together, crossed_together
 from keras_e2e.models.inlined_names import InlinedNames
+from keras_e2e.models.placed import PlacedBoundaries, placed_in
 from keras_e2e.modules.boundary import ModuleBoundary
 from keras_e2e.modules.graph import Graph, Tensors
 from keras_e2e.modules.ownership import Shared
@@ -33,7 +34,8 @@ def rewire(
         model: A Functional model or built Sequential.
         inserted: New boundaries by the `id` of the layer or operation that they follow. One
             that follows several is there several times, in the order of its tensors.
-        keep: Whether the boundaries that are there stay.
+        keep: Whether the boundaries that are in the graph stay. Those beside it
+            (`structure`) are among `inserted`, or are left out.
         flatten: Whether every nested graph is taken into the outer one.
         rename: Whether what would have the name of another one is called by another name
             (`InlinedNames`), as a model needs it. Defaults to `True`.
@@ -47,14 +49,15 @@ def rewire(
     functional = compat.as_functional(model)
 
     def opened(layer):
-        return _is_graph(layer) and (flatten or _holds_boundary(layer, inserted))
+        return is_graph(layer) and (flatten or holds_boundary(layer, inserted))
 
     names = InlinedNames(model, opened) if rename else None
     returned: dict[int, list] = {}  # by layers that share a boundary with others
     count = Counter(map(id, inserted.values()))
 
     def call(layer, *args, **kwargs):
-        if isinstance(layer, ModuleBoundary) and not keep:
+        left_out = isinstance(layer, ModuleBoundary) and not keep
+        if left_out or isinstance(layer, PlacedBoundaries):
             return args[0]
         if opened(layer):
             outputs = _inline(call, layer, *args, **kwargs)
@@ -86,12 +89,14 @@ def graph_operations(model: keras.Model, prefix: str = "") -> Iterator[tuple[str
     That is layers, and operations such as the sum `x + y`.
     """
     for operation in compat.as_functional(model).operations:
+        if isinstance(operation, PlacedBoundaries):
+            continue
         yield prefix + operation.name, operation
-        if _is_graph(operation):
+        if is_graph(operation):
             yield from graph_operations(operation, prefix + operation.name + "/")
 
 
-def _is_graph(layer: Any) -> bool:
+def is_graph(layer: Any) -> bool:
     """Whether a layer is a model that runs its graph, and nothing of its own beside it."""
     runs_it = isinstance(layer, ModularTrainer) or compat.has_stock_call(layer)
     return compat.is_functional(layer) and runs_it
@@ -160,7 +165,7 @@ def _together(
 
 def _used_outputs(layer: keras.layers.Layer, model: keras.Model) -> list[int]:
     """Which of the tensors that a layer returns are used in a model."""
-    for graph in (flat_graph(model), Graph(compat.as_functional(model))):
+    for graph in (_flat(model, {}), Graph(compat.as_functional(model))):
         used = {
             place
             for call in graph.calls
@@ -180,11 +185,33 @@ def flat_graph(model: keras.Model, shared: Shared | None = None) -> Graph:
         model: A Functional model or built Sequential.
         shared: As in `modularize`. Defaults to `None`.
     """
-    inputs, outputs = rewire(model, {}, keep=True, flatten=True, rename=False)
+    return _flat(model, placed_boundaries(model), shared)
+
+
+def _flat(
+    model: keras.Model,
+    inserted: Mapping[int, ModuleBoundary],
+    shared: Shared | None = None,
+) -> Graph:
+    inputs, outputs = rewire(model, inserted, keep=True, flatten=True, rename=False)
     return Graph(Tensors(tree.flatten(inputs), tree.flatten(outputs), model.name), shared)
 
 
-def _holds_boundary(graph: Any, inserted: Mapping[int, ModuleBoundary]) -> bool:
+def placed_boundaries(model: keras.Model) -> dict[int, ModuleBoundary]:
+    """The boundaries beside a graph and graphs nested in it, by what each follows."""
+    nested = [x for _, x in graph_operations(model) if is_graph(x)]
+    found: dict[int, ModuleBoundary] = {}
+    for graph in (model, *nested):
+        holder = placed_in(graph)
+        if holder is not None:
+            operations = [operation for _, operation in graph_operations(graph)]
+            found |= {id(operations[n]): b for n, b in holder.by_place().items()}
+    return found
+
+
+def holds_boundary(graph: Any, inserted: Mapping[int, ModuleBoundary]) -> bool:
     """Whether a nested graph holds a boundary, or a layer that one is to follow."""
     inner = [operation for _, operation in graph_operations(graph)]
-    return any(id(x) in inserted or isinstance(x, ModuleBoundary) for x in inner)
+    beside = [placed_in(x) for x in (graph, *inner) if is_graph(x)]
+    in_it = [id(x) in inserted or isinstance(x, ModuleBoundary) for x in inner]
+    return any(in_it) or any(holder is not None for holder in beside)

@@ -174,7 +174,7 @@ class Stages:
         """How many tensors each boundary passes at once."""
         return {
             call.operation.module: len(call.outputs)
-            for call in compat.graph_calls(self.model)
+            for call in compat.graph_calls(self.model._modular.graph)
             if isinstance(call.operation, ModuleBoundary)
         }
 
@@ -206,7 +206,7 @@ class Stages:
                 names.extend([layer.module] * len(flat))
             return outputs
 
-        compat.run_graph(self.model, inputs, call)
+        compat.run_graph(self.model._modular.graph, inputs, call)
         return _Stage(inputs, leaving, name="upstream"), names
 
     def _model_of(self, module: Module, upstream: set[str]) -> keras.Model:
@@ -228,7 +228,7 @@ class Stages:
                 ends.extend(tree.flatten(outputs))
             return outputs
 
-        outputs = compat.run_graph(self.model, inputs, call)
+        outputs = compat.run_graph(self.model._modular.graph, inputs, call)
         outputs = ends or tree.flatten(outputs)
         stage = _Stage([*inputs, *entering], outputs, name="stage")
         if module.name in self.remat:

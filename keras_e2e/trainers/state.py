@@ -28,6 +28,8 @@ class ModularState:
             diagnostics, the mode of that pass.
         modules: List of the modules, in order; empty until they are known.
         outputs: List of the `OutputSpec`s of the outputs.
+        graph: The graph of layers that runs, boundaries and all: the model itself, or the
+            graph that `structure` of it was made from; None if there is none.
         single_output: Boolean, whether the model returns one bare tensor.
         boundary_ids: `id`s of this model's boundaries.
         steps: The `CompiledSteps`.
@@ -43,6 +45,7 @@ class ModularState:
         self._flows: dict[TrainingMode, GradientFlow] = {}
         self.modules: list[Module] = []
         self.outputs: list[OutputSpec] = []
+        self.graph: Any = None
         self.single_output = True
         self.boundary_ids: set[int] = set()
         self.steps = CompiledSteps()

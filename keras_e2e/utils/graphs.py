@@ -31,18 +31,25 @@ def input_like(tensor: keras.KerasTensor, name: str | None = None) -> keras.Kera
 
     Args:
         tensor: A symbolic tensor, an input or not.
-        name: Name of the input; that of `tensor` if it is not given.
+        name: Name of the input; that of `tensor`, and of its layer if it is an input, if
+            it is not given.
     """
     flags = {key: True for key in ("sparse", "ragged") if getattr(tensor, key, False)}
     layer = compat.producing_call(tensor).operation
-    if isinstance(layer, keras.layers.InputLayer) and layer.optional:
+    is_input = isinstance(layer, keras.layers.InputLayer)
+    if is_input and layer.optional:
         flags["optional"] = True
-    return keras.Input(
+    known = layer.name if is_input else tensor.name
+    made = keras.Input(
         batch_shape=tensor.shape,
         dtype=tensor.dtype,
-        name=layer_name(name or tensor.name),
+        name=layer_name(name or known),
         **flags,
     )
+    if name is None and is_input:
+        # Of an input that was given no name, the tensor and its layer have two.
+        made.name = tensor.name
+    return made
 
 
 def inputs_like(structure: Any) -> Any:

@@ -143,11 +143,14 @@ def evaluate_ensemble(
 def _members(model: keras.Model) -> tuple[list[str], keras.Model]:
     """The members' names, and a model that returns all of their predictions."""
     if isinstance(model, ModularModel):
-        graph = Graph(model)
+        running = model._modular.graph
+        graph = Graph(running)
         entering = [graph.tensors(boundary)[0] for boundary in model.boundaries.values()]
         shapes = [t.shape for tensors in entering for t in tensors]
         if shapes == [model.outputs[0].shape] * len(entering):
-            return list(model.boundaries), keras.Model(model.input, [t for [t] in entering])
+            return list(model.boundaries), keras.Model(
+                running.input, [t for [t] in entering]
+            )
     raise TypeError(
         f"evaluate_ensemble needs what `ensemble` returned, or a list of members. Found: "
         f"{model.name!r} ({type(model).__name__}), whose modules do not all return what "
