@@ -127,7 +127,7 @@ class Checks:
     def _largest(self, modules: int) -> float:
         if self.case.boundaries is not None:
             raise TooFew
-        graph = Graph(self._split(modules))
+        graph = Graph(self._split(modules)._modular.graph)
         reached, costs = graph.ends(), graph_costs(graph.calls, "memory")
         found: dict = dict.fromkeys([*graph.boundaries(), OUTPUT], 0)
         for call, cost in zip(graph.calls, costs, strict=True):

@@ -109,15 +109,7 @@ def _graph(model: keras.Model, boundaries: Boundaries) -> Any:
         if boundaries is not None:
             raise
         inserted = {}  # there is no cut point
-    modular = modular_graph(model, inserted, AnyGraph)
-    # Where a nested model ended this one, the outputs go by its name.
-    names = list(compat.as_functional(model).output_names)
-    if not isinstance(modular.output, dict):
-        state = modular._modular
-        renamed = zip(state.outputs, names, strict=True)
-        state.outputs = [output._replace(name=name) for output, name in renamed]
-    modular.output_names = names
-    return modular
+    return modular_graph(model, inserted, AnyGraph)
 
 
 def _code(model: keras.Model, boundaries: Boundaries, x: Any) -> Any:

@@ -6,7 +6,7 @@ from typing import Any
 import keras
 
 from keras_e2e.models.own_class import keeps_class
-from keras_e2e.models.rewiring import graph_operations, placed_boundaries
+from keras_e2e.models.rewiring import graph_operations
 from keras_e2e.modules.boundary import ModuleBoundary
 from keras_e2e.trainers.modular_trainer import ModularTrainer
 from keras_e2e.utils.graphs import sublayer_paths
@@ -30,8 +30,7 @@ def has_boundary_inside_layer(model: keras.Model, boundaries: Any) -> bool:
     named = {name for name in boundaries if isinstance(name, str)} if listed else set()
     graph = list(graph_operations(model))
     known = {name for path, x in graph for name in (path, x.name)}
-    beside = placed_boundaries(model).values()
-    ids = {id(x) for x in [*beside, *(operation for _, operation in graph)]}
+    ids = {id(x) for _, x in graph}
     for outer, path, layer in _inside(graph):
         if id(layer) in ids:
             continue

@@ -98,8 +98,10 @@ class ModularModel(ModularBase, keras.Model):
         self._placed = placed_in(self)
         running = self._modular.graph = self
         if self._placed is not None:
-            inputs, outputs = rewire(self, placed_boundaries(self), keep=True)
-            running = self._modular.graph = keras.Model(inputs, outputs, name=self.name)
+            placed = placed_boundaries(self)
+            # On the same inputs, so that keras.Model(model.inputs, boundary.output) is one.
+            ends = rewire(self, placed, keep=True, inputs=self.input)
+            running = self._modular.graph = keras.Model(*ends, name=self.name)
         graph = Graph(running, shared)
         boundaries = graph.boundaries()
         graph.refuse_bad_boundaries()

@@ -25,8 +25,9 @@ def rewire(
     keep: bool,
     flatten: bool = False,
     rename: bool = True,
+    inputs: Any = None,
 ) -> tuple[Any, Any]:
-    """Repeats a graph on new inputs, over the same layers and weights.
+    """Repeats a graph, over the same layers and weights.
 
     A nested graph that holds a boundary is taken into the outer one, layer by layer.
 
@@ -39,6 +40,7 @@ def rewire(
         flatten: Whether every nested graph is taken into the outer one.
         rename: Whether what would have the name of another one is called by another name
             (`InlinedNames`), as a model needs it. Defaults to `True`.
+        inputs: The inputs to repeat it on. Defaults to `None`: new ones.
 
     Returns:
         The new inputs and outputs, structured as the model's.
@@ -73,7 +75,7 @@ def rewire(
         returned.setdefault(id(layer), []).append((layer, outputs))
         return outputs
 
-    inputs = inputs_like(functional.input)
+    inputs = inputs_like(functional.input) if inputs is None else inputs
     outputs = compat.run_graph(functional, tree.flatten(inputs), call)
     if returned:
         together = _together(inserted, returned, model)

@@ -193,7 +193,7 @@ def batch_for(model, size=3):
 
 def shares(model, balance):
     """What each module costs, as a multiple of its fair share."""
-    graph = Graph(model)
+    graph = Graph(model._modular.graph)
     reached, costs = graph.ends(), graph_costs(graph.calls, balance)
     found: dict = dict.fromkeys([*graph.boundaries(), OUTPUT], 0)
     for call, cost in zip(graph.calls, costs, strict=True):
@@ -342,9 +342,9 @@ class StopsAt:
         self.model, self.heads, self.y, self.losses = model, heads, y, []
 
     def __call__(self, x):
-        graph, values = Graph(self.model), {}
+        graph, values = Graph(self.model._modular.graph), {}
         inputs = x if isinstance(x, list) else [x]
-        for tensor, value in zip(self.model.inputs, inputs, strict=True):
+        for tensor, value in zip(graph.model.inputs, inputs, strict=True):
             values[id(tensor)] = ops.convert_to_tensor(value)
         for call in graph.calls:
             if call.node.is_input:
@@ -357,4 +357,4 @@ class StopsAt:
             else:
                 made = call.repeat(given)
             values.update(zip(map(id, call.outputs), keras.tree.flatten(made), strict=True))
-        return values[id(self.model.outputs[0])]
+        return values[id(graph.model.outputs[0])]

@@ -2,6 +2,8 @@
 
 import keras
 
+from keras_e2e.utils.graphs import unique
+
 
 def transfer_weights(source: keras.Model, target: keras.Model) -> list[str]:
     """Copies the weights of layers that both models have, by name and shapes.
@@ -24,8 +26,8 @@ def transfer_weights(source: keras.Model, target: keras.Model) -> list[str]:
     ['encoder_1', 'encoder_2', 'symbols']
     """
     copied = []
-    sources = {layer.name: layer for layer in source.layers if layer.weights}
-    for layer in target.layers:
+    sources = {layer.name: layer for layer in _held(source) if layer.weights}
+    for layer in _held(target):
         found = sources.get(layer.name)
         if found is None or not layer.weights:
             continue
@@ -34,3 +36,9 @@ def transfer_weights(source: keras.Model, target: keras.Model) -> list[str]:
             layer.set_weights(found.get_weights())
             copied.append(layer.name)
     return copied
+
+
+def _held(model: keras.Model) -> list[keras.layers.Layer]:
+    """The layers of a model and the boundaries beside them, which have heads."""
+    beside = getattr(model, "boundaries", {})
+    return unique([*model.layers, *beside.values()])
