@@ -7,7 +7,7 @@ from typing import Any, SupportsIndex
 
 import keras
 
-from keras_e2e.models.rewiring import flat_graph, graph_operations, placed_boundaries
+from keras_e2e.models.rewiring import flat_graph, named_operations
 from keras_e2e.modules.boundary import ModuleBoundary
 from keras_e2e.modules.call_costs import Balance, check_balance
 from keras_e2e.modules.cut_points import balanced
@@ -60,8 +60,7 @@ def new_boundaries(
             ([(name, _find(model, name)) for name in _flat(place)], given)
             for place, given in objectives.items()
         ]
-    known = [x for _, x in graph_operations(model) if isinstance(x, ModuleBoundary)]
-    marked = {x.module for x in [*known, *placed_boundaries(model).values()]}
+    marked = {x.module for _, x in named_operations(model) if isinstance(x, ModuleBoundary)}
     inserted: dict[int, ModuleBoundary] = {}
     for found, given in chosen:
         module = names[id(found[-1][1])]
@@ -202,7 +201,7 @@ def _copy(objective: Any) -> Any:
 
 def _find(model: keras.Model, name: str) -> Any:
     """What has this name in a Functional model or in a model nested in it."""
-    everything = list(graph_operations(model))
+    everything = list(named_operations(model))
     found = unique(x for path, x in everything if name in (path, x.name))
     if len(found) == 1:
         return found[0]
@@ -236,7 +235,7 @@ def _names(model: keras.Model) -> dict[int, str]:
     That is the name of what it follows, or the path where others have that name.
     """
     paths: dict[int, tuple[str, Any]] = {}
-    for path, operation in graph_operations(model):
+    for path, operation in named_operations(model):
         paths.setdefault(id(operation), (path, operation))
     count = Counter(operation.name for _, operation in paths.values())
     return {

@@ -15,7 +15,7 @@ from keras_e2e.modules.graph import Graph, Tensors
 from keras_e2e.modules.ownership import Shared
 from keras_e2e.trainers.modular_trainer import ModularTrainer
 from keras_e2e.utils import compat
-from keras_e2e.utils.graphs import inputs_like, takes_training
+from keras_e2e.utils.graphs import inputs_like, takes_training, unique
 
 
 def rewire(
@@ -96,6 +96,13 @@ def graph_operations(model: keras.Model, prefix: str = "") -> Iterator[tuple[str
         yield prefix + operation.name, operation
         if is_graph(operation):
             yield from graph_operations(operation, prefix + operation.name + "/")
+
+
+def named_operations(model: keras.Model) -> Iterator[tuple[str, Any]]:
+    """Yields what `graph_operations` does, and the boundaries beside the graph."""
+    yield from graph_operations(model)
+    for boundary in unique(placed_boundaries(model).values()):
+        yield boundary.name, boundary
 
 
 def is_graph(layer: Any) -> bool:
