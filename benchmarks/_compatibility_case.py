@@ -102,7 +102,7 @@ def scoring(model: keras.Model, **options: Any) -> None:
     """Compiles a model whose outputs are scores of classes."""
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
     # Those that segmenters of keras-hub choose by themselves are for other targets.
-    model.compile(keras.optimizers.SGD(1e-2), loss, metrics=None, **options)
+    model.compile(keras.optimizers.SGD(1e-2), loss, metrics=[], **options)
 
 
 def regressing(model: keras.Model, **options: Any) -> None:
