@@ -26,6 +26,7 @@ def rewire(
     flatten: bool = False,
     rename: bool = True,
     inputs: Any = None,
+    inside: dict[int, list] | None = None,
 ) -> tuple[Any, Any]:
     """Repeats a graph, over the same layers and weights.
 
@@ -41,6 +42,8 @@ def rewire(
         rename: Whether what would have the name of another one is called by another name
             (`InlinedNames`), as a model needs it. Defaults to `True`.
         inputs: The inputs to repeat it on. Defaults to `None`: new ones.
+        inside: Dict that is filled with the nested graphs that calls were in, as
+            `compat.scoped.ScopedGraph` takes it. Defaults to `None`.
 
     Returns:
         The new inputs and outputs, structured as the model's.
@@ -56,17 +59,22 @@ def rewire(
     names = InlinedNames(model, opened) if rename else None
     returned: dict[int, list] = {}  # by layers that share a boundary with others
     count = Counter(map(id, inserted.values()))
+    taken: list[tuple[object, str]] = []  # the nested graphs that are taken apart now
 
     def call(layer, *args, **kwargs):
         left_out = isinstance(layer, ModuleBoundary) and not keep
         if left_out or isinstance(layer, PlacedBoundaries):
             return args[0]
         if opened(layer):
+            taken.append((object(), layer.name))
             outputs = _inline(call, layer, *args, **kwargs)
+            taken.pop()
         elif names is not None:
             outputs = names.call(layer, *args, **kwargs)
         else:
             outputs = layer(*args, **kwargs)
+        if inside is not None:
+            inside.setdefault(id(layer), []).append(tuple(taken))
         boundary = inserted.get(id(layer))
         if boundary is None:
             return outputs
