@@ -287,7 +287,9 @@ def twins(name):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("name", "jit"), [("gpt2", True), ("unet", True), *((name, False) for name in GRAPHS)]
+    # The others differ from these in layers alone.
+    ("name", "jit"),
+    [("gpt2", True), ("bert", False), ("seq2seq", False), ("unet", False)],
 )
 def test_end_to_end_they_are_and_train_as_stock_models(name, jit):
     base, twin = twins(name)

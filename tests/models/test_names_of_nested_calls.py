@@ -13,7 +13,7 @@ Y = RNG.normal(size=(64, 3)).astype("float32")
 
 
 def nested(depth):
-    """What three layers use: one outside, named so that it comes between, and two inside."""
+    """What three layers use: two inside, and one outside that is named to come before."""
     keras.utils.set_random_seed(0)
     x = keras.Input((32,))
     first = layers.Dense(32, activation="relu", name="first")(x)
