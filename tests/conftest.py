@@ -2,7 +2,9 @@
 
 import ctypes
 import gc
+import importlib
 import os
+import pathlib
 import sys
 
 os.environ.setdefault("KERAS_BACKEND", "tensorflow")
@@ -93,6 +95,21 @@ def pytest_fixture_setup(fixturedef):
     if fixturedef.scope != "function":
         start_afresh()
     return (yield)
+
+
+@pytest.fixture(scope="session")
+def benchmark_script():
+    """Function that imports a script of `benchmarks/` by its name."""
+    folder = str(pathlib.Path(__file__).parents[1] / "benchmarks")
+
+    def script(name):
+        sys.path.insert(0, folder)
+        try:
+            return importlib.import_module(name)
+        finally:
+            sys.path.remove(folder)
+
+    return script
 
 
 @pytest.fixture(autouse=True)

@@ -1,28 +1,18 @@
 """The training benchmarks' parts, one step of each on random data."""
 
 import json
-import pathlib
-import sys
 
 import keras
 import numpy as np
 import pytest
 import tensorflow as tf
 
-FOLDER = pathlib.Path(__file__).parents[1] / "benchmarks"
-
 
 @pytest.fixture(scope="module")
-def scripts():
+def scripts(benchmark_script):
     """The modules `_shared`, `fashion_mnist_local_loss` and `k_sweep`."""
-    sys.path.insert(0, str(FOLDER))
-    try:
-        import _shared
-        import fashion_mnist_local_loss
-        import k_sweep
-    finally:
-        sys.path.remove(str(FOLDER))
-    return _shared, fashion_mnist_local_loss, k_sweep
+    names = ("_shared", "fashion_mnist_local_loss", "k_sweep")
+    return tuple(map(benchmark_script, names))
 
 
 def images(count, *shape):
@@ -157,12 +147,8 @@ def test_the_figure_is_drawn_from_what_there_is(scripts, tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["lines", "stocks", "random_parity"])
-def test_the_published_breakdowns_take_steps(name):
-    sys.path.insert(0, str(FOLDER))
-    try:
-        import failures
-    finally:
-        sys.path.remove(str(FOLDER))
+def test_the_published_breakdowns_take_steps(name, benchmark_script):
+    failures = benchmark_script("failures")
     from keras_e2e.experiments import tasks
 
     experiment = failures.EXPERIMENTS[name]
@@ -181,12 +167,8 @@ def test_the_published_breakdowns_take_steps(name):
         assert 0 <= run["test"] <= 1
 
 
-def test_the_language_model_takes_steps(monkeypatch):
-    sys.path.insert(0, str(FOLDER))
-    try:
-        import language_model as script
-    finally:
-        sys.path.remove(str(FOLDER))
+def test_the_language_model_takes_steps(monkeypatch, benchmark_script):
+    script = benchmark_script("language_model")
     for name, value in {"BLOCKS": 2, "WIDTH": 8, "HEADS": 2, "LOOKS": (0.5, 1.0)}.items():
         monkeypatch.setattr(script, name, value)
     train, held_out, characters = script.text()

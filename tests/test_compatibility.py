@@ -1,27 +1,15 @@
 """What `benchmarks/compatibility.py` finds of tiny models: good, wrong, refused."""
 
-import pathlib
-import sys
-
 import keras
 import numpy as np
 import pytest
 
-FOLDER = pathlib.Path(__file__).parents[1] / "benchmarks"
-
 
 @pytest.fixture(scope="module")
-def scripts():
+def scripts(benchmark_script):
     """The cases, the checks, the steps and the report of the benchmark."""
-    sys.path.insert(0, str(FOLDER))
-    try:
-        import _compatibility_case as case
-        import _compatibility_checks as checks
-        import _compatibility_report as report
-        import _compatibility_steps as steps
-    finally:
-        sys.path.remove(str(FOLDER))
-    return case, checks, steps, report
+    names = ("case", "checks", "steps", "report")
+    return tuple(benchmark_script(f"_compatibility_{name}") for name in names)
 
 
 def mlp(cls=keras.Model):
