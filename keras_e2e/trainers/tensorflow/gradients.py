@@ -20,6 +20,7 @@ from keras_e2e.trainers.step_loss import losses_under_way, refuse_incomplete_ste
 from keras_e2e.trainers.step_losses import StepLosses
 from keras_e2e.utils import compat
 from keras_e2e.utils.compat import calls
+from keras_e2e.utils.compat.multi_worker import several_workers
 from keras_e2e.utils.graphs import unique
 
 
@@ -240,6 +241,15 @@ def over_replicas(tensor: Any) -> Any:
         return tensor
     context = tf.distribute.get_replica_context()
     return context.all_reduce(tf.distribute.ReduceOp.SUM, tensor)
+
+
+def of_chief(tensor: Any) -> Any:
+    """The tensor of the first replica of the chief; the tensor itself on one worker."""
+    if not several_workers(tf.distribute.get_strategy()):
+        return tensor
+    context = tf.distribute.get_replica_context()
+    is_first = tf.equal(context.replica_id_in_sync_group, 0)
+    return over_replicas(tf.where(is_first, tensor, tf.zeros_like(tensor)))
 
 
 def _sum(first: Any, second: Any) -> Any:

@@ -7,6 +7,7 @@ from keras import tree
 
 from keras_e2e.diagnostics.quantity import ModuleView, Quantity
 from keras_e2e.diagnostics.quantity_checks import measured_by, nothing_of, state_shapes
+from keras_e2e.trainers.tensorflow.gradients import of_chief
 from keras_e2e.trainers.tensorflow.optimizer_step import Outcome
 from keras_e2e.trainers.tensorflow.snapshot import HEAD, Snapshot, as_floats
 from keras_e2e.utils.validation import did_you_mean
@@ -19,8 +20,8 @@ class Recorder:
 
     They are one variable (`snapshot.Snapshot` says what is where); others hold what the
     quantities keep between steps. Keras does not track them: they are in no weights, logs
-    or files. Each replica holds its own copy with the same values, so writing needs no
-    synchronization.
+    or files. Each replica holds its own copy with the same values, on several workers those
+    of the chief.
 
     Args:
         shapes: Dict from module, in order, to the shapes of the variables that the steps
@@ -194,7 +195,8 @@ class Recorder:
         if outcome.measured is not None:
             self._may_measure_nothing = True
             new = tf.where(outcome.measured, new, tf.identity(self.values)[len(now) :])
-        self.values.assign(tf.concat([now, new], 0))
+        # Callbacks decide by these numbers, on every worker for itself: they must agree.
+        self.values.assign(of_chief(tf.concat([now, new], 0)))
 
     def _keep(self, lists: list, state: list, following: list, outcome: Outcome) -> None:
         """Keeps what a quantity returned to be kept, if the step was one."""

@@ -18,6 +18,7 @@ from keras_e2e.trainers.tensorflow.extra_passes import ExtraPasses, first_tensor
 from keras_e2e.trainers.tensorflow.gradients import StepGradients
 from keras_e2e.trainers.tensorflow.instrumentation import StepInstrumentation
 from keras_e2e.utils import compat
+from keras_e2e.utils.compat.multi_worker import let_workers_fit, several_workers
 
 if TYPE_CHECKING:
     from keras import Model
@@ -35,6 +36,14 @@ class ModularStep(Model):
     """
 
     _modular: ModularState
+
+    @property
+    def distribute_strategy(self):
+        """As in Keras, which asks for it before anything else when a training begins."""
+        strategy = super().distribute_strategy
+        if several_workers(strategy):
+            let_workers_fit()
+        return strategy
 
     def train_step(self, data):
         state = self._modular

@@ -1,0 +1,55 @@
+"""Private names of Keras that training on several workers takes.
+
+Keras 3.15 cannot `fit` under a `MultiWorkerMirroredStrategy` of several workers. To learn
+the shapes of the first batch it averages it over the workers, which TensorFlow refuses; and
+it averages the logs along an axis that numbers do not have.
+"""
+
+from typing import Any
+
+from keras import tree
+
+
+def several_workers(strategy: Any) -> bool:
+    """Whether a strategy trains in step with other processes."""
+    from keras.src.backend.tensorflow import trainer
+
+    return trainer._collective_all_reduce_multi_worker(strategy)
+
+
+def let_workers_fit() -> None:
+    """Mends what keeps Keras from training on several workers, for this process.
+
+    Stands for `TensorFlowTrainer._maybe_symbolic_build` and `reduce_per_replica`. Where
+    there is one worker they do as before. Called again, it does nothing.
+    """
+    from keras.src.backend.tensorflow import trainer
+
+    stock_reduce = trainer.reduce_per_replica
+    if getattr(stock_reduce, "for_several_workers", False):
+        return
+    stock_build = trainer.TensorFlowTrainer._maybe_symbolic_build
+
+    def build(model, iterator=None, data_batch=None):
+        if iterator is not None and several_workers(model.distribute_strategy):
+            data_batch, iterator = _own_batch(model.distribute_strategy, iterator), None
+        return stock_build(model, iterator=iterator, data_batch=data_batch)
+
+    def reduce(values, strategy, reduction):
+        if reduction in ("auto", "mean") and several_workers(strategy):
+            return tree.map_structure(lambda v: strategy.reduce("MEAN", v, None), values)
+        return stock_reduce(values, strategy, reduction)
+
+    reduce.for_several_workers = True  # type: ignore[attr-defined]
+    trainer.TensorFlowTrainer._maybe_symbolic_build = build
+    trainer.reduce_per_replica = reduce
+
+
+def _own_batch(strategy: Any, iterator: Any) -> Any:
+    """The first batch of this worker's first replica."""
+    for _, _, batches in iterator:
+        batch = next(batches)
+        return tree.map_structure(
+            lambda value: strategy.experimental_local_results(value)[0], batch
+        )
+    return None

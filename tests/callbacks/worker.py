@@ -1,0 +1,77 @@
+"""One of several workers that train together; run by test_workers.py.
+
+As a script: `python -m tests.callbacks.worker INDEX COUNT PORT`.
+"""
+
+import contextlib
+import json
+import os
+import sys
+
+import keras
+import tensorflow as tf
+
+import keras_e2e as e2e
+from tests.callbacks.kept_training import X, Y, fickle
+
+
+class OfThisWorker(e2e.diagnostics.Quantity):
+    """The mean of the examples of this worker, which no other worker knows."""
+
+    name, formula = "of_this_worker", "mean of h"
+
+    def compute(self, module, state):
+        if module.activation is None:
+            return None, state
+        return tf.reduce_mean(module.activation), state
+
+
+def trained(strategy, mode, callbacks=()):
+    """A model of three modules, and its history."""
+    keras.utils.set_random_seed(1)
+    with strategy.scope() if strategy else contextlib.nullcontext():
+        dense = [keras.layers.Dense(8, activation="tanh", name=name) for name in "ab"]
+        last = keras.layers.Dense(2, name="out")
+        base = keras.Sequential([keras.Input((4,)), *dense, last])
+        model = e2e.modularize(base, ["a", "b"], training_mode=mode)
+        loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+        model.compile("adam", loss, metrics=["accuracy"])
+    options = {"verbose": 0, "shuffle": False, "callbacks": [*callbacks]}
+    history = model.fit(X, Y, 16, 2, validation_data=(X, Y), **options)
+    return model, history.history
+
+
+def trained_locally(strategy=None):
+    """What comes of training in local mode."""
+    model, history = trained(strategy, "local")
+    return {
+        "history": history,
+        "evaluated": model.evaluate(X, Y, 16, verbose=0),
+        "predicted": model.predict(X[:32], 16, verbose=0).tolist(),
+        "weights": [weight.tolist() for weight in model.get_weights()],
+    }
+
+
+def switched(strategy):
+    """What comes of AutoMode with a policy that hangs on every bit that was measured."""
+    auto = fickle(quantities=[*e2e.diagnostics.default_quantities(), OfThisWorker()])
+    model, _ = trained(strategy, "end_to_end", [auto])
+    return {
+        "decisions": [decision.get_config() for decision in auto.decisions],
+        "measured": auto.history["of_this_worker"]["a"],
+        "verdicts": [verdict.state for verdict in auto.verdicts().values()],
+        "switched": [weight.tolist() for weight in model.get_weights()],
+    }
+
+
+def main(index, count, port):
+    """Trains both as one of the workers, and prints what came of it."""
+    workers = [f"localhost:{port + number}" for number in range(count)]
+    task = {"type": "worker", "index": index}
+    os.environ["TF_CONFIG"] = json.dumps({"cluster": {"worker": workers}, "task": task})
+    strategy = tf.distribute.MultiWorkerMirroredStrategy()
+    print(json.dumps({**trained_locally(strategy), **switched(strategy)}))
+
+
+if __name__ == "__main__":
+    main(*map(int, sys.argv[1:]))
