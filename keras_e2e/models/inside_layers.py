@@ -27,7 +27,11 @@ def has_boundary_inside_layer(model: keras.Model, boundaries: Any) -> bool:
             more of its class than a graph.
     """
     listed = isinstance(boundaries, Mapping | Iterable) and not isinstance(boundaries, str)
-    named = {name for name in boundaries if isinstance(name, str)} if listed else set()
+    places = list(boundaries) if listed else []
+    several = [
+        name for place in places if isinstance(place, tuple | list) for name in place
+    ]
+    named = {name for name in [*places, *several] if isinstance(name, str)}
     graph = list(graph_operations(model))
     known = {name for path, x in graph for name in (path, x.name)}
     ids = {id(x) for _, x in graph}

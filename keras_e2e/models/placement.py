@@ -16,7 +16,7 @@ from keras_e2e.modules.ownership import Shared
 from keras_e2e.objectives import Identifier
 from keras_e2e.objectives.base import LocalObjective
 from keras_e2e.utils import compat
-from keras_e2e.utils.graphs import layer_name, unique
+from keras_e2e.utils.graphs import layer_name, sublayer_paths, unique
 from keras_e2e.utils.validation import did_you_mean
 
 DEFAULT_BALANCE: Balance = "memory"
@@ -69,9 +69,11 @@ def new_boundaries(
             new.tensors = tuple(names[id(layer)] for _, layer in found)
         for name, layer in found:
             if id(layer) in inserted:
+                first = inserted[id(layer)].module
                 raise ValueError(
                     f"boundaries: {_kind(layer)} {layer.name!r} is named twice: by "
-                    f"{name!r} too. Name it once."
+                    f"{name!r} in boundary {module!r}, too. Name it in {first!r} alone: "
+                    "what is behind that boundary takes what it returns."
                 )
             _refuse_bad_place(layer, names[id(layer)], marked)
             inserted[id(layer)] = new
@@ -223,9 +225,11 @@ def _find(model: keras.Model, name: str) -> Any:
     names = [x.name for _, x in everything if _kind(x) == "layer"]
     sums = [x.name for _, x in everything if _kind(x) == "operation"]
     also = f" Its operations: {sums}." if sums else ""
+    inside = [f"{x.name}/{path}" for x in model.layers for path, _ in sublayer_paths(x)]
+    near = did_you_mean(name, [*names, *sums, *inside])
     raise ValueError(
-        f"Model {model.name!r} has no layer {name!r}.{did_you_mean(name, [*names, *sums])} "
-        f"Its layers: {names}.{also} Name one of them."
+        f"Model {model.name!r} has no layer {name!r}.{near} Its layers: {names}.{also} "
+        "Name one of them, or one inside of a layer by its path, 'layer/inner'."
     )
 
 

@@ -115,7 +115,8 @@ def _said_of(owner: str, *users_and_named: Any, names: list[str]) -> str:
     """What is said of layers that the same modules use."""
     *users, named = users_and_named
     few = names if len(names) < 5 else [*names[:3], f"{len(names) - 3} more"]
-    said = f"{', '.join(few)} {'is' if len(names) == 1 else 'are'} trained by {owner}"
+    said = f"{', '.join(few)} {'is' if len(names) == 1 else 'are'} trained by "
+    said += f"module {owner}"
     if not named:
         said += f" (the last by default; shared={{{names[0]!r}: ...}} says otherwise)"
     return f"{said}, and used by {', '.join(users)}"

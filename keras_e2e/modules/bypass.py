@@ -65,6 +65,8 @@ def _sources(graph: Any, crossing: Any) -> list:
     found = []
     for call in graph.calls:
         ends = reached[id(call.outputs[0])]
+        if _name(call) or _name(crossing) not in ends:
+            continue
         users = [c for t in call.outputs for c in graph.consumers.get(id(t), ())]
         leads = [{_name(c)} if _name(c) else reached[id(c.outputs[0])] for c in users]
         passes = any(id(tensor) in passed for tensor in call.outputs)
@@ -102,10 +104,11 @@ def _holds(graph: Any, call: Any, reached: dict[int, set]) -> bool:
 
 
 def _trained(graph: Any) -> set[int]:
-    """`id`s of the calls that weights lead to."""
+    """`id`s of the calls that weights lead to without crossing a boundary."""
     found: set[int] = set()
     for call in graph.calls:
-        led = any(id(graph.makers[id(tensor)]) in found for tensor in call.inputs)
+        makers = [graph.makers[id(tensor)] for tensor in call.inputs]
+        led = any(id(made) in found and not _name(made) for made in makers)
         if led or _weighted(call):
             found.add(id(call))
     return found

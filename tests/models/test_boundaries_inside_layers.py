@@ -156,6 +156,15 @@ def test_named_twice():
         e2e.modularize(graph(), ["block_1", "encoder/block_1"])
 
 
+def test_what_is_said_of_names_inside():
+    for bad, message in [
+        (["encoder.block_1"], r"no layer 'encoder.block_1'.* mean 'encoder/block_1'"),
+        ([("encoder/block_0", "block_1")], r"'net' is cut inside of a layer.* without a"),
+    ]:
+        with pytest.raises(ValueError, match=message):
+            e2e.modularize(graph(), bad)
+
+
 def test_a_class_of_its_own_is_refused_and_the_advice_works():
     base = graph(Task)
     with pytest.raises(

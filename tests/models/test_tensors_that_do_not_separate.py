@@ -50,6 +50,26 @@ def test_the_path_around_is_named_and_the_advice_works():
         assert list(model.boundaries) == [advised[-1]]
 
 
+def test_two_levels_are_advised_one_after_the_other():
+    x = keras.Input((4,))
+    skip1 = layers.Dense(4, name="skip1")(x)
+    pool1 = layers.ReLU(name="pool1")(skip1)
+    skip2 = layers.Dense(4, name="skip2")(pool1)
+    deep = layers.Dense(4, name="deep")(layers.ReLU(name="pool2")(skip2))
+    up = layers.Dense(4, name="up")(layers.Concatenate()([deep, skip2]))
+    y = layers.Dense(1, name="y")(layers.Concatenate()([up, skip1]))
+    base = keras.Model(x, y)
+    one, both = ("skip1", "pool1"), ("skip1", "skip2", "pool2")
+    for given, message in [
+        (["pool1", "pool2"], r"'pool1' is bypassed.* \('skip1', 'pool1'\)\.$"),
+        ([one, "pool2"], r"'pool2' is bypassed.* \('skip2', 'pool2'\)\.$"),
+        ([one, both], r"'skip1' is named twice.* Name it in 'pool1' alone"),
+    ]:
+        refused(message, e2e.modularize, base, given)
+    advised = e2e.modularize(base, [one, ("skip2", "pool2")])
+    assert list(advised.boundaries) == ["pool1", "pool2"]
+
+
 class Coded(keras.Model):
     """Wide and deep, in code; `together` is a boundary or None."""
 

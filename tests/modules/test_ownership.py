@@ -170,7 +170,7 @@ def test_a_module_that_does_not_use_it_is_refused():
 def test_the_summary_says_who_trains_it(kind):
     model = e2e.modularize(KINDS[kind](), ["a", "b"], shared={"twice": "b"})
     last = model.modules[-1].name
-    assert f"Shared: twice is trained by b, and used by a, {last} " in summary(model)
+    assert f"Shared: twice is trained by module b, and used by a, {last} " in summary(model)
 
 
 @on_tensorflow
@@ -228,7 +228,7 @@ def test_by_default_it_belongs_to_one_of_them_and_the_summary_says_so(kind):
     owner = names.pop(DEFAULT)
     assert model.shared == {"twice": owner}
     assert [n for n, found in members(model).items() if "twice" in found] == [owner]
-    said = f"Shared: twice is trained by {owner} (the {WORD} by default; "
+    said = f"Shared: twice is trained by module {owner} (the {WORD} by default; "
     assert f"{said}shared={{'twice': ...}} says otherwise), and used by " in summary(model)
     other = {0: "last", -1: "first"}[DEFAULT]
     told = e2e.modularize(KINDS[kind](), ["a", "b"], shared={"twice": other})
