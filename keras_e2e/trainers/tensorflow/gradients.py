@@ -21,6 +21,7 @@ from keras_e2e.trainers.step_losses import StepLosses
 from keras_e2e.utils import compat
 from keras_e2e.utils.compat import calls
 from keras_e2e.utils.compat.multi_worker import several_workers
+from keras_e2e.utils.compat.order import after
 from keras_e2e.utils.graphs import unique
 
 
@@ -134,8 +135,7 @@ class StepGradients:
                     made = self._apply_complete(self._apply, due) or made
         if not made:
             return outputs
-        with _after(made):
-            return [tf.identity(output) for output in outputs]
+        return after(outputs, made)
 
     def _apply_complete(self, apply: Callable[[list, list], None], due: list) -> list:
         """Applies the gradients of modules that are complete. Returns what to wait for."""

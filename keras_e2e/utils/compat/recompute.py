@@ -11,6 +11,7 @@ from keras import tree
 from keras.src import backend
 
 from keras_e2e.utils.compat import GraphCall, as_functional
+from keras_e2e.utils.compat.order import after
 
 # Stateful operations of TensorFlow that may run twice. They only read, or run functions.
 _HARMLESS = {
@@ -139,7 +140,8 @@ def _recomputed_in_graph(function: Callable) -> Callable:
 
         def gradient(*upstream, variables=()):
             with tf.name_scope("again"):
-                held = _held_back(args, upstream)
+                # Not before gradients are there, or nothing would be gained.
+                held = after(args, upstream)
             with tf.GradientTape() as tape:
                 tape.watch(held)
                 with tf.name_scope(f"{scope}/" if scope else ""):
@@ -151,24 +153,6 @@ def _recomputed_in_graph(function: Callable) -> Callable:
         return outputs, gradient
 
     return run
-
-
-def _held_back(args: Sequence[Any], upstream: Sequence[Any]) -> list:
-    """The same tensors, but not before gradients are there, or nothing would be gained.
-
-    XLA knows no order but that of data, and would make one computation of the two. It does
-    not see that a truth value equals itself, which `keras.remat` relies on as well. Whether
-    it compiles is public in no place (`GraphOrParentsInXlaContext`).
-    """
-    import tensorflow as tf
-    from tensorflow.python.ops import control_flow_util
-
-    if not control_flow_util.GraphOrParentsInXlaContext(tf.compat.v1.get_default_graph()):
-        with tf.control_dependencies(upstream):
-            return [tf.identity(arg) for arg in args]
-    true = tf.cast(tf.reduce_max(tf.reshape(upstream[0], [-1])[:1]), tf.bool)
-    first = tf.where(true == true, args[0], tf.zeros_like(args[0]))
-    return [first, *(tf.identity(arg) for arg in args[1:])]
 
 
 def traced(function: Callable, tensors: Sequence[keras.KerasTensor]) -> None:
