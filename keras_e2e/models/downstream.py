@@ -18,9 +18,9 @@ def downstream_model(model: Any, name: str) -> keras.Model:
     """
     if not compat.is_functional(model):
         raise ValueError(
-            f"downstream_model: {model.name!r} wraps a subclassed model, which has no "
-            "graph of layers to cut. Build the model from layers (keras.Input ... "
-            "keras.Model)."
+            f"downstream_model: {model.name!r} wraps a subclassed model, or one that is "
+            "cut inside of a layer: there is no graph of layers to cut. Build the model "
+            "from layers (keras.Input ... keras.Model)."
         )
     names = [m.name for m in model._modular.modules if m.boundary is not None]
     if name not in names:

@@ -42,9 +42,10 @@ def early_exit_model(model: Any, name: str) -> keras.Model:
     state = model._modular
     if not compat.is_functional(model):
         raise ValueError(
-            f"early_exit_model: {model.name!r} wraps a subclassed model, which has no "
-            "graph of layers to cut. Build the model from layers (keras.Input ... "
-            "keras.Model), or look at its heads with evaluate_modules."
+            f"early_exit_model: {model.name!r} wraps a subclassed model, or one that is "
+            "cut inside of a layer: there is no graph of layers to cut. Build the model "
+            "from layers (keras.Input ... keras.Model), or look at its heads with "
+            "evaluate_modules."
         )
     module = _find(name, state.modules)
     places: list = []

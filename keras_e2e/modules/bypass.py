@@ -35,7 +35,8 @@ def advice(graph: Any, bypassed: str) -> str:
     # One end, whatever the name.
     one = {key: ends - {*names} or {bypassed} for key, ends in cut.items()}
     if sources and all(_holds(graph, call, one) for call in [*sources, crossing]):
-        passed = (*names, *(crossing.operation.tensors or (bypassed,)))
+        own = [graph.makers[id(tensor)].operation.name for tensor in crossing.inputs]
+        passed = (*names, *(dict.fromkeys(own) if len(own) > 1 else (bypassed,)))
         offers.append(f"let one boundary pass both paths, {passed}")
     if not offers:
         return (
@@ -79,11 +80,12 @@ def _sources(graph: Any, crossing: Any) -> list:
 def _may_end(graph: Any, call: Any) -> bool:
     """Whether a boundary may follow a call at all."""
     calls = sum(c.operation is call.operation for c in graph.calls)
-    tensor = call.outputs[0]
+    used = [tensor for tensor in call.outputs if graph.consumers.get(id(tensor))]
     return (
-        calls == len(call.outputs) == 1
-        and id(tensor) not in graph.outputs
-        and "float" in keras.backend.standardize_dtype(tensor.dtype)
+        calls == 1
+        and bool(used)
+        and not any(id(tensor) in graph.outputs for tensor in call.outputs)
+        and all("float" in keras.backend.standardize_dtype(t.dtype) for t in used)
         and not _name(call)
     )
 

@@ -4,8 +4,8 @@ import itertools
 
 from keras_e2e.modules.call_costs import Balance, graph_costs
 from keras_e2e.modules.call_line import CutPoint, Line, in_turn
-from keras_e2e.modules.graph import Graph
-from keras_e2e.utils.graphs import unique
+from keras_e2e.modules.graph import LOOPS, Graph
+from keras_e2e.utils.graphs import sublayer_paths, unique
 
 # The number of boundaries where none is asked for.
 DEFAULT_COUNT = 3
@@ -150,9 +150,17 @@ def _refuse_count(line: Line, points: list[CutPoint], most: int, count: int | No
     operations = unique(c.operation for c in line.calls)
     weighted = [x.name for x in operations if getattr(x, "weights", ())]
     if len(weighted) < 2:
+        layers = [x for x in operations if x.name in weighted and not isinstance(x, LOOPS)]
+        below = [(x, *found) for x in layers for found in sublayer_paths(x)]
+        inside = [f"{x.name}/{path}" for x, path, layer in below if layer.weights]
         raise ValueError(
             f"{asked}the model {name!r} is one module: its layers with weights are "
-            f"{weighted}, and each module has at least one. Nothing is to be cut."
+            f"{weighted}, and each module has at least one. "
+            + (
+                f"Name layers inside of it: {inside}."
+                if inside
+                else "Nothing is to be cut."
+            )
         )
     found, names, fewer = "no cut points", "", "Name"
     if most:

@@ -163,6 +163,9 @@ def test_what_is_said_of_names_inside():
     ]:
         with pytest.raises(ValueError, match=message):
             e2e.modularize(graph(), bad)
+    alone = keras.Sequential([keras.Input((4, 6)), Encoder(name="encoder")])
+    with pytest.raises(ValueError, match=r"Name layers inside of it: \['encoder/block_0',"):
+        e2e.modularize(alone, 1)
 
 
 def test_a_class_of_its_own_is_refused_and_the_advice_works():

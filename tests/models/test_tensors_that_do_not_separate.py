@@ -1,5 +1,7 @@
 """Several tensors that one boundary cannot pass: what is said, and what works."""
 
+import re
+
 import keras
 import pytest
 from keras import layers, ops
@@ -68,6 +70,27 @@ def test_two_levels_are_advised_one_after_the_other():
         refused(message, e2e.modularize, base, given)
     advised = e2e.modularize(base, [one, ("skip2", "pool2")])
     assert list(advised.boundaries) == ["pool1", "pool2"]
+
+
+def test_a_layer_of_several_tensors_is_advised_too():
+    x = keras.Input((3, 4))
+    before = layers.Dense(4, name="before")(x)
+    lstm = layers.LSTM(4, return_sequences=True, return_state=True, name="lstm")
+    steps, *state = lstm(before)
+    second = layers.LSTM(4, return_sequences=True, name="second")(
+        steps, initial_state=state
+    )
+    y = layers.Dense(1, name="y")(layers.Concatenate()([second, steps, before]))
+    base = keras.Model(x, y)
+    for given, advised in [
+        (["second"], ("before", "lstm", "second")),
+        (["lstm"], ("before", "lstm")),
+    ]:
+        refused(rf"both paths, {re.escape(str(advised))}\.$", e2e.modularize, base, given)
+        model = e2e.modularize(base, [advised])
+        assert list(model.boundaries) == given
+        together = [*advised[: -len(given)], *given]
+        assert list(e2e.modularize(base, together).boundaries) == together
 
 
 class Coded(keras.Model):
