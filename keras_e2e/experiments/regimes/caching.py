@@ -177,9 +177,9 @@ def _cached_modules(model: Any, stages: list, cache: Any) -> list[str]:
     """The modules that train on cached activations; raises ValueError if none can."""
     if not isinstance(model, ModularModel):
         raise ValueError(
-            f"cache: {model.name!r} wraps a subclassed model, or one cut inside of a layer: "
-            "there is no graph, and all of it runs in each step. Use cache=None, or build "
-            "the model from layers (keras.Input ... keras.Model)."
+            f"cache: {model.name!r} wraps a subclassed model, or one cut inside of a "
+            "layer: there is no graph, and all of it runs in each step. Use cache=None, or "
+            "build the model from layers (keras.Input ... keras.Model)."
         )
     strategy = getattr(model, "distribute_strategy", None)  # on JAX there is none
     replicas = getattr(strategy, "num_replicas_in_sync", 1)
