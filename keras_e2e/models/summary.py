@@ -4,6 +4,7 @@ import io
 from typing import Any
 
 from rich.console import Console
+from rich.measure import Measurement
 from rich.table import Table
 
 from keras_e2e.models.memory_estimate import MemoryEstimate
@@ -64,12 +65,21 @@ def print_modules(model: Any, print_fn: Any = None, batch_size: int | None = Non
     for number, module in enumerate(model.modules, start=1):
         cells = _cells(module, short=memory is not None)
         table.add_row(str(number), *cells, *_taken(memory, module.name))
-    if print_fn is None:
-        Console().print(table)
-        return
     text = io.StringIO()
-    Console(file=text, width=100).print(table)
-    print_fn(text.getvalue().rstrip())
+    console = Console() if print_fn is None else Console(file=text, width=100)
+    if memory is not None:
+        _fit(table, console)
+    console.print(table)
+    if print_fn is not None:
+        print_fn(text.getvalue().rstrip())
+
+
+def _fit(table: Table, console: Console) -> None:
+    """Leaves out columns that would stand empty for lack of room beside those of memory."""
+    unbounded = console.options.update(width=10_000)
+    for place in (2, 0):  # the layers, then the number
+        if Measurement.get(console, unbounded, table).maximum > console.width:
+            del table.columns[place]
 
 
 def _cells(module: Any, short: bool) -> list[str]:

@@ -66,6 +66,16 @@ def test_memory_is_told_for_a_batch_size():
         model.module_summary(batch_size=0)
 
 
+def test_no_column_stands_empty_in_a_narrow_terminal(monkeypatch, capsys):
+    model = model_of()
+    for width, kept in ("83", ["1", "d1", "2"]), ("76", ["1", "d1"]), ("70", ["d1"]):
+        monkeypatch.setenv("COLUMNS", width)
+        model.module_summary(batch_size=2)
+        row = next(x for x in capsys.readouterr().out.splitlines() if "Recon" in x)
+        cells = [cell.strip() for cell in row.split("│")[1:-1]]
+        assert cells[: len(kept) + 2] == [*kept, "Reconstruction", "160"]
+
+
 @pytest.mark.parametrize(
     ("mode", "optimizer", "said"),
     [
