@@ -6,6 +6,7 @@ from keras import tree
 
 from keras_e2e.modules.boundary import ModuleBoundary
 from keras_e2e.utils import compat
+from keras_e2e.utils.compat.scoped import NestedCalls
 
 
 class Together(NamedTuple):
@@ -20,7 +21,9 @@ class Together(NamedTuple):
     tensors: list
 
 
-def crossed_together(outputs: list, together: list[Together]) -> list:
+def crossed_together(
+    outputs: list, together: list[Together], noted: NestedCalls
+) -> list:
     """The outputs of a graph in which tensors cross boundaries together.
 
     What leads to one of the tensors of a boundary takes the others as they are, and all
@@ -29,6 +32,8 @@ def crossed_together(outputs: list, together: list[Together]) -> list:
     Args:
         outputs: List of the symbolic tensors that the graph returns.
         together: List of `Together`, no two of the same tensor.
+        noted: The `NestedCalls`, where a call that is made anew takes the place of the one
+            that it stands for.
 
     Raises:
         ValueError: If two boundaries would have to be crossed one before the other, each.
@@ -59,20 +64,23 @@ def crossed_together(outputs: list, together: list[Together]) -> list:
             if any(value is None for value in values):
                 waiting.append(each)
                 continue
-            known.update(zip(map(id, found), _made(each, values), strict=True))
+            new = _made(each, values, noted)
+            known.update(zip(map(id, found), new, strict=True))
         if len(waiting) == len(pending):
             _refuse_circle([each for each in waiting if isinstance(each, Together)])
         pending = waiting
     return [taken(tensor) for tensor in outputs]
 
 
-def _made(each: Any, values: list) -> list:
+def _made(each: Any, values: list, noted: NestedCalls) -> list:
     """What a boundary or a call of the graph makes of these tensors."""
     if isinstance(each, Together):
         return each.boundary(values)
     if all(value is t for value, t in zip(values, each.inputs, strict=True)):
         return each.outputs
-    return tree.flatten(each.repeat(values))
+    outputs = tree.flatten(each.repeat(values))
+    noted.repeated(each.outputs, outputs)
+    return outputs
 
 
 def _leading_to(tensors: list) -> set[int]:

@@ -24,7 +24,7 @@ from keras_e2e.objectives.heads.output_activation import ending_of
 from keras_e2e.trainers import targets
 from keras_e2e.trainers.modular_trainer import ModularTrainer
 from keras_e2e.trainers.state import ModularState
-from keras_e2e.utils.compat.scoped import ScopedGraph
+from keras_e2e.utils.compat.scoped import NestedCalls, ScopedGraph
 from keras_e2e.utils.graphs import strategy_scope
 
 
@@ -101,9 +101,9 @@ class ModularModel(ModularBase, keras.Model):
         if self._placed is not None:
             placed = placed_boundaries(self)
             # On the same inputs, so that keras.Model(model.inputs, boundary.output) is one.
-            inside: dict[int, list] = {}
-            ends = rewire(self, placed, keep=True, inputs=self.input, inside=inside)
-            running = self._modular.graph = ScopedGraph(*ends, self.name, inside)
+            calls = NestedCalls()
+            ends = rewire(self, placed, keep=True, inputs=self.input, calls=calls)
+            running = self._modular.graph = ScopedGraph(*ends, self.name, calls)
         graph = Graph(running, shared)
         boundaries = graph.boundaries()
         graph.refuse_bad_boundaries()

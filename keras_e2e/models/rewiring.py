@@ -1,5 +1,6 @@
 """Repeating a graph of layers on new inputs, with boundaries added or left out."""
 
+import functools
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
@@ -15,6 +16,7 @@ from keras_e2e.modules.graph import Graph, Tensors
 from keras_e2e.modules.ownership import Shared
 from keras_e2e.trainers.modular_trainer import ModularTrainer
 from keras_e2e.utils import compat
+from keras_e2e.utils.compat.scoped import NestedCalls
 from keras_e2e.utils.graphs import inputs_like, takes_training, unique
 
 
@@ -26,7 +28,7 @@ def rewire(
     flatten: bool = False,
     rename: bool = True,
     inputs: Any = None,
-    inside: dict[int, list] | None = None,
+    calls: NestedCalls | None = None,
 ) -> tuple[Any, Any]:
     """Repeats a graph, over the same layers and weights.
 
@@ -42,8 +44,8 @@ def rewire(
         rename: Whether what would have the name of another one is called by another name
             (`InlinedNames`), as a model needs it. Defaults to `True`.
         inputs: The inputs to repeat it on. Defaults to `None`: new ones.
-        inside: Dict that is filled with the nested graphs that calls were in, as
-            `compat.scoped.ScopedGraph` takes it. Defaults to `None`.
+        calls: The `NestedCalls` that notes each call, for a `compat.scoped.ScopedGraph`.
+            Defaults to `None`: one that is not kept.
 
     Returns:
         The new inputs and outputs, structured as the model's.
@@ -57,6 +59,7 @@ def rewire(
         return is_graph(layer) and (flatten or holds_boundary(layer, inserted))
 
     names = InlinedNames(model, opened) if rename else None
+    calls = NestedCalls() if calls is None else calls
     returned: dict[int, list] = {}  # by layers that share a boundary with others
     count = Counter(map(id, inserted.values()))
     taken: list[tuple[object, str]] = []  # the nested graphs that are taken apart now
@@ -69,12 +72,10 @@ def rewire(
             taken.append((object(), layer.name))
             outputs = _inline(call, layer, *args, **kwargs)
             taken.pop()
-        elif names is not None:
-            outputs = names.call(layer, *args, **kwargs)
         else:
-            outputs = layer(*args, **kwargs)
-        if inside is not None:
-            inside.setdefault(id(layer), []).append(tuple(taken))
+            made = layer if names is None else functools.partial(names.call, layer)
+            outputs = made(*args, **kwargs)
+            calls.note(outputs, tuple(taken))
         boundary = inserted.get(id(layer))
         if boundary is None:
             return outputs
@@ -88,7 +89,7 @@ def rewire(
     if returned:
         together = _together(inserted, returned, model)
         outputs = tree.pack_sequence_as(
-            outputs, crossed_together(tree.flatten(outputs), together)
+            outputs, crossed_together(tree.flatten(outputs), together, calls)
         )
     return inputs, outputs
 

@@ -1,5 +1,7 @@
 """A graph that is taken apart computes what the nested one does, to the last bit."""
 
+import functools
+
 import keras
 import numpy as np
 import pytest
@@ -29,12 +31,33 @@ def nested(depth):
     return keras.Model(x, layers.Dense(3, name="out")(outside + total), name="net")
 
 
-@pytest.mark.parametrize("depth", [1, 2])
-def test_end_to_end_is_stock(depth):
+def called_twice():
+    """An encoder that is called twice, and draws and keeps what depends on the order."""
+    keras.utils.set_random_seed(0)
+    x = keras.Input((32,))
+    code = layers.Dense(8, name="code")(x)
+    kept = layers.BatchNormalization(momentum=0.5)(layers.Dropout(0.5)(code))
+    encoder = keras.Model(x, layers.Dense(8)(kept), name="encoder")
+    x = keras.Input((32,))
+    wide, deep = (layers.Dense(32, name=name)(x) for name in ("wide", "deep"))
+    left, right = encoder(wide), encoder(layers.Dense(32)(deep) + wide)
+    return keras.Model(x, layers.Dense(3)(left - right))
+
+
+@pytest.mark.parametrize(
+    ("make", "boundary"),
+    [
+        (functools.partial(nested, 1), "first"),
+        (functools.partial(nested, 2), "first"),
+        (called_twice, "code"),
+        (called_twice, ("wide", "deep")),
+    ],
+)
+def test_end_to_end_is_stock(make, boundary):
     found = []
     for modular in (False, True):
-        base = nested(depth)
-        model = e2e.modularize(base, ["first"]) if modular else base
+        base = make()
+        model = e2e.modularize(base, [boundary]) if modular else base
         model.compile(keras.optimizers.SGD(0.1), "mse")
         model.fit(X, Y, batch_size=16, epochs=4, shuffle=False, verbose=0)
         found.append([variable.numpy() for variable in base.weights])
