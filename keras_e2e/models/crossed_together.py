@@ -21,9 +21,7 @@ class Together(NamedTuple):
     tensors: list
 
 
-def crossed_together(
-    outputs: list, together: list[Together], noted: NestedCalls
-) -> list:
+def crossed_together(outputs: list, together: list[Together], noted: NestedCalls) -> list:
     """The outputs of a graph in which tensors cross boundaries together.
 
     What leads to one of the tensors of a boundary takes the others as they are, and all

@@ -53,7 +53,8 @@ def _of_shape(shape: Any, dtype: str) -> Any:
 def built_example(base: keras.Model) -> Any:
     """A batch that a built model takes, made up from the shapes it was built with."""
     if compat.is_functional(base):
-        example = tree.map_structure(lambda t: _of_shape(t.shape, t.dtype), base.input)
+        inputs = compat.as_functional(base).input
+        example = tree.map_structure(lambda t: _of_shape(t.shape, t.dtype), inputs)
     else:
         config = base.get_build_config() or {}
         shape = config.get("input_shape")

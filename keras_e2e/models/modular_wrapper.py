@@ -138,6 +138,7 @@ class ModularWrapper(ModularBase, keras.Model):
             ValueError: If a boundary cannot be placed where it is, or `shared` does not
                 fit. The error names the layers or variables.
         """
+        self._attach()
         found = examine(
             *(self.base, self.inserted, self._modular, x, self._needs_boundary),
             shared=self._shared,

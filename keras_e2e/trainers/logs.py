@@ -4,6 +4,7 @@ from typing import Any
 
 from keras_e2e.modules.step_context import step_context
 from keras_e2e.modules.training_mode import TrainingMode
+from keras_e2e.trainers.compiled_names import refuse_boundary_names
 from keras_e2e.trainers.local_metrics import current_results, step_metrics
 from keras_e2e.trainers.state import ModularState
 from keras_e2e.trainers.targets import StepTargets
@@ -55,6 +56,7 @@ class ModularLogs(EpochLogs):
         return current_results(self, super().get_metrics_result)
 
     def make_test_function(self, force=False):
+        refuse_boundary_names(self)
         self._modular.evaluates = True
         return super().make_test_function(force)
 

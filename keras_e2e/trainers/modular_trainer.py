@@ -16,6 +16,7 @@ from keras_e2e.objectives.base import OutputSpec
 from keras_e2e.trainers.backend import ModularStep, instrument
 from keras_e2e.trainers.build_heads import build_heads
 from keras_e2e.trainers.build_optimizer import build_optimizer
+from keras_e2e.trainers.compiled_names import refuse_boundary_names
 from keras_e2e.trainers.forward_pass import forward, record_pass
 from keras_e2e.trainers.logs import ModularLogs
 from keras_e2e.trainers.state import ModularState
@@ -148,6 +149,7 @@ class ModularTrainer(ModularLogs, ModularStep, Model):
         # Not in `compile`: Keras does not compile a loaded model that overrides it.
         state = self._modular
         refuse_averages(self.name, state.mode, getattr(self, "optimizer", None))
+        refuse_boundary_names(self)
         if state.modules:
             # Callbacks that load weights and JAX's trainer want the variables to be there.
             self._build_optimizer()

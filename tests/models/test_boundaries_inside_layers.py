@@ -117,6 +117,14 @@ def test_saved_loaded_and_stripped(tmp_path):
     np.testing.assert_array_equal(stripped.predict(X), loaded.predict(X))
 
 
+def test_in_a_sequential_model():
+    base = keras.Sequential([keras.Input((4, 6)), Encoder(name="encoder"), layers.Dense(3)])
+    modular = e2e.modularize(base, ["block_1"])
+    assert [m.name for m in modular.modules] == ["block_1", "outputs"]
+    np.testing.assert_array_equal(modular.predict(X), base.predict(X))
+    assert e2e.strip(modular) is base
+
+
 def test_a_boundary_that_the_layer_applies_itself():
     modular = e2e.modularize(graph(marked=True), ["block_1"])
     assert [*modular.boundaries] == ["mark", "block_1"]

@@ -516,3 +516,11 @@ def test_weights_of_the_base_are_saved_without_the_wrapper(tmp_path):
     other = built()
     other.load_weights(tmp_path / "base.weights.h5")
     assert_equal(other.predict(X, verbose=0), base.predict(X, verbose=0))
+
+
+def test_a_model_that_was_stripped_before_its_modules_are_known_is_trained_all_the_same():
+    model = e2e.modularize(Net(), ["a"], training_mode="local")
+    e2e.strip(model)
+    model.compile("sgd", LOSS, run_eagerly=True)
+    model.fit(X, Y, verbose=0)
+    assert [module.name for module in model.modules] == ["a", "outputs"]

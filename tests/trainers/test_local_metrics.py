@@ -172,3 +172,22 @@ def test_they_tell_the_same_on_jax_and_on_two_devices(backend):
         text=True,
     )
     assert run.returncode == 0, run.stderr[-3000:]
+
+
+@pytest.mark.parametrize("argument", ["metrics", "weighted_metrics", "loss_weights"])
+def test_what_is_compiled_for_a_boundary_is_refused_with_what_does_it(argument):
+    # Keras takes it for the only output, whatever the name.
+    given = {"first": 0.5} if argument == "loss_weights" else {"first": ["accuracy"]}
+    model = e2e.modularize(models.build("dense"), ["first"], training_mode="local")
+    compiled = {"loss": "sparse_categorical_crossentropy", "run_eagerly": True}
+    model.compile("sgd", **compiled, **{argument: given})
+    for run in (model.fit, model.evaluate):
+        with pytest.raises(ValueError, match="'first'") as refused:
+            run(X, Y, verbose=0)
+    instead = {"weights": {"first": 0.5}} if argument == "loss_weights" else {}
+    objectives = {"first": Prediction(metrics=None if instead else ["accuracy"])}
+    assert all(name in str(refused.value) for name in [*instead, "['out']", argument])
+    mode = e2e.TrainingMode("local", **instead)
+    model = e2e.modularize(models.build("dense"), objectives, training_mode=mode)
+    model.compile("sgd", **compiled)
+    model.fit(X, Y, verbose=0)

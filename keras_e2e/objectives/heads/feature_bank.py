@@ -6,7 +6,7 @@ from typing import Any
 import keras
 
 from keras_e2e.objectives.heads.factory import make_head
-from keras_e2e.objectives.heads.head_layers import works_by_position
+from keras_e2e.objectives.heads.head_layers import resizing, works_by_position
 
 
 def bank_head(
@@ -89,7 +89,7 @@ def _projected(x: Any, positions: tuple, project: keras.layers.Dense) -> Any:
     channels, dtype = project.units, project.dtype_policy
     if positions and works_by_position(shape, (None, *positions, channels)):
         if shape[1:-1] != positions:
-            x = keras.layers.Resizing(*positions, dtype=dtype)(x)
+            x = resizing(positions, dtype)(x)
         return project(x)
     if len(shape) in (3, 4, 5):
         pool = getattr(keras.layers, f"GlobalAveragePooling{len(shape) - 2}D")

@@ -1,6 +1,7 @@
 """The layers that heads are made of, by kind and shape."""
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import keras
@@ -42,12 +43,23 @@ def position_layers(kind: str, shape: tuple, target: tuple, dtype: Any) -> list:
     """Returns the layers of a head that works position by position."""
     layers: list = []
     if shape[1:-1] != target[1:-1]:
-        layers.append(keras.layers.Resizing(*target[1:-1], dtype=dtype))
+        layers.append(resizing(target[1:-1], dtype))
     if kind in ("conv1", "conv_mlp"):
         layers += _convolutions(kind, shape, dtype)
     if kind in ("mlp", "conv_mlp"):
         layers += _hidden(kind, shape[-1], dtype)
     return [*layers, keras.layers.Dense(target[-1], dtype="float32")]
+
+
+def resizing(sizes: Sequence[int], dtype: Any) -> keras.layers.Layer:
+    """Returns a layer that resizes images.
+
+    Not in half precision: XLA has its gradient in float32 then, and refuses a step in which
+    this goes on into that of a pooling.
+    """
+    policy = keras.dtype_policies.get(dtype)
+    half = policy.compute_dtype in ("float16", "bfloat16")
+    return keras.layers.Resizing(*sizes, dtype="float32" if half else policy)
 
 
 def summary_layers(kind: str, shape: tuple, target: tuple, dtype: Any) -> list:
@@ -128,7 +140,7 @@ def _resized(shape: tuple, target: tuple, dtype: Any) -> list:
     """Returns layers from one number of positions to another."""
     rank = len(shape)
     if rank == 4:
-        return [keras.layers.Resizing(*target[1:-1], dtype=dtype)]
+        return [resizing(target[1:-1], dtype)]
     # Keras resizes images only.
     axes = list(zip(shape[1:-1], target[1:-1], strict=True))
     windows = [max(1, old // new) for old, new in axes]

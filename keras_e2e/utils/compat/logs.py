@@ -4,7 +4,7 @@ The rest of them stand in `compat`.
 """
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 import keras
@@ -32,6 +32,21 @@ class EpochLogs(Model):
     def _epoch_logs(self, logs: dict[str, Any]) -> dict[str, Any]:
         """The logs of an epoch, or of an evaluation."""
         raise NotImplementedError
+
+
+def compiled_dicts(model: keras.Model) -> dict[str, Mapping]:
+    """The arguments of `compile` that are dicts by name, as they were given.
+
+    `get_compile_config` is public, and serializes them.
+    """
+    loss, metrics = model._compile_loss, model._compile_metrics
+    given = {
+        "loss": getattr(loss, "_user_loss", None),
+        "loss_weights": getattr(loss, "_user_loss_weights", None),
+        "metrics": getattr(metrics, "_user_metrics", None),
+        "weighted_metrics": getattr(metrics, "_user_weighted_metrics", None),
+    }
+    return {key: value for key, value in given.items() if isinstance(value, Mapping)}
 
 
 @contextlib.contextmanager

@@ -33,7 +33,7 @@ class NestedCalls:
         self._known[_node(outputs)] = len(self._known), inside
 
     def repeated(self, before: Any, outputs: Any) -> None:
-        """Notes that the call which made `outputs` stands for the one that made `before`."""
+        """Notes that the call that made `outputs` takes the place of that of `before`."""
         if _node(before) in self._known:
             self._known[_node(outputs)] = self._known[_node(before)]
 
@@ -81,8 +81,10 @@ class ScopedGraph(keras.Model):
 
     def __init__(self, inputs: Any, outputs: Any, name: str, calls: NestedCalls):
         super().__init__(inputs, outputs, name=name)
-        depths = sorted(self._nodes_by_depth, reverse=True)
-        nodes = [node for depth in depths for node in self._nodes_by_depth[depth]]
+        by_depth: dict[int, list] = vars(self)["_nodes_by_depth"]
+        nodes = [
+            node for depth in sorted(by_depth, reverse=True) for node in by_depth[depth]
+        ]
         nodes = calls.in_order(nodes)
         self._nodes_by_depth = {-place: [node] for place, node in enumerate(nodes)}
         inside: dict[int, list[Inside]] = {}

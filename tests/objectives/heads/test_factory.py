@@ -402,3 +402,21 @@ def test_a_head_is_saved_and_loaded_with_its_layer(kind, tmp_path):
     loaded = keras.models.load_model(tmp_path / "model.keras")
     assert type(loaded.layers[-1].head) is type(head)
     np.testing.assert_array_equal(loaded(some((None, 7))), model(some((None, 7))))
+
+
+@pytest.mark.skipif(keras.config.backend() != "tensorflow", reason="XLA of TensorFlow")
+def test_a_map_that_was_pooled_is_resized_in_half_precision_under_xla():
+    import tensorflow as tf
+
+    x = tf.constant(some((None, 4, 4, 2)), "float16")
+    pooled = (None, 2, 2, 2)
+    head = head_for("decoder", pooled, (None, 4, 4, 1), "float16", "mixed_float16")
+
+    @tf.function(jit_compile=True)
+    def gradient():
+        with tf.GradientTape() as tape:
+            tape.watch(x)
+            loss = tf.reduce_sum(head(tf.nn.max_pool2d(x, 2, 2, "VALID")))
+        return tape.gradient(loss, x)
+
+    assert np.any(gradient())
