@@ -8,6 +8,7 @@ from keras import ops, tree
 
 from keras_e2e.objectives.base import LocalObjective
 from keras_e2e.objectives.class_labels import check_num_classes, labeled_output, one_hot
+from keras_e2e.objectives.global_batch import GlobalBatch
 from keras_e2e.objectives.registry import register
 from keras_e2e.objectives.specs import Batch, ModelSpec
 from keras_e2e.utils.validation import check_number, check_seed
@@ -107,7 +108,8 @@ class ForwardForward(LocalObjective):
     def _wrong(self, batch: Batch) -> Any:
         labels = ops.argmax(one_hot(self, batch, self.labeled, self.scored), axis=1)
         # Between 1 and scored - 1 further on: never the true one.
-        draws = keras.random.uniform(ops.shape(labels), seed=self.generator)
+        every = GlobalBatch(labels)
+        draws = every.own(keras.random.uniform((every.size,), seed=self.generator))
         steps = 1 + ops.cast(ops.floor(draws * (self.scored - 1)), "int32")
         others = (
             ops.cast(labels, "int32") + ops.minimum(steps, self.scored - 1)

@@ -7,6 +7,7 @@ from keras import ops
 
 from keras_e2e.objectives.base import LocalObjective
 from keras_e2e.objectives.class_labels import present
+from keras_e2e.objectives.global_batch import GlobalBatch
 from keras_e2e.objectives.registry import register
 from keras_e2e.objectives.specs import Batch, ModelSpec
 from keras_e2e.utils.validation import check_integer, check_seed
@@ -22,8 +23,8 @@ class InfoNCE(LocalObjective):
     `num_steps`, a matrix `W_k` predicts from each position the one `k` further along the
     first axis of positions (time, or the rows of an image), and the loss is the
     cross-entropy of finding it, by the scalar product, among `num_negatives` positions
-    drawn at random from the batch. All predictions of a `k` share the draws, which are new
-    in each step.
+    drawn at random from the batch, under a distribution strategy from the whole one. All
+    predictions of a `k` share the draws, which are new in each step.
 
     For InfoNCE over two augmented views see `ViewContrast`.
 
@@ -82,7 +83,9 @@ class InfoNCE(LocalObjective):
         total = 0.0
         length = activation.shape[1]
         # Examples of weight zero are not drawn: how many others there are up to each.
-        there = ops.cumsum(ops.cast(present(batch, activation), "int32"))
+        every = GlobalBatch(activation)
+        counts = every.all(present(batch, activation))
+        there = ops.cumsum(ops.cast(counts, "int32"))
         for k, predict in enumerate(self.predictions, start=1):
             later = ops.cast(activation[:, k:], "float32")
             predicted = ops.cast(predict(activation[:, : length - k]), "float32")
@@ -90,13 +93,13 @@ class InfoNCE(LocalObjective):
             # Uniform numbers, not integers up to a bound that is a tensor: Keras has
             # those on every backend.
             draws = keras.random.uniform((self.num_negatives,), seed=self.generator)
-            each = ops.shape(pool)[0] // ops.shape(later)[0]
+            each = ops.shape(pool)[0] // ops.maximum(ops.shape(later)[0], 1)
             size = ops.maximum(there[-1], 1) * each
             chosen = ops.cast(ops.floor(draws * ops.cast(size, "float32")), "int32")
             chosen = ops.minimum(chosen, size - 1)
             before = ops.cast(there[None, :] <= (chosen // each)[:, None], "int32")
-            example = ops.minimum(ops.sum(before, axis=1), ops.shape(later)[0] - 1)
-            wrong = ops.take(pool, example * each + chosen % each, axis=0)
+            example = ops.minimum(ops.sum(before, axis=1), ops.shape(counts)[0] - 1)
+            wrong = every.take(pool, example * each + chosen % each, each)
             right = ops.sum(predicted * later, axis=-1, keepdims=True)
             scores = ops.concatenate(
                 [right, ops.matmul(predicted, ops.transpose(wrong))], axis=-1

@@ -14,6 +14,7 @@ from keras_e2e.objectives.class_labels import (
     present,
     unit,
 )
+from keras_e2e.objectives.global_batch import GlobalBatch
 from keras_e2e.objectives.registry import register
 from keras_e2e.objectives.specs import Batch, ModelSpec
 from keras_e2e.utils.validation import check_integer, check_number
@@ -36,7 +37,7 @@ class SimilarityMatching(LocalObjective):
     values. Set the boundary before a dropout.
 
     A constant activation has no direction: its similarities are 0. Under a distribution
-    strategy the matrices are those of each replica.
+    strategy the matrices are those of the whole batch.
 
     Args:
         output_name: String, name of the model output whose targets are the labels.
@@ -107,9 +108,11 @@ class SimilarityMatching(LocalObjective):
         features = ops.cast(self.projection(activation), "float32")
         if self.by_channel:
             features = _spread(features)
-        ours = _similarity(ops.reshape(features, (ops.shape(features)[0], -1)))
-        theirs = _similarity(one_hot(self, batch, self.labeled, self.scored))
-        counts = present(batch, activation)
+        every = GlobalBatch(activation)
+        rows = ops.reshape(features, (ops.shape(features)[0], -1))
+        ours = _similarity(rows, every)
+        theirs = _similarity(one_hot(self, batch, self.labeled, self.scored), every)
+        counts = every.all(present(batch, activation))
         squares = ops.square(ours - ops.stop_gradient(theirs)) * counts[None, :]
         return ops.sum(squares, axis=1) / ops.maximum(ops.sum(counts), 1.0)
 
@@ -190,12 +193,12 @@ class SupervisedContrastive(LocalObjective):
     def loss(self, activation: Any, batch: Batch) -> Any:
         z = unit(ops.cast(self.network(activation, training=batch.training), "float32"))
         labels = one_hot(self, batch, self.labeled, self.scored)
-        counts = present(batch, activation)
-        others = counts[None, :] * (1.0 - ops.eye(ops.shape(z)[0], dtype="float32"))
-        positives = ops.matmul(labels, ops.transpose(labels)) * others
-        return contrast(
-            ops.matmul(z, ops.transpose(z)) / self.temperature, positives, others
-        )
+        every = GlobalBatch(activation)
+        counts = every.all(present(batch, activation))
+        others = counts[None, :] * (1.0 - every.itself())
+        positives = ops.matmul(labels, ops.transpose(every.all(labels))) * others
+        scores = ops.matmul(z, ops.transpose(every.all(z))) / self.temperature
+        return contrast(scores, positives, others)
 
     def get_config(self):
         config = super().get_config()
@@ -267,7 +270,7 @@ def _spread(maps: Any) -> Any:
     return ops.where(some, root, ops.zeros_like(root))
 
 
-def _similarity(rows: Any) -> Any:
-    """Returns cosine similarities of row-centered rows, `(rows, rows)`."""
+def _similarity(rows: Any, every: GlobalBatch) -> Any:
+    """Returns cosine similarities of row-centered rows to those of all replicas."""
     rows = unit(rows - ops.mean(rows, axis=1, keepdims=True))
-    return ops.clip(ops.matmul(rows, ops.transpose(rows)), -1.0, 1.0)
+    return ops.clip(ops.matmul(rows, ops.transpose(every.all(rows))), -1.0, 1.0)

@@ -9,6 +9,7 @@ from keras_e2e.objectives import heads
 from keras_e2e.objectives.augmentation import augmented_view
 from keras_e2e.objectives.base import LocalObjective
 from keras_e2e.objectives.class_labels import present, unit
+from keras_e2e.objectives.global_batch import GlobalBatch
 from keras_e2e.objectives.registry import register
 from keras_e2e.objectives.similarity import contrast, projector
 from keras_e2e.objectives.specs import Batch, ModelSpec
@@ -107,7 +108,7 @@ class BarlowTwins(TwoViews):
     "Blockwise Self-Supervised Learning at Scale". With both projections standardized over
     the batch and `C` their cross-correlation:
     `sum_i (1 - C_ii)^2 + off_diagonal * sum_(i != j) C_ij^2`. A statistic of the batch:
-    under a distribution strategy, of each replica's.
+    under a distribution strategy, of the whole one.
 
     Args:
         augment: A Keras layer that makes the second view of the model's inputs. Defaults
@@ -134,9 +135,10 @@ class BarlowTwins(TwoViews):
         self.off_diagonal = check_number("BarlowTwins: off_diagonal", off_diagonal, least=0)
 
     def loss(self, activation: Any, batch: Batch) -> Any:
-        counts = present(batch, activation)
+        own, every = present(batch, activation), GlobalBatch(activation)
+        counts = every.all(own)
         first, second = (
-            _standardized(z, counts) for z in self.projections(activation, batch)
+            _standardized(every.all(z), counts) for z in self.projections(activation, batch)
         )
         total = ops.maximum(ops.sum(counts), 1.0)
         products = ops.matmul(ops.transpose(first * counts[:, None]), second) / total
@@ -144,7 +146,7 @@ class BarlowTwins(TwoViews):
         value = ops.sum(same * ops.square(1.0 - products)) + self.off_diagonal * ops.sum(
             (1.0 - same) * ops.square(products)
         )
-        return ops.ones_like(counts) * value
+        return ops.ones_like(own) * value
 
     def get_config(self):
         return {**super().get_config(), "off_diagonal": self.off_diagonal}
@@ -159,8 +161,8 @@ class VICReg(TwoViews):
     their mean squared distance, `variance` times the mean of
     `max(0, 1 - sqrt(var + 1e-4))` over features and views, and `covariance` times the
     squared covariances off the diagonal, summed over the views and divided by
-    `projection_dim`. A statistic of the batch: under a distribution strategy, of each
-    replica's.
+    `projection_dim`. A statistic of the batch: under a distribution strategy, of the whole
+    one.
 
     Args:
         augment: A Keras layer that makes the second view of the model's inputs. Defaults
@@ -197,11 +199,12 @@ class VICReg(TwoViews):
         self.covariance = check_number("VICReg: covariance", covariance, least=0)
 
     def loss(self, activation: Any, batch: Batch) -> Any:
-        counts = present(batch, activation)
+        own, every = present(batch, activation), GlobalBatch(activation)
+        counts = every.all(own)
         views = self.projections(activation, batch)
         apart = ops.mean(ops.square(views[0] - views[1]), axis=1)
         spread, related = 0.0, 0.0
-        for z in views:
+        for z in map(every.all, views):
             total = ops.sum(counts)
             weights = counts[:, None]
             centered = (
@@ -215,7 +218,7 @@ class VICReg(TwoViews):
             related = related + ops.sum(ops.square(off)) / self.projection_dim
         return self.invariance * apart + (
             self.variance * spread + self.covariance * related
-        ) * ops.ones_like(counts)
+        ) * ops.ones_like(own)
 
     def get_config(self):
         config = super().get_config()
@@ -233,7 +236,7 @@ class ViewContrast(TwoViews):
     Chen et al. 2020, "SimCLR" (NT-Xent): with the projections of both views scaled to
     length 1, the cross-entropy of finding an example's other view among all other
     projections of the batch, at a temperature. For a batch of one example the loss is 0.
-    Under a distribution strategy the batch is that of each replica.
+    Under a distribution strategy the batch is the whole one.
 
     Args:
         augment: A Keras layer that makes the second view of the model's inputs. Defaults
@@ -258,26 +261,26 @@ class ViewContrast(TwoViews):
         self.temperature = check_number("ViewContrast: temperature", temperature, above=0)
 
     def loss(self, activation: Any, batch: Batch) -> Any:
-        counts = present(batch, activation)
-        first, second = (unit(z) for z in self.projections(activation, batch))
-        both = ops.concatenate([first, second], axis=0)
-        itself = ops.eye(ops.shape(first)[0], dtype="float32")
+        every = GlobalBatch(activation)
+        counts, itself = every.all(present(batch, activation)), every.itself()
+        views = [unit(z) for z in self.projections(activation, batch)]
+        both = ops.concatenate(views, axis=0)
+        columns = ops.concatenate([every.all(z) for z in views], axis=0)
         nothing = ops.zeros_like(itself)
-        positives = ops.concatenate(
-            [
-                ops.concatenate([nothing, itself], axis=1),
-                ops.concatenate([itself, nothing], axis=1),
-            ],
-            axis=0,
-        )
+        positives = _blocks([[nothing, itself], [itself, nothing]])
         here = ops.concatenate([counts, counts], axis=0)[None, :]
-        others = here * (1.0 - ops.eye(ops.shape(both)[0], dtype="float32"))
-        scores = ops.matmul(both, ops.transpose(both)) / self.temperature
+        others = here * (1.0 - _blocks([[itself, nothing], [nothing, itself]]))
+        scores = ops.matmul(both, ops.transpose(columns)) / self.temperature
         values = contrast(scores, positives * others, others)
         return ops.mean(ops.reshape(values, (2, -1)), axis=0)
 
     def get_config(self):
         return {**super().get_config(), "temperature": self.temperature}
+
+
+def _blocks(rows: list) -> Any:
+    """A matrix made of rows of matrices."""
+    return ops.concatenate([ops.concatenate(row, axis=1) for row in rows], axis=0)
 
 
 def _standardized(z: Any, counts: Any) -> Any:

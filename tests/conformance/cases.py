@@ -101,8 +101,8 @@ class ObjectiveCase:
         hidden: activation function of the hidden layers.
         labels: makes the labels of a module from `(random, n, module)`.
         batch_statistics: whether an example's loss depends on the rest of its batch.
-        draws: whether random numbers are drawn in a step. They are other ones on two
-            devices than on one, and under XLA than without.
+        draws: whether random numbers are drawn in a step. They are other ones under XLA
+            than without.
         signal: whether it sends a signal in place of a loss, in `local` mode only.
     """
 

@@ -19,7 +19,10 @@ tf.config.set_logical_device_configuration(
 
 def train(case, mode):
     """Weights, history and quantities after two epochs."""
-    model = case.compiled(mode, keras.optimizers.Adam(0.01))
+    # Adam makes a step of each gradient, also of one that is 0 but for rounding.
+    adaptive = not case.batch_statistics
+    optimizer = keras.optimizers.Adam(0.01) if adaptive else keras.optimizers.SGD(0.03)
+    model = case.compiled(mode, optimizer)
     x, y = case.data(32)
     diagnose = cases.Diagnose(quantities=lambda: cases.enough_for(case))
     history = cases.fit(model, x, y, epochs=2, batch_size=16, callbacks=[diagnose])
@@ -52,8 +55,8 @@ def main():
     strategy = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
     failed = False
     for case in cases.DISTINCT:
-        if case.batch_statistics or case.draws:
-            continue  # statistics of half a batch, and two draws for one, are others
+        if case.name == "infopro-conv":
+            continue  # its decoder has BatchNormalization: of half a batch, as in Keras
         found = compare(case, case.mode, strategy)
         print(case.name, found or "ok", flush=True)
         failed = failed or bool(found)

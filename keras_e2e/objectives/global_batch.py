@@ -1,0 +1,83 @@
+"""The examples of all replicas, for losses that compare examples with each other."""
+
+from typing import Any
+
+import keras
+from keras import ops
+
+
+class GlobalBatch:
+    """The batch of which a replica of a distribution strategy has a part.
+
+    What is gathered carries gradients back to the replica that it came from: with it n
+    devices train as one does. On one device nothing is gathered, and on JAX Keras's
+    distributions shard what is one batch to begin with.
+
+    Args:
+        examples: Tensor `(batch, ...)` of this replica's examples.
+
+    Attributes:
+        size: Integer or scalar tensor, how many examples there are on all replicas.
+    """
+
+    def __init__(self, examples: Any):
+        self._context = _replica_context()
+        self._own = self.size = ops.shape(examples)[0]
+        if self._context is not None:
+            sizes = self._context.all_gather(ops.reshape(self._own, (1,)), axis=0)
+            ends = ops.cumsum(sizes)
+            replica = self._context.replica_id_in_sync_group
+            self._start, self.size = ends[replica] - self._own, ends[-1]
+
+    def all(self, tensor: Any) -> Any:
+        """A tensor `(batch, ...)` with the examples of all replicas."""
+        return tensor if self._context is None else self._context.all_gather(tensor, axis=0)
+
+    def own(self, tensor: Any) -> Any:
+        """Of a tensor `(batch of all, ...)` what belongs to this replica's examples."""
+        if self._context is None:
+            return tensor
+        return tensor[self._start : self._start + self._own]
+
+    def itself(self) -> Any:
+        """1 where a row is the example of the column: `(batch, batch of all)`."""
+        if self._context is None:
+            return ops.eye(self._own, dtype="float32")
+        own = self._start + ops.arange(self._own)
+        return ops.one_hot(own, self.size, dtype="float32")
+
+    def take(self, rows: Any, index: Any, rows_per_example: Any) -> Any:
+        """Some rows of all replicas.
+
+        Args:
+            rows: Tensor `(batch * rows_per_example, size)` of this replica.
+            index: Integer tensor `(count,)`, the same on each replica: which rows, counted
+                over all of them.
+            rows_per_example: Integer.
+
+        Returns:
+            Tensor `(count, size)`.
+        """
+        if self._context is None:
+            return ops.take(rows, index, axis=0)
+        count = self._own * rows_per_example
+        own = index - self._start * rows_per_example
+        elsewhere = ops.logical_or(own < 0, own >= count)
+        # What is elsewhere is a row of zeros here; the sum over all replicas is the row.
+        rows = ops.pad(rows, ((0, 1), (0, 0)))
+        found = ops.take(rows, ops.where(elsewhere, count, own), axis=0)
+        return self._context.all_reduce("SUM", found)
+
+
+def _replica_context() -> Any:
+    """The context of this replica among several; None outside of a step, and on one device.
+
+    On TensorFlow alone do replicas have to ask each other.
+    """
+    if keras.config.backend() != "tensorflow":
+        return None
+    import tensorflow as tf
+
+    if tf.distribute.get_strategy().num_replicas_in_sync == 1:
+        return None
+    return tf.distribute.get_replica_context()
