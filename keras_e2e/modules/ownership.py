@@ -176,9 +176,11 @@ class Ownership:
                 f"{users}."
             )
         if self._owners.setdefault(key, found) != found:
+            layers = {layer.name for layer, _ in self._uses[key][1]}
+            other = next(given for given in self.settled if given in layers)
             raise ValueError(
-                f"shared gives {path!r} to two modules: by {name!r} to {found!r}, by "
-                f"another name to {self._owners[key]!r}. Name one of its layers only."
+                f"shared gives {path!r} to two modules: by {other!r} to "
+                f"{self._owners[key]!r}, by {name!r} to {found!r}. Name one of these only."
             )
         # Several layers may have one name, and be used by different modules.
         self.settled[name] = found if self.settled.get(name, found) == found else owner
