@@ -40,6 +40,7 @@ if TYPE_CHECKING or not _is_command():
     from keras_e2e.modules.training_mode import ModeName, TrainingMode
     from keras_e2e.objectives.heads.model_based import AugLocal, MomentumAuxiliary
     from keras_e2e.optimizers.module_optimizers import ModuleOptimizers
+    from keras_e2e.trainers.multi_worker import enable_multi_worker
 
 if TYPE_CHECKING:
     from keras_e2e.experiments import regimes, tasks
@@ -58,6 +59,7 @@ __all__ = [
     "callbacks",
     "diagnose",
     "diagnostics",
+    "enable_multi_worker",
     "ensemble",
     "ensembles",
     "estimate_memory",

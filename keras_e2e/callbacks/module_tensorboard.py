@@ -9,6 +9,7 @@ from keras_e2e.callbacks.quantity_sets import QuantitySet
 from keras_e2e.diagnostics import Quantity
 from keras_e2e.modules.training_mode import TrainingMode
 from keras_e2e.trainers.saved_with_weights import State
+from keras_e2e.utils.workers import is_chief
 
 # Measurements from one verdict to the next; there is one at the end of an epoch, too.
 VERDICT_EVERY = 10
@@ -29,7 +30,7 @@ class ModuleTensorBoard(ModuleDiagnostics):
     `e2e_confidence/`, and all of them in words to the text `e2e_verdicts`.
 
     It measures at the same steps as `ModuleDiagnostics`, and like it has no side effects on
-    training.
+    training. Of several workers the chief alone writes.
 
     A model that is trained from its first step on gets a run of its own: where there is a
     run `modules`, as of an earlier trial of a hyperparameter search, the next is
@@ -87,7 +88,7 @@ class ModuleTensorBoard(ModuleDiagnostics):
                 "string or a path object."
             )
         self.log_dir = os.fspath(log_dir)
-        self._run: Any = None  # a ModuleRun while `fit` runs
+        self._run: Any = None  # a ModuleRun while `fit` runs, of the chief
         self._folder: tuple[str, str] | None = None  # of the log_dir, that of the run
         self._mode: TrainingMode | None = None
         self._judged = 0
@@ -99,8 +100,8 @@ class ModuleTensorBoard(ModuleDiagnostics):
 
     def on_epoch_begin(self, epoch, logs=None):
         super().on_epoch_begin(epoch, logs)
-        if self._run is None:  # by now other callbacks have restored what they restore
-            self._open()
+        if self._run is None and is_chief(self.model):
+            self._open()  # by now other callbacks have restored what they restore
 
     def _open(self) -> None:
         """Begins a run, or goes on with one."""
@@ -122,13 +123,15 @@ class ModuleTensorBoard(ModuleDiagnostics):
             self.read_pending()  # measured in the mode before
             state = self.model._modular
             trained_by = [state.trained_by(module) for module in state.modules]
-            self._run.mode(self._iterations(), mode, trained_by)
+            if self._run:
+                self._run.mode(self._iterations(), mode, trained_by)
             self._mode = mode
         super().on_train_batch_begin(batch, logs)
 
     def on_measurement(self, step, measurements):
         """Writes the numbers, and now and then the verdicts."""
-        self._run.measurements(step, measurements)
+        if self._run:
+            self._run.measurements(step, measurements)
         if len(self.steps) >= self._judged + VERDICT_EVERY:
             self._judge(step)
 
@@ -136,7 +139,8 @@ class ModuleTensorBoard(ModuleDiagnostics):
         super().on_epoch_end(epoch, logs)
         if len(self.steps) > self._judged:
             self._judge(self._iterations())
-        self._run.flush()
+        if self._run:
+            self._run.flush()
 
     def on_train_end(self, logs=None):
         self._close()
@@ -154,7 +158,8 @@ class ModuleTensorBoard(ModuleDiagnostics):
 
     def _judge(self, step: int) -> None:
         self._judged = len(self.steps)
-        self._run.verdicts(step, self.verdicts())
+        if self._run:
+            self._run.verdicts(step, self.verdicts())
 
     def _close(self) -> None:
         if self._run is not None:

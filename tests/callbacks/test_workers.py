@@ -10,7 +10,7 @@ import sys
 import numpy as np
 import pytest
 
-from tests.callbacks.worker import trained_locally
+from tests.callbacks.worker import stock, trained_locally
 
 ROOT = pathlib.Path(__file__).parents[2]
 
@@ -23,9 +23,9 @@ def free_ports(count):
     return first if first + count < 65536 else free_ports(count)
 
 
-def started(index, count, port):
+def started(*arguments):
     return subprocess.Popen(
-        [sys.executable, "-m", "tests.callbacks.worker", *map(str, (index, count, port))],
+        [sys.executable, "-m", "tests.callbacks.worker", *map(str, arguments)],
         cwd=ROOT,
         env={**os.environ, "KERAS_BACKEND": "tensorflow", "CUDA_VISIBLE_DEVICES": "-1"},
         stdout=subprocess.PIPE,
@@ -34,10 +34,10 @@ def started(index, count, port):
     )
 
 
-def trained(count):
-    """What each of so many workers found."""
+def trained(count, folder):
+    """What each of so many workers found, who write to one folder each."""
     port = free_ports(count)
-    workers = [started(index, count, port) for index in range(count)]
+    workers = [started(i, count, port, folder / str(i)) for i in range(count)]
     try:
         ended = [worker.communicate(timeout=300) for worker in workers]
     finally:
@@ -49,13 +49,14 @@ def trained(count):
 
 
 @pytest.mark.slow
-def test_two_workers_train_as_one_and_the_chief_decides():
-    chief, other = trained(2)
-    alone = trained_locally()
-    for key in ("history", "evaluated", "predicted", "weights"):
+def test_two_workers_train_as_one_and_the_chief_decides(tmp_path):
+    chief, other = trained(2, tmp_path)
+    alone = trained_locally() | stock(None)
+    for key in ("history", "evaluated", "predicted", "weights", "stock"):
         assert chief[key] == other[key]
-    for mine, theirs in zip(chief["weights"], alone["weights"], strict=True):
-        np.testing.assert_allclose(mine, theirs, atol=1e-6)
+    for key in ("weights", "stock"):
+        for mine, theirs in zip(chief[key], alone[key], strict=True):
+            np.testing.assert_allclose(mine, theirs, atol=1e-6)
     np.testing.assert_allclose(chief["predicted"], alone["predicted"], atol=1e-6)
     np.testing.assert_allclose(chief["evaluated"], alone["evaluated"], rtol=1e-5)
     assert set(chief["history"]) == set(alone["history"])
@@ -65,3 +66,4 @@ def test_two_workers_train_as_one_and_the_chief_decides():
     assert len(chief["decisions"]) > 1  # each hangs on every bit of what was measured
     for key in ("decisions", "measured", "verdicts", "switched"):
         assert chief[key] == other[key]
+    assert [folder.name for folder in tmp_path.iterdir()] == ["0"]  # the chief writes

@@ -1,6 +1,6 @@
 """One of several workers that train together; run by test_workers.py.
 
-As a script: `python -m tests.callbacks.worker INDEX COUNT PORT`.
+As a script: `python -m tests.callbacks.worker INDEX COUNT PORT FOLDER`.
 """
 
 import contextlib
@@ -52,10 +52,11 @@ def trained_locally(strategy=None):
     }
 
 
-def switched(strategy):
+def switched(strategy, folder):
     """What comes of AutoMode with a policy that hangs on every bit that was measured."""
     auto = fickle(quantities=[*e2e.diagnostics.default_quantities(), OfThisWorker()])
-    model, _ = trained(strategy, "end_to_end", [auto])
+    board = e2e.callbacks.ModuleTensorBoard(folder)
+    model, _ = trained(strategy, "end_to_end", [auto, board])
     return {
         "decisions": [decision.get_config() for decision in auto.decisions],
         "measured": auto.history["of_this_worker"]["a"],
@@ -64,14 +65,26 @@ def switched(strategy):
     }
 
 
-def main(index, count, port):
-    """Trains both as one of the workers, and prints what came of it."""
+def stock(strategy):
+    """The weights of a stock model after training."""
+    e2e.enable_multi_worker()
+    keras.utils.set_random_seed(1)
+    with strategy.scope() if strategy else contextlib.nullcontext():
+        model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(1)])
+        model.compile("sgd", "mse")
+    model.fit(X, Y, 16, verbose=0, shuffle=False)
+    return {"stock": [weight.tolist() for weight in model.get_weights()]}
+
+
+def main(index, count, port, folder):
+    """Trains all three as one of the workers, and prints what came of it."""
     workers = [f"localhost:{port + number}" for number in range(count)]
     task = {"type": "worker", "index": index}
     os.environ["TF_CONFIG"] = json.dumps({"cluster": {"worker": workers}, "task": task})
     strategy = tf.distribute.MultiWorkerMirroredStrategy()
-    print(json.dumps({**trained_locally(strategy), **switched(strategy)}))
+    found = trained_locally(strategy) | switched(strategy, folder) | stock(strategy)
+    print(json.dumps(found))
 
 
 if __name__ == "__main__":
-    main(*map(int, sys.argv[1:]))
+    main(*map(int, sys.argv[1:4]), sys.argv[4])

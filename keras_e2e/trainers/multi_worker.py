@@ -1,0 +1,32 @@
+"""Training on several workers, for models that are not modular too."""
+
+import keras
+
+from keras_e2e.utils.compat.multi_worker import let_workers_fit
+
+
+def enable_multi_worker() -> None:
+    """Lets stock Keras models train under a `MultiWorkerMirroredStrategy`.
+
+    In Keras 3.15 `fit` fails there before the first step. Modular models need no call. It
+    holds for the process; where there is one worker nothing changes, and a second call does
+    nothing.
+
+    Raises:
+        RuntimeError: If the Keras backend is not TensorFlow, whose strategy it is.
+
+    Example:
+
+    >>> import keras_e2e as e2e
+    >>> e2e.enable_multi_worker()
+
+    Then make the strategy (it reads `TF_CONFIG`), and the model in its scope:
+    `examples/multi_worker.py`.
+    """
+    if keras.config.backend() != "tensorflow":
+        raise RuntimeError(
+            "enable_multi_worker() is for tf.distribute, and the Keras backend is "
+            f"{keras.config.backend()!r}. Set KERAS_BACKEND=tensorflow before importing "
+            "keras, or use keras.distribution."
+        )
+    let_workers_fit()
