@@ -180,7 +180,8 @@ class Ownership:
             other = next(given for given in self.settled if given in layers)
             raise ValueError(
                 f"shared gives {path!r} to two modules: by {other!r} to "
-                f"{self._owners[key]!r}, by {name!r} to {found!r}. Name one of these only."
+                f"{self._owners[key]!r}, by {name!r} to {found!r}. "
+                "Name one of its layers only."
             )
         # Several layers may have one name, and be used by different modules.
         self.settled[name] = found if self.settled.get(name, found) == found else owner
