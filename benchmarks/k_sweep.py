@@ -1,12 +1,13 @@
 """Into how many modules can a network be cut? Test error over K for local methods.
 
-A small residual network (8 blocks) on a part of Fashion-MNIST, cut at ends of blocks into
-K = 1, 2, 4 or 8 modules and trained with the local methods of the literature, all with the
-same number of steps, the same optimizer and the same data. K = 1 is end-to-end training.
+A small residual network (8 blocks, or 16) on a part of Fashion-MNIST, cut at ends of blocks
+into K = 1, 2, 4, 8 (or 16) modules and trained with the local methods of the literature, all
+with the same number of steps, the same optimizer and the same data. K = 1 is end to end.
 The published numbers are for ResNet-32 on CIFAR-10: compare the shape of the curves, not
 their heights.
 
     python benchmarks/k_sweep.py [--seeds=3] [--methods="DGL,InfoPro"] [--epochs=...]
+        [--blocks=16 --k=16 --figure=FILE]
 
 Every run goes to the JSON file at once, and what is in there is not run again; `--fresh`
 forgets it all.
@@ -36,7 +37,7 @@ FLAGS = flags.FLAGS
 BATCH = 128
 LEARNING_RATE = 2e-3
 CHANNELS = (16, 16, 24, 24, 24, 32, 32, 32)  # of the residual blocks
-BLOCKS, CLASSES = len(CHANNELS), 10
+CLASSES = 10
 PIXEL_MEAN, PIXEL_STD = 0.286, 0.353
 END_TO_END, END_TO_END_COLOR, END_TO_END_REPORTED = "end to end", "#c0392b", 7.37
 REPORTED_K = (2, 4, 8, 16)
@@ -49,6 +50,7 @@ def define_flags() -> None:
     flags.DEFINE_integer("images", 6000, "Training images, the first of the data set.")
     flags.DEFINE_integer("test_images", 10000, "Test images, the first of the test set.")
     flags.DEFINE_list("k", ["2", "4", "8"], "Numbers of modules, beside 1.")
+    flags.DEFINE_integer("blocks", 8, "How many residual blocks: 8 or a multiple.")
     flags.DEFINE_string("figure", "docs/k_sweep.png", "The figure.")
 
 
@@ -144,19 +146,21 @@ def supplied(x: keras.KerasTensor, image: keras.KerasTensor) -> keras.KerasTenso
     return keras.layers.Add()([x, y])
 
 
-def resnet(context: Sequence[str] = ()) -> keras.Model:
-    """The stock model: stem, 8 residual blocks (named `block_N`), classifier.
+def resnet(context: Sequence[str] = (), blocks: int = 8) -> keras.Model:
+    """The stock model: stem, residual blocks (named `block_N`), classifier.
 
     Its input is the raw image. The stem halves height and width, and so does each block
     that has more channels than the one before.
 
     Args:
         context: names of the blocks behind which the encoded image is added.
+        blocks: how many there are; from 16 on several of the same width follow each other.
     """
     x = image = keras.Input((28, 28, 1), name="image")
     x = scaled = keras.layers.Rescaling(1 / PIXEL_STD, -PIXEL_MEAN / PIXEL_STD)(x)
     x = keras.layers.ReLU()(norm()(conv(CHANNELS[0], strides=2)(x)))
-    for number, filters in enumerate(CHANNELS, 1):
+    widths = [width for width in CHANNELS for _ in range(blocks // len(CHANNELS))]
+    for number, filters in enumerate(widths, 1):
         strides = 1 if filters == x.shape[-1] else 2
         y = keras.layers.ReLU()(norm()(conv(filters, strides=strides)(x)))
         y = norm()(conv(filters)(y))
@@ -170,7 +174,9 @@ def resnet(context: Sequence[str] = ()) -> keras.Model:
     return keras.Model(image, keras.layers.Dense(CLASSES, name="digit")(x))
 
 
-def make(method: str, k: int, steps: int, jit: bool = False) -> keras.Model:
+def make(
+    method: str, k: int, steps: int, jit: bool = False, blocks: int = 8
+) -> keras.Model:
     """The compiled model of a method, cut into k modules.
 
     Args:
@@ -178,16 +184,17 @@ def make(method: str, k: int, steps: int, jit: bool = False) -> keras.Model:
         k: number of modules, which divides the number of blocks.
         steps: of the whole run; the learning rate goes down to 0 over them.
         jit: whether to compile with XLA.
+        blocks: how many residual blocks there are.
     """
     if k > 1:
         how = METHODS[method]
-        each = BLOCKS // k
-        ends = [f"block_{n}" for n in range(each, BLOCKS, each)]
-        model = resnet(ends if how.context else ())
+        each = blocks // k
+        ends = [f"block_{n}" for n in range(each, blocks, each)]
+        model = resnet(ends if how.context else (), blocks)
         model = e2e.modularize(model, {end: how.objective() for end in ends})
         model.training_mode = how.mode
     else:
-        model = resnet()
+        model = resnet(blocks=blocks)
     model.compile(
         keras.optimizers.Adam(keras.optimizers.schedules.CosineDecay(LEARNING_RATE, steps)),
         keras.losses.SparseCategoricalCrossentropy(from_logits=True),
@@ -274,8 +281,11 @@ def main(argv):
     del argv
     methods, deadline = _shared.chosen(METHODS), _shared.deadline()
     sizes = sorted(int(k) for k in FLAGS.k)
-    if any(k < 2 or BLOCKS % k for k in sizes):
-        raise app.UsageError(f"--k={FLAGS.k}: each must divide the {BLOCKS} blocks")
+    blocks = FLAGS.blocks
+    if blocks % len(CHANNELS) or any(k < 2 or blocks % k for k in sizes):
+        raise app.UsageError(
+            f"--k={FLAGS.k}: each must divide the {blocks} blocks, 8 or a multiple of 8"
+        )
     (x, y), (x_test, y_test) = tasks.load_fashion_mnist()
     x, y = x[: FLAGS.images].reshape(-1, 28, 28, 1), y[: FLAGS.images]
     x_test, y_test = x_test.reshape(-1, 28, 28, 1), y_test
@@ -283,20 +293,21 @@ def main(argv):
     steps = FLAGS.epochs * -(-len(y) // BATCH)
     console = Console(width=120)
     console.print(
-        f"{len(y):,} training and {len(test[1]):,} test images of Fashion-MNIST, {BLOCKS} "
+        f"{len(y):,} training and {len(test[1]):,} test images of Fashion-MNIST, {blocks} "
         f"residual blocks of {CHANNELS[0]} to {CHANNELS[-1]} channels, Adam "
         f"{LEARNING_RATE:g} with cosine decay, batch {BATCH}, random crop and flip, "
         f"{FLAGS.epochs} epochs ({steps} steps) for every run, {FLAGS.seeds} seeds."
     )
     about = {"what": "test error in % after the last epoch, seconds of each epoch"}
-    path = pathlib.Path(FLAGS.output, "k_sweep_xla.json" if FLAGS.jit else "k_sweep.json")
+    name = f"k_sweep{'_xla' if FLAGS.jit else ''}{'' if blocks == 8 else f'_{blocks}'}.json"
+    path = pathlib.Path(FLAGS.output, name)
     results = _shared.Results(path, about, FLAGS.fresh)
     todo = [(END_TO_END, 1), *((m, k) for k in sizes for m in methods)]
     runs, missing = [], 0
     for seed in range(FLAGS.seeds):  # all methods before the next seed
         for method, k in todo:
             run = _shared.train(
-                lambda method=method, k=k: make(method, k, steps, FLAGS.jit),
+                lambda method=method, k=k: make(method, k, steps, FLAGS.jit, blocks),
                 lambda seed=seed: _shared.batches(x, y, BATCH, seed, augment=True),
                 test,
                 FLAGS.epochs,
