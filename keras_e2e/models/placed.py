@@ -52,6 +52,10 @@ class PlacedBoundaries(keras.layers.Layer):
         pairs = zip(self.boundaries, self.places, strict=True)
         return {place: boundary for boundary, places in pairs for place in places}
 
+    def listed(self) -> list[list]:
+        """The places and paths of each boundary, in the order of the graph."""
+        return sorted([*pair] for pair in zip(self.places, self.paths, strict=True))
+
     def call(self, inputs):
         return inputs
 

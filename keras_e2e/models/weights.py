@@ -1,11 +1,13 @@
 """Loading weights that were saved by a stock model, or by an earlier version."""
 
+import json
 import warnings
 from collections.abc import Callable
 from typing import Any
 
 from keras_e2e.modules.boundary import ModuleBoundary
-from keras_e2e.utils.weights_file import held_paths
+from keras_e2e.trainers.saved_with_weights import PLACES
+from keras_e2e.utils.weights_file import held_bytes, held_paths
 
 # Where files have the boundaries: beside the layers, or among them where they stand in the
 # graph, as they all did in files of version 0.2.
@@ -27,7 +29,11 @@ def load_weights(
         filepath: As in Keras.
         skip_mismatch: As in Keras.
         **kwargs: As in Keras.
+
+    Raises:
+        ValueError: If the file is of a model that has its boundaries in other places.
     """
+    _refuse_other_places(model, filepath)
     held = held_paths(filepath)
     if _AMONG in held and model._modular.graph is not model:
         # Where the graph that runs has them.
@@ -44,6 +50,27 @@ def load_weights(
         return
     model._stock_model().load_weights(filepath, skip_mismatch=skip_mismatch, **kwargs)
     tell_of_heads(model.name, filepath, model.boundaries)
+
+
+def _refuse_other_places(model: Any, filepath: Any) -> None:
+    """Raises ValueError where heads would get the weights of others."""
+    own = model._modular.saved.places
+    found = held_bytes(filepath, f"_saved_with_weights/vars/{PLACES}")
+    if own is None or found is None:
+        return
+    places = json.loads(found)
+    if [place for place, _ in places] != [place for place, _ in own]:
+        here, there = ([_name(paths) for _, paths in each] for each in (own, places))
+        raise ValueError(
+            f"{model.name!r} has its boundaries at {here}, and {filepath} is of a model "
+            f"that has them at {there}: heads would get the weights of others. Set them as "
+            f"they are there, modularize(strip(model), {there}), or load all but heads, "
+            "strip(model).load_weights(filepath)."
+        )
+
+
+def _name(paths: list[str]) -> str | tuple[str, ...]:
+    return paths[0] if len(paths) == 1 else tuple(paths)
 
 
 def tell_of_heads(name: str, filepath: Any, boundaries: dict[str, ModuleBoundary]) -> None:

@@ -17,7 +17,7 @@ from keras_e2e.utils import compat
 from keras_e2e.utils.compat import state as compat_state
 
 # The entries of the weights file: this one says which of the others is what.
-INDEX = "index"
+INDEX, PLACES = "index", "places"
 
 
 class State(NamedTuple):
@@ -47,15 +47,16 @@ class SavedWithWeights(compat.Saveable):
 
     Keras finds it among the attributes of the model, and gives it a place of its own in
     the file, which models that have none pass by. Outside of `fit`, and where nobody
-    registers, nothing is saved, and what a file holds is not looked at.
+    registers, no state is saved, and what a file holds is not looked at.
 
     A state is handed to its owner when the weights are loaded, or when the owner
     registers if that is later, until the first epoch begins (`settle`): callbacks restore
     weights in `on_train_begin`, in any order. What cannot be taken up is named in a
-    warning, and its owner begins anew.
+    warning, and its owner begins anew. Only the places of the boundaries are always saved.
     """
 
     def __init__(self) -> None:
+        self.places: Any = None  # of the boundaries, saved in and outside of `fit`
         self._owners: dict[str, Owner] | None = None
         self._found: Mapping[str, State] | None = None
         self._settled = False
@@ -128,6 +129,8 @@ class SavedWithWeights(compat.Saveable):
 
     def save_own_variables(self, store: Any) -> None:
         """Writes the states into the weights file."""
+        if self.places is not None:
+            store[PLACES] = np.frombuffer(json.dumps(self.places).encode(), "uint8")
         arrays: list[np.ndarray] = []
         index = {}
         for name, owner in (self._owners or {}).items():

@@ -1,9 +1,10 @@
 """What a file of weights holds, without loading it."""
 
+import contextlib
 import json
 import os
 import zipfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import h5py
@@ -31,18 +32,35 @@ def held_paths(filepath: Any, depth: int = 2) -> set[str]:
     return {"/".join(part[:n]) for part in parts for n in range(1, len(part) + 1)}
 
 
+def held_bytes(filepath: Any, path: str) -> bytes | None:
+    """What a file of weights holds at a path, as bytes; None if that cannot be found.
+
+    Args:
+        filepath: Path of a `.weights.h5` or `.keras` file.
+        path: String, such as `layers/dense/vars/0`.
+    """
+    try:
+        with _opened(os.fspath(filepath)) as file, h5py.File(file, "r") as held:
+            return held[path][()].tobytes() if path in held else None
+    except (OSError, KeyError, TypeError, ValueError, zipfile.BadZipFile):
+        return None
+
+
+@contextlib.contextmanager
+def _opened(filepath: str) -> Iterator[Any]:
+    """The file of weights itself, which may be in an archive."""
+    if not filepath.endswith(".keras"):
+        yield filepath
+        return
+    with zipfile.ZipFile(filepath) as archive, archive.open(_IN_ARCHIVE) as file:
+        yield file
+
+
 def _paths(filepath: str, depth: int) -> Iterable[str]:
     if filepath.endswith(".json"):
         with open(filepath, encoding="utf-8") as file:
             return list(json.load(file)["weight_map"])
-    if filepath.endswith(".keras"):
-        with zipfile.ZipFile(filepath) as archive, archive.open(_IN_ARCHIVE) as file:
-            return _groups(file, depth)
-    return _groups(filepath, depth)
-
-
-def _groups(file: Any, depth: int) -> list[str]:
-    with h5py.File(file, "r") as held:
+    with _opened(filepath) as file, h5py.File(file, "r") as held:
         return _below(held, "", depth)
 
 

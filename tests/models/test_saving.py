@@ -242,6 +242,33 @@ def test_weights_in_sharded_files_and_in_models(tmp_path):
         assert same(model(x), stock(x))
 
 
+@pytest.mark.parametrize("suffix", [".weights.h5", ".keras"])
+def test_weights_of_other_boundaries_are_refused_with_what_works(tmp_path, suffix):
+    """Heads of equal shapes would get those of others."""
+
+    def plain():
+        names = ("first", "second", "third")
+        hidden = [layers.Dense(4, activation="relu", name=name) for name in names]
+        return keras.Sequential([keras.Input((4,)), *hidden, layers.Dense(2)])
+
+    path = tmp_path / f"model{suffix}"
+    saved = e2e.modularize(plain(), ["second", "first"])
+    (saved.save_weights if suffix == ".weights.h5" else saved.save)(path)
+    model = e2e.modularize(plain(), ["first", "third"])
+    before = [w.numpy() for w in model.weights]
+    with pytest.raises(
+        ValueError, match=r"'third'\].* at \['first', 'second'\]"
+    ) as refused:
+        model.load_weights(path)
+    assert same(before, [w.numpy() for w in model.weights])
+    assert "strip(model).load_weights(filepath)" in str(refused.value)
+    e2e.strip(model).load_weights(path)
+    np.testing.assert_array_equal(model.predict(X), saved.predict(X))
+    model = e2e.modularize(e2e.strip(model), ["first", "second"])
+    model.load_weights(path)
+    assert same([w.numpy() for w in saved.weights], [w.numpy() for w in model.weights])
+
+
 def test_weights_that_have_the_boundaries_among_the_layers(tmp_path):
     """As version 0.2 saved them, and as models save them whose graph has them."""
     model = e2e.modularize(make("two deep", seed=1)[0], ["middle/inner/a"])
