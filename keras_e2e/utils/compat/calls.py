@@ -13,7 +13,7 @@ from keras import ops
 from keras.src import backend
 from keras.src.backend.common import global_state
 
-_CONTEXT = "current_call_ctx"
+_CONTEXT, _AUTOCAST = "current_call_ctx", "autocast_scope"
 
 
 @contextlib.contextmanager
@@ -21,16 +21,24 @@ def outside_of_calls() -> Iterator[None]:
     """In this context everything is as if no layer's call were under way.
 
     Stands for `CallContext`, from which inner layers take `training` and by which penalties
-    are collected, and for `AutocastScope`, in which variables read as their casts. An error
+    are collected; variables are `uncast`. An error
     that is raised here leaves the calls as it is: Keras would add the arguments of a call
     that has nothing to do with it (`_keras_call_info_injected`).
     """
     try:
-        with _in_call(None), backend.AutocastScope(None):
+        with _attribute(_CONTEXT, None), uncast():
             yield
     except Exception as error:
         error._keras_call_info_injected = True  # type: ignore[attr-defined]
         raise
+
+
+def uncast() -> contextlib.AbstractContextManager:
+    """In this context variables read as they are kept, also inside of a layer's call.
+
+    Stands for `AutocastScope(None)`, where they do, but say that their dtype is `floatx`.
+    """
+    return _attribute(_AUTOCAST, None)
 
 
 def call_context() -> Callable[[], contextlib.AbstractContextManager]:
@@ -39,18 +47,19 @@ def call_context() -> Callable[[], contextlib.AbstractContextManager]:
     A layer called outside of any call forgets its penalties, and takes `training` from
     nowhere.
     """
-    return functools.partial(_in_call, global_state.get_global_attribute(_CONTEXT))
+    under_way = global_state.get_global_attribute(_CONTEXT)
+    return functools.partial(_attribute, _CONTEXT, under_way)
 
 
 @contextlib.contextmanager
-def _in_call(context: Any) -> Iterator[None]:
-    """In this context the call that is under way is this one, or None."""
-    before = global_state.get_global_attribute(_CONTEXT)
-    global_state.set_global_attribute(_CONTEXT, context)
+def _attribute(name: str, value: Any) -> Iterator[None]:
+    """In this context a global attribute of Keras has this value."""
+    before = global_state.get_global_attribute(name)
+    global_state.set_global_attribute(name, value)
     try:
         yield
     finally:
-        global_state.set_global_attribute(_CONTEXT, before)
+        global_state.set_global_attribute(name, before)
 
 
 def note_masks(layer: keras.layers.Layer, inputs: Any, outputs: Any, previous: Any) -> None:

@@ -11,6 +11,7 @@ from keras import tree
 from keras.src import backend
 
 from keras_e2e.utils.compat import GraphCall, as_functional
+from keras_e2e.utils.compat.calls import uncast
 from keras_e2e.utils.compat.order import after
 
 # Stateful operations of TensorFlow that may run twice. They only read, or run functions.
@@ -65,10 +66,10 @@ def make_call(call: GraphCall, values: dict[int, Any], context: dict[str, Any]) 
 def current_value(variable: keras.Variable) -> Any:
     """The value of a variable, as a tensor, in the precision in which it is kept.
 
-    Inside of a layer's call a variable reads as its cast (`AutocastScope`), and
+    Inside of a layer's call a variable reads as its cast, and
     `variable.value` is a variable still, which would be read later.
     """
-    with backend.AutocastScope(None):
+    with uncast():
         value = variable.value
     import tensorflow as tf
 
@@ -77,7 +78,7 @@ def current_value(variable: keras.Variable) -> Any:
 
 def scope_of(variables: Sequence[keras.Variable], values: Sequence[Any]) -> Any:
     """A `StatelessScope` with these values, uncast, that collects penalties."""
-    with backend.AutocastScope(None):
+    with uncast():
         return keras.StatelessScope(
             list(zip(variables, values, strict=True)), collect_losses=True
         )
