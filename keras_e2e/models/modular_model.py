@@ -99,10 +99,9 @@ class ModularModel(ModularBase, keras.Model):
         self._placed = placed_in(self)
         running = self._modular.graph = self
         if self._placed is not None:
-            placed = placed_boundaries(self)
+            calls, placed = NestedCalls(), placed_boundaries(self)
             self._modular.saved.places = self._placed.listed()
             # On the same inputs, so that keras.Model(model.inputs, boundary.output) is one.
-            calls = NestedCalls()
             ends = rewire(self, placed, keep=True, inputs=self.input, calls=calls)
             running = self._modular.graph = ScopedGraph(*ends, self.name, calls)
         graph = Graph(running, shared)
