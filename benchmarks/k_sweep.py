@@ -2,7 +2,8 @@
 
 A small residual network (8 blocks, or 16) on a part of Fashion-MNIST, cut at ends of blocks
 into K = 1, 2, 4, 8 (or 16) modules and trained with the local methods of the literature,
-all with the same number of steps, the same optimizer and the same data. K = 1 is end to end.
+all with the same number of steps, the same optimizer and the same data. K = 1 is end to
+end training.
 The published numbers are for ResNet-32 on CIFAR-10: compare the shape of the curves, not
 their heights.
 
