@@ -10,7 +10,9 @@ def enable_multi_worker() -> None:
 
     In Keras 3.15 `fit` fails there before the first step. Modular models need no call. It
     holds for the process; where there is one worker nothing changes, and a second call does
-    nothing.
+    nothing. Weights are the same on all workers; the moving statistics of
+    BatchNormalization are each worker's own, as under all strategies of Keras, so save
+    those of the chief. With `steps_per_execution` above 1 TensorFlow fails: it is refused.
 
     Raises:
         RuntimeError: If the Keras backend is not TensorFlow, whose strategy it is.

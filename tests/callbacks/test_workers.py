@@ -66,4 +66,5 @@ def test_two_workers_train_as_one_and_the_chief_decides(tmp_path):
     assert len(chief["decisions"]) > 1  # each hangs on every bit of what was measured
     for key in ("decisions", "measured", "verdicts", "switched"):
         assert chief[key] == other[key]
+    assert "steps_per_execution=1" in chief["refused"]
     assert [folder.name for folder in tmp_path.iterdir()] == ["0"]  # the chief writes

@@ -32,6 +32,7 @@ def let_workers_fit() -> None:
 
     def build(model, iterator=None, data_batch=None):
         if iterator is not None and several_workers(model.distribute_strategy):
+            _refuse_several_steps(model)
             data_batch, iterator = _own_batch(model.distribute_strategy, iterator), None
         return stock_build(model, iterator=iterator, data_batch=data_batch)
 
@@ -43,6 +44,15 @@ def let_workers_fit() -> None:
     reduce.for_several_workers = True  # type: ignore[attr-defined]
     trainer.TensorFlowTrainer._maybe_symbolic_build = build
     trainer.reduce_per_replica = reduce
+
+
+def _refuse_several_steps(model: Any) -> None:
+    if model.steps_per_execution > 1:
+        raise ValueError(
+            f"{model.name!r}: steps_per_execution={model.steps_per_execution}, and "
+            "TensorFlow's loop over the batches of several workers fails. Compile with "
+            "steps_per_execution=1."
+        )
 
 
 def _own_batch(strategy: Any, iterator: Any) -> Any:
