@@ -121,11 +121,10 @@ def test_a_greedy_run_trains_each_module_in_turn(scripts):
 def test_the_residual_network_takes_a_step(scripts, method, k, tmp_path, monkeypatch):
     shared, _, script = scripts
     monkeypatch.setattr(script, "CHANNELS", (2, 2, 3, 3))
-    monkeypatch.setattr(script, "BLOCKS", 4)
     run = run_of(
         shared,
         tmp_path / "runs.json",
-        lambda: script.make(method, k, 1),
+        lambda: script.make(method, k, 1, blocks=4),
         images(20, 1),
         method=method,
         k=k,
