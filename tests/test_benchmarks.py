@@ -7,6 +7,9 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from keras_e2e.objectives import InfoPro
+from keras_e2e.objectives.registry import ALIASES
+
 
 @pytest.fixture(scope="module")
 def scripts(benchmark_script):
@@ -176,3 +179,10 @@ def test_the_language_model_takes_steps(monkeypatch, benchmark_script):
     found = script.trained("local", 2, seed=0, steps=4)
     # A model that knows nothing has about as many as there are characters.
     assert len(found) == 2 and all(20 < value < 2 * characters for value in found)
+
+
+def test_devices_are_compared_for_every_objective(benchmark_script):
+    script = benchmark_script("distributed")
+    compared = {type(make()) for _, make in script.objectives().values()}
+    # The decoder of InfoPro has BatchNormalization: that of a replica is of its examples.
+    assert {*ALIASES.values()} - compared == {InfoPro}
