@@ -56,8 +56,7 @@ def print_modules(model: Any, print_fn: Any = None, batch_size: int | None = Non
     table.add_column("head", justify="right", no_wrap=True)
     below += _gradients(model)
     if memory is not None:
-        compiled = getattr(model, "optimizer", None) is not None
-        below.append(_peaks(model, memory, compiled and why_together(model) is not None))
+        below.append(_peaks(model, memory, why_together(model) is not None))
         unit = f"activations\n({memory.unit.name})"
         table.add_column(unit, justify="right", no_wrap=True)
         table.add_column("share", justify="right", no_wrap=True)
@@ -154,12 +153,11 @@ def _gradients(model: Any) -> list[str]:
             "all activations to the end of the step."
         ]
     said += " at each boundary that stops them"
+    if (reason := why_one_apply(model)) is not None:
+        return [f"{said}, and applied at the end of the step: {reason}."]
     if getattr(model, "optimizer", None) is None:
-        return [f"{said}."]
-    reason = why_one_apply(model)
-    if reason is None:
-        return [f"{said}, and applied there."]
-    return [f"{said}, and applied at the end of the step: {reason}."]
+        return [f"{said}."]  # where they are applied, `compile` decides
+    return [f"{said}, and applied there."]
 
 
 def _taken(memory: MemoryEstimate | None, name: str) -> list[str]:

@@ -48,7 +48,7 @@ def why_one_apply(model: Any) -> str | None:
     where they are taken, at its boundary, and given up.
 
     Args:
-        model: The modular model, compiled.
+        model: The modular model.
 
     Returns:
         String, the reason; None where they are applied at the boundary.
@@ -63,14 +63,16 @@ def why_together(model: Any) -> str | None:
     """What of `why_one_apply` holds in every mode.
 
     Args:
-        model: The modular model, compiled.
+        model: The modular model; before `compile` only what that does not decide is known.
     """
-    if (reason := why_not_apart(model.optimizer)) is not None:
-        return reason
     if shares_variables(model):
         return "modules share variables, which later modules still read"
-    if (loss := loss_that_reads_weights(model.loss)) is not None:
-        return f"the loss {loss!r} holds layers or variables, which it may read at the end"
     if any(v.regularizer is not None for v in model.trainable_variables):
         return "the loss has penalties of weights, which are read at the end"
+    if getattr(model, "optimizer", None) is None:
+        return None
+    if (reason := why_not_apart(model.optimizer)) is not None:
+        return reason
+    if (loss := loss_that_reads_weights(model.loss)) is not None:
+        return f"the loss {loss!r} holds layers or variables, which it may read at the end"
     return None
