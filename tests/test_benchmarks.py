@@ -182,7 +182,7 @@ def test_the_language_model_takes_steps(monkeypatch, benchmark_script):
 
 
 def test_devices_are_compared_for_every_objective(benchmark_script):
-    script = benchmark_script("distributed")
+    script = benchmark_script("several_devices")
     compared = {type(make()) for _, make in script.objectives().values()}
     # The decoder of InfoPro has BatchNormalization: that of a replica is of its examples.
     assert {*ALIASES.values()} - compared == {InfoPro}

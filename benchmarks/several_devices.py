@@ -10,7 +10,7 @@ layers draw other noise for half a batch than for a whole one, in Keras as well.
 The last column is the time of a step of 4 devices as a ratio to that of one: all of them
 are the same cores, so it says what the strategy costs, not what devices gain.
 
-    python benchmarks/distributed.py [--steps=20] [--only=sim,local]
+    python benchmarks/several_devices.py [--steps=20] [--only=sim,local]
 """
 
 import contextlib
