@@ -1,5 +1,6 @@
 """Workers on several hosts train one model, and the chief decides for all."""
 
+import contextlib
 import json
 import os
 import pathlib
@@ -15,42 +16,46 @@ from tests.callbacks.worker import stock, trained_locally
 ROOT = pathlib.Path(__file__).parents[2]
 
 
-def free_ports(count):
-    """The first of so many ports, one after another, that nobody listens on."""
-    with socket.socket() as probe:
-        probe.bind(("localhost", 0))
-        first = probe.getsockname()[1]
-    return first if first + count < 65536 else free_ports(count)
+def free_addresses(count):
+    """As many addresses of this machine that nobody listens on."""
+    with contextlib.ExitStack() as held:
+        probes = [held.enter_context(socket.socket()) for _ in range(count)]
+        for probe in probes:
+            probe.bind(("localhost", 0))
+        return [f"localhost:{probe.getsockname()[1]}" for probe in probes]
 
 
-def started(*arguments):
-    return subprocess.Popen(
-        [sys.executable, "-m", "tests.callbacks.worker", *map(str, arguments)],
-        cwd=ROOT,
-        env={**os.environ, "KERAS_BACKEND": "tensorflow", "CUDA_VISIBLE_DEVICES": "-1"},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+def started(output, *arguments):
+    """A worker that writes to files: one that waits for another to read would hold it up."""
+    with open(f"{output}.out", "w") as found, open(f"{output}.err", "w") as errors:
+        return subprocess.Popen(
+            [sys.executable, "-m", "tests.callbacks.worker", *map(str, arguments)],
+            cwd=ROOT,
+            env={**os.environ, "KERAS_BACKEND": "tensorflow", "CUDA_VISIBLE_DEVICES": "-1"},
+            stdout=found,
+            stderr=errors,
+        )
 
 
-def trained(count, folder):
-    """What each of so many workers found, who write to one folder each."""
-    port = free_ports(count)
-    workers = [started(i, count, port, folder / str(i)) for i in range(count)]
+def trained(count, folder, logs):
+    """What each of so many workers found, who write to one folder of `logs` each."""
+    addresses = ",".join(free_addresses(count))
+    workers = [started(folder / f"{i}", i, addresses, logs / f"{i}") for i in range(count)]
     try:
-        ended = [worker.communicate(timeout=300) for worker in workers]
+        for number, worker in enumerate(workers):
+            status = worker.wait(timeout=300)
+            assert status == 0, (folder / f"{number}.err").read_text()[-3000:]
     finally:
         for worker in workers:
             worker.kill()
-    for worker, (_, errors) in zip(workers, ended, strict=True):
-        assert worker.returncode == 0, errors[-3000:]
-    return [json.loads(output.splitlines()[-1]) for output, _ in ended]
+    outputs = [(folder / f"{i}.out").read_text() for i in range(count)]
+    return [json.loads(output.splitlines()[-1]) for output in outputs]
 
 
 @pytest.mark.slow
 def test_two_workers_train_as_one_and_the_chief_decides(tmp_path):
-    chief, other = trained(2, tmp_path)
+    logs = tmp_path / "logs"
+    chief, other = trained(2, tmp_path, logs)
     alone = trained_locally() | stock(None)
     for key in ("history", "evaluated", "predicted", "weights", "stock"):
         assert chief[key] == other[key]
@@ -67,4 +72,4 @@ def test_two_workers_train_as_one_and_the_chief_decides(tmp_path):
     for key in ("decisions", "measured", "verdicts", "switched"):
         assert chief[key] == other[key]
     assert "steps_per_execution=1" in chief["refused"]
-    assert [folder.name for folder in tmp_path.iterdir()] == ["0"]  # the chief writes
+    assert [folder.name for folder in logs.iterdir()] == ["0"]  # the chief writes

@@ -1,6 +1,6 @@
 """One of several workers that train together; run by test_workers.py.
 
-As a script: `python -m tests.callbacks.worker INDEX COUNT PORT FOLDER`.
+As a script: `python -m tests.callbacks.worker INDEX ADDRESSES FOLDER`.
 """
 
 import contextlib
@@ -82,15 +82,15 @@ def stock(strategy):
     return found
 
 
-def main(index, count, port, folder):
+def main(index, addresses, folder):
     """Trains all three as one of the workers, and prints what came of it."""
-    workers = [f"localhost:{port + number}" for number in range(count)]
-    task = {"type": "worker", "index": index}
-    os.environ["TF_CONFIG"] = json.dumps({"cluster": {"worker": workers}, "task": task})
+    task = {"type": "worker", "index": int(index)}
+    cluster = {"worker": addresses.split(",")}
+    os.environ["TF_CONFIG"] = json.dumps({"cluster": cluster, "task": task})
     strategy = tf.distribute.MultiWorkerMirroredStrategy()
     found = trained_locally(strategy) | switched(strategy, folder) | stock(strategy)
     print(json.dumps(found))
 
 
 if __name__ == "__main__":
-    main(*map(int, sys.argv[1:4]), sys.argv[4])
+    main(*sys.argv[1:])
