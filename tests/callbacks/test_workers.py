@@ -26,7 +26,7 @@ def free_addresses(count):
 
 
 def started(output, *arguments):
-    """A worker that writes to files: one that waits for another to read would hold it up."""
+    """A worker that writes to files: none waits for its output to be read."""
     with open(f"{output}.out", "w") as found, open(f"{output}.err", "w") as errors:
         return subprocess.Popen(
             [sys.executable, "-m", "tests.callbacks.worker", *map(str, arguments)],
