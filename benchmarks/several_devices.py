@@ -10,7 +10,7 @@ layers draw other noise for half a batch than for a whole one, in Keras as well.
 The last column is the time of a step of 4 devices as a ratio to that of one: all of them
 are the same cores, so it says what the strategy costs, not what devices gain.
 
-    python benchmarks/several_devices.py [--steps=20] [--only=sim,local]
+    python benchmarks/several_devices.py [--steps=20] [--methods=sim,mixed]
 """
 
 import contextlib
@@ -27,6 +27,7 @@ from typing import Any
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
+import _shared
 import keras
 import numpy as np
 from absl import app, flags, logging
@@ -43,10 +44,10 @@ SIDES = {"1 device": 1, "2 devices": 2, "4 devices": 4, "2 workers": 0}
 def define_flags() -> None:
     """Defines the flags; not on import, for the tests import this."""
     flags.DEFINE_integer("steps", 20, "How many steps.", lower_bound=1)
-    flags.DEFINE_list("only", None, "Which cases; by default all.")
+    flags.DEFINE_list("methods", None, "Which objectives and modes; by default all.")
     flags.DEFINE_enum("side", None, list(SIDES), "The side that this process is.")
     flags.DEFINE_integer("worker", 0, "The number of this worker.")
-    flags.DEFINE_integer("port", 0, "The port of the first worker.")
+    flags.DEFINE_list("addresses", None, "The addresses of the workers.")
     flags.DEFINE_string("folder", None, "Where a process writes what it finds.")
 
 
@@ -86,7 +87,7 @@ MODES = {
     "deep_supervision": "deep_supervision",
     "sequential:second": "sequential:second",
     "mixed": e2e.TrainingMode("mixed", stop=["first"]),
-    "local, reach 2": e2e.TrainingMode("local"),
+    "reach 2": e2e.TrainingMode("local"),
 }
 
 
@@ -150,9 +151,9 @@ def strategy_of(side: str) -> Any:
         virtual = [tf.config.LogicalDeviceConfiguration()] * devices
         tf.config.set_logical_device_configuration(cpu, virtual)
         return tf.distribute.MirroredStrategy([f"CPU:{i}" for i in range(devices)])
-    workers = [f"localhost:{FLAGS.port + i}" for i in range(2)]
     task = {"type": "worker", "index": FLAGS.worker}
-    os.environ["TF_CONFIG"] = json.dumps({"cluster": {"worker": workers}, "task": task})
+    cluster = {"worker": FLAGS.addresses}
+    os.environ["TF_CONFIG"] = json.dumps({"cluster": cluster, "task": task})
     return tf.distribute.MultiWorkerMirroredStrategy()
 
 
@@ -169,30 +170,28 @@ def one_side(cases: list[str]) -> None:
 
 def run(side: str, cases: list[str], folder: str) -> None:
     """Runs the processes of a side to their end."""
-    with socket.socket() as probe:
-        probe.bind(("localhost", 0))
-        port = probe.getsockname()[1]
+    with contextlib.ExitStack() as held:
+        probes = [held.enter_context(socket.socket()) for _ in range(2)]
+        for probe in probes:
+            probe.bind(("localhost", 0))
+        addresses = ",".join(f"localhost:{probe.getsockname()[1]}" for probe in probes)
     command = [sys.executable, __file__, f"--side={side}", f"--folder={folder}"]
-    command += [f"--steps={FLAGS.steps}", f"--only={','.join(map(quoted, cases))}"]
-    command += [f"--port={port}"]
-    workers = [
-        subprocess.Popen([*command, f"--worker={i}"], stderr=subprocess.PIPE, text=True)
-        for i in range(1 if SIDES[side] else 2)
-    ]
-    for worker in workers:
-        _, errors = worker.communicate()
-        if worker.returncode:
-            sys.exit(f"{side}: {errors[-2000:]}")
-
-
-def quoted(case: str) -> str:
-    """A name in a list of names, as it may hold a comma."""
-    return f'"{case}"'
+    command += [f"--steps={FLAGS.steps}", f"--methods={','.join(cases)}"]
+    command += [f"--addresses={addresses}"]
+    started = []
+    for i in range(1 if SIDES[side] else 2):
+        # To a file: a worker that waits for its output to be read holds up the other.
+        with open(f"{folder}/errors {i}", "w") as errors:
+            each = subprocess.Popen([*command, f"--worker={i}"], stderr=errors)
+        started.append((each, pathlib.Path(errors.name)))
+    for each, file in started:
+        if each.wait():
+            sys.exit(f"{side}: {file.read_text()[-2000:]}")
 
 
 def main(_: list[str]) -> None:
     """Runs the sides one after the other, and prints the table."""
-    cases = FLAGS.only or [*objectives(), *MODES]
+    cases = _shared.chosen(objectives() | MODES)
     if FLAGS.side:
         one_side(cases)
         return
