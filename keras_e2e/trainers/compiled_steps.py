@@ -50,12 +50,13 @@ class CompiledSteps:
         self.functions = {k: f for k, f in self.functions.items() if not k[1]}
         self.requested = LEAN
 
-    def run(self, mode: TrainingMode, compile_step: Callable[[], Callable], *args) -> Any:
+    def run(self, mode: TrainingMode, compile_step: Callable[..., Callable], *args) -> Any:
         """Runs the compiled step that is due, and compiles it first if need be.
 
         Args:
             mode: The `TrainingMode` in force.
-            compile_step: Function that makes a compiled step.
+            compile_step: Function that makes a compiled step, of the arguments that it is
+                run with first.
             *args: Arguments of the compiled step.
         """
         # On TensorFlow the batches say, before the first, what they hold.
@@ -64,7 +65,7 @@ class CompiledSteps:
         self.requested = LEAN
         is_new, traced = key not in self.functions, self.traces.total()
         if is_new:
-            self.functions[key] = compile_step()
+            self.functions[key] = compile_step(*args)
         self.measuring = key[1]
         try:
             return self.functions[key](*args)

@@ -165,9 +165,10 @@ class ModularTrainer(ModularLogs, ModularStep, Model):
     def _run_step(self, *args):
         return self._modular.run_step(self._compile_step, *args)
 
-    def _compile_step(self) -> Callable:
+    def _compile_step(self, *args) -> Callable:
         self._build_optimizer()
-        super().make_train_function(force=True)
+        with self._making_step(*args):
+            super().make_train_function(force=True)
         compiled, self.train_function = self.train_function, self._run_step
         return compiled
 

@@ -61,7 +61,7 @@ class ModularState:
         self.boundary_ids = {id(m.boundary) for m in modules if m.boundary is not None}
         self._flows.clear()
 
-    def run_step(self, compile_step: Callable[[], Callable], *args) -> Any:
+    def run_step(self, compile_step: Callable[..., Callable], *args) -> Any:
         """Runs the compiled step that is due; see `CompiledSteps.run`."""
         self.evaluates = False
         if self.steps.requested:
