@@ -40,6 +40,7 @@ if TYPE_CHECKING or not _is_command():
     from keras_e2e.modules.training_mode import ModeName, TrainingMode
     from keras_e2e.objectives.heads.model_based import AugLocal, MomentumAuxiliary
     from keras_e2e.optimizers.module_optimizers import ModuleOptimizers
+    from keras_e2e.trainers.module_parallel import ModuleParallel
     from keras_e2e.trainers.multi_worker import enable_multi_worker
 
 if TYPE_CHECKING:
@@ -53,6 +54,7 @@ __all__ = [
     "ModularWrapper",
     "ModuleBoundary",
     "ModuleOptimizers",
+    "ModuleParallel",
     "MomentumAuxiliary",
     "TrainingMode",
     "bootstrap_indices",

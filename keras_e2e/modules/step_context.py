@@ -31,6 +31,8 @@ class StepContext:
         gate: The `Gate` of the pass under way; None outside of a pass that is recorded.
         record: The `ForwardRecord` of the latest pass, until its loss is computed.
         losses: What the losses of the step are made of (`trainers.local_losses`).
+        iteration: Integer tensor, the number of the step where several are under way
+            (`trainers.module_parallel`); None where the optimizer has it.
         upstream: The batch with what its modules upstream returned, computed before
             (`models.sub_models.WithUpstream`), or None.
     """
@@ -44,6 +46,7 @@ class StepContext:
     gate: Gate | None = None
     record: ForwardRecord | None = None
     losses: Any = None
+    iteration: Any = None
     upstream: Any = None
 
 

@@ -48,6 +48,32 @@ def apply_apart(optimizer: Any, gradients: Sequence, variables: Sequence) -> Non
     optimizer.iterations.assign_sub(1)
 
 
+def apply_at(
+    optimizer: Any, iteration: Any, gradients: Sequence, variables: Sequence
+) -> None:
+    """Applies some gradients of a step of which several are under way: none counts it.
+
+    The optimizer's own count, which all of them would read and write, stays as it is.
+
+    Args:
+        optimizer: An optimizer to which `why_not_apart` has no objection.
+        iteration: The number of the step, the first being 0: what becomes a tensor of the
+            dtype of the count.
+        gradients: List of the gradients, None where there is none.
+        variables: List of the variables.
+    """
+    count = optimizer.iterations
+    # On TensorFlow optimizers write weights and their own state past the scope. It keeps
+    # the rest: counts, and weights that a constraint has changed.
+    with keras.StatelessScope() as scope:
+        scope.add_update((count, iteration))
+        optimizer.apply(gradients, variables)
+    for variable in [*optimizer.variables, *variables]:
+        value = scope.get_current_value(variable)
+        if value is not None and variable is not count:
+            variable.assign(value)
+
+
 def count_step(optimizer: Any) -> None:
     """Ends a step of which everything was applied apart."""
     optimizer.iterations.assign_add(1)

@@ -20,7 +20,8 @@ class CompiledSteps:
     has to restore anything.
 
     Attributes:
-        functions: Dict with the compiled step by mode and by the quantities it measures.
+        functions: Dict with the compiled step by mode, by the quantities it measures, and
+            by the batches it takes at once (None: one after another).
         traces: Dict of how often each was traced, by mode and number of quantities.
         requested: Names of the quantities that the next execution measures.
         measuring: Names of those that the execution under way measures.
@@ -29,7 +30,7 @@ class CompiledSteps:
     """
 
     def __init__(self) -> None:
-        self.functions: dict[tuple[TrainingMode, frozenset[str]], Callable] = {}
+        self.functions: dict[tuple[TrainingMode, frozenset[str], int | None], Callable] = {}
         self.traces: Counter = Counter()
         self.requested = LEAN
         self.measuring = LEAN
@@ -50,22 +51,28 @@ class CompiledSteps:
         self.functions = {k: f for k, f in self.functions.items() if not k[1]}
         self.requested = LEAN
 
-    def run(self, mode: TrainingMode, compile_step: Callable[..., Callable], *args) -> Any:
+    def run(
+        self,
+        mode: TrainingMode,
+        compile_step: Callable[[int | None], Callable],
+        batches: int | None,
+        *args,
+    ) -> Any:
         """Runs the compiled step that is due, and compiles it first if need be.
 
         Args:
             mode: The `TrainingMode` in force.
-            compile_step: Function that makes a compiled step, of the arguments that it is
-                run with first.
+            compile_step: Function that makes a compiled step, given `batches`.
+            batches: Integer, how many batches it takes at once; None for one after another.
             *args: Arguments of the compiled step.
         """
         # On TensorFlow the batches say, before the first, what they hold.
         self.specs = getattr(args[0], "element_spec", None)
-        key = (mode, self.requested)
+        key = (mode, self.requested, batches)
         self.requested = LEAN
         is_new, traced = key not in self.functions, self.traces.total()
         if is_new:
-            self.functions[key] = compile_step(*args)
+            self.functions[key] = compile_step(batches)
         self.measuring = key[1]
         try:
             return self.functions[key](*args)

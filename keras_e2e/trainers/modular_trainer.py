@@ -19,6 +19,11 @@ from keras_e2e.trainers.build_optimizer import build_optimizer
 from keras_e2e.trainers.compiled_names import refuse_boundary_names
 from keras_e2e.trainers.forward_pass import forward, record_pass
 from keras_e2e.trainers.logs import ModularLogs
+from keras_e2e.trainers.module_parallel import (
+    batches_at_once,
+    refuse_coupled,
+    several_at_once,
+)
 from keras_e2e.trainers.state import ModularState
 from keras_e2e.trainers.step_loss import evaluation_loss, step_loss, sum_of_penalties
 from keras_e2e.trainers.targets import StepTargets, split_targets
@@ -150,6 +155,7 @@ class ModularTrainer(ModularLogs, ModularStep, Model):
         state = self._modular
         refuse_averages(self.name, state.mode, getattr(self, "optimizer", None))
         refuse_boundary_names(self)
+        refuse_coupled(self)
         if state.modules:
             # Callbacks that load weights and JAX's trainer want the variables to be there.
             self._build_optimizer()
@@ -163,14 +169,13 @@ class ModularTrainer(ModularLogs, ModularStep, Model):
         return self.train_function
 
     def _run_step(self, *args):
-        return self._modular.run_step(self._compile_step, *args)
+        return self._modular.run_step(self._compile_step, batches_at_once(self), *args)
 
-    def _compile_step(self, *args) -> Callable:
+    def _compile_step(self, batches: int | None) -> Callable:
         self._build_optimizer()
-        with self._making_step(*args):
-            super().make_train_function(force=True)
+        super().make_train_function(force=True)
         compiled, self.train_function = self.train_function, self._run_step
-        return compiled
+        return compiled if batches is None else several_at_once(self, batches, compiled)
 
     def _build_optimizer(self) -> None:
         build_optimizer(self)

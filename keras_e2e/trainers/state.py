@@ -61,12 +61,17 @@ class ModularState:
         self.boundary_ids = {id(m.boundary) for m in modules if m.boundary is not None}
         self._flows.clear()
 
-    def run_step(self, compile_step: Callable[..., Callable], *args) -> Any:
+    def run_step(
+        self,
+        compile_step: Callable[[int | None], Callable],
+        batches: int | None,
+        *args,
+    ) -> Any:
         """Runs the compiled step that is due; see `CompiledSteps.run`."""
         self.evaluates = False
         if self.steps.requested:
             self.recorder.begin_execution()
-        return self.steps.run(self.mode, compile_step, *args)
+        return self.steps.run(self.mode, compile_step, batches, *args)
 
     def put_recorder_back(self, recorder: Any) -> None:
         """Takes an earlier recorder back, and forgets steps that write elsewhere."""

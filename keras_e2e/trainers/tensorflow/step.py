@@ -1,6 +1,5 @@
 """The training step on TensorFlow: Keras's own numbers, plus diagnostics when asked."""
 
-import contextlib
 import functools
 import warnings
 from collections.abc import Callable
@@ -10,8 +9,8 @@ import keras
 import tensorflow as tf
 from keras import tree
 
-from keras_e2e.modules.step_context import StepContext, step_context
-from keras_e2e.optimizers.apply_apart import apply_apart, count_step
+from keras_e2e.modules.step_context import StepContext, context_of, step_context
+from keras_e2e.optimizers.apply_apart import apply_apart, apply_at, count_step
 from keras_e2e.trainers.build_optimizer import build_optimizer
 from keras_e2e.trainers.one_pass import why_one_apply
 from keras_e2e.trainers.state import ModularState
@@ -73,10 +72,6 @@ class ModularStep(Model):
             state.steps.count_trace(state.mode)
         return logs
 
-    def _making_step(self, iterator):
-        """The context in which Keras makes a step that is to be run with this."""
-        return contextlib.nullcontext()
-
     def _movable(self) -> list:
         """The variables that the step may change."""
         state = self._modular
@@ -94,6 +89,9 @@ class ModularStep(Model):
             return None
         if why_one_apply(self) is not None:
             return None
+        iteration = context_of(self._modular).iteration
+        if iteration is not None:
+            return functools.partial(apply_at, self.optimizer, iteration)
         return functools.partial(apply_apart, self.optimizer)
 
     def _track_loss(self, loss: Any, x: Any) -> None:
@@ -115,12 +113,16 @@ class ModularStep(Model):
             instrumentation = StepInstrumentation(self, context, y_pred, passes)
             instrumentation.before_step(gradients)
         if gradients.applied and all(gradient is None for gradient in found):
-            count_step(self.optimizer)
+            if context.iteration is None:
+                count_step(self.optimizer)
         elif variables:
             if not self.optimizer.built:  # a step by hand
                 build_optimizer(self)
             with tf.control_dependencies(_forward(state.mode, loss, y_pred)):
-                self.optimizer.apply_gradients(zip(found, variables, strict=True))
+                if context.iteration is not None:
+                    apply_at(self.optimizer, context.iteration, found, variables)
+                else:
+                    self.optimizer.apply_gradients(zip(found, variables, strict=True))
         else:
             warnings.warn(
                 f"{self.name!r} has nothing to train in mode '{state.mode}'.",

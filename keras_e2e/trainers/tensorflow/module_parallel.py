@@ -1,0 +1,88 @@
+"""One execution in which several batches are under way, each in a module of its own."""
+
+from collections.abc import Callable
+from typing import Any
+
+import tensorflow as tf
+
+from keras_e2e.modules.step_context import step_context
+
+
+class _StepNumber:
+    """How often an optimizer has stepped, and some steps more.
+
+    It reads the count wherever it is used, as the optimizer itself does. One tensor for all
+    uses would be computed with once for all of them, and TensorFlow orders products by how
+    often a factor is used: the last bit of a weight would be another.
+
+    Args:
+        count: The `tf.Variable`.
+        more: Integer, what is added.
+    """
+
+    def __init__(self, count: tf.Variable, more: int):
+        self.count, self.more = count, more
+
+    def __tf_tensor__(self, dtype: Any = None, name: str | None = None) -> tf.Tensor:
+        return tf.convert_to_tensor(self.count, dtype) + self.more
+
+
+def pipelined(model: Any, batches: int, plain: Callable[[Any], Any]) -> Callable:
+    """A train function whose executions train the modules at the same time.
+
+    All steps of an execution are one graph without a loop. TensorFlow runs an operation as
+    soon as what it depends on is there: what it computes with, and where it reads or writes
+    a variable, the earlier operations on that variable. Where gradients are applied at
+    boundaries, modules have no variable in common, so a module goes on to the next batch
+    while the next one trains on what it has made. The number of the step alone, which all
+    of them read, is a variable: here it is a number that each step is given.
+
+    Args:
+        model: The modular model, compiled, with the optimizer built.
+        batches: Integer, how many batches are under way at once.
+        plain: Function that takes the steps of an execution one after another.
+    """
+    state, optimizer = model._modular, model.optimizer
+
+    @tf.autograph.experimental.do_not_convert
+    def take(optionals: list) -> Any:
+        logs, traces = None, None
+        for place, optional in enumerate(optionals):
+            iteration = _StepNumber(optimizer.iterations.value, place)
+            # Names in it are to sort before "gradient_tape", as most names of a step do:
+            # TensorFlow sums in the order of names.
+            with tf.name_scope(f"batch_{place}"), step_context(state, iteration=iteration):
+                step, data = model.train_step, _data(optional)
+                logs = model.distribute_strategy.run(step, args=(data,))
+            traces = traces or state.steps.traces.copy()
+        state.steps.traces = traces  # one, whatever it holds
+        optimizer.iterations.assign_add(len(optionals))
+        return logs
+
+    @tf.autograph.experimental.do_not_convert
+    def fetch(iterator: Any) -> list:
+        return [iterator.get_next_as_optional() for _ in range(batches)]
+
+    take, fetch = tf.function(take), tf.function(fetch)
+
+    def execute(iterator: Any) -> Any:
+        if not isinstance(iterator, tf.data.Iterator):  # a batch given by hand
+            return plain(iterator)
+        fetched = fetch(iterator)
+        # The first trace of a step may make metrics, and is then made again by TensorFlow.
+        if state.steps.traces and fetched[-1].has_value():
+            return take(fetched)
+        rest = [optional for optional in fetched if optional.has_value()]
+        if not rest:
+            raise StopIteration
+        return [take([optional]) for optional in rest][-1]
+
+    return execute
+
+
+def _data(optional: Any) -> Any:
+    """The batch that an optional holds; None for what is left out of it, as in Keras."""
+    return tf.nest.map_structure(
+        lambda value: None if isinstance(value, tf.experimental.Optional) else value,
+        optional.get_value(),
+    )
