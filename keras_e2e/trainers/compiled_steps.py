@@ -54,7 +54,7 @@ class CompiledSteps:
     def run(
         self,
         mode: TrainingMode,
-        compile_step: Callable[[int | None], Callable],
+        compile_step: Callable[..., Callable],
         batches: int | None,
         *args,
     ) -> Any:
@@ -62,7 +62,8 @@ class CompiledSteps:
 
         Args:
             mode: The `TrainingMode` in force.
-            compile_step: Function that makes a compiled step, given `batches`.
+            compile_step: Function that makes a compiled step, of `batches` and of the
+                arguments that it is run with first.
             batches: Integer, how many batches it takes at once; None for one after another.
             *args: Arguments of the compiled step.
         """
@@ -72,7 +73,7 @@ class CompiledSteps:
         self.requested = LEAN
         is_new, traced = key not in self.functions, self.traces.total()
         if is_new:
-            self.functions[key] = compile_step(batches)
+            self.functions[key] = compile_step(batches, *args)
         self.measuring = key[1]
         try:
             return self.functions[key](*args)

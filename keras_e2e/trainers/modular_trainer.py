@@ -171,9 +171,10 @@ class ModularTrainer(ModularLogs, ModularStep, Model):
     def _run_step(self, *args):
         return self._modular.run_step(self._compile_step, batches_at_once(self), *args)
 
-    def _compile_step(self, batches: int | None) -> Callable:
+    def _compile_step(self, batches: int | None, *args) -> Callable:
         self._build_optimizer()
-        super().make_train_function(force=True)
+        with self._making_step(*args):
+            super().make_train_function(force=True)
         compiled, self.train_function = self.train_function, self._run_step
         return compiled if batches is None else several_at_once(self, batches, compiled)
 

@@ -63,7 +63,7 @@ class ModularState:
 
     def run_step(
         self,
-        compile_step: Callable[[int | None], Callable],
+        compile_step: Callable[..., Callable],
         batches: int | None,
         *args,
     ) -> Any:

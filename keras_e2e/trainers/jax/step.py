@@ -10,6 +10,7 @@ import keras
 from keras_e2e.modules.step_context import step_context
 from keras_e2e.trainers.state import ModularState
 from keras_e2e.utils import compat
+from keras_e2e.utils.compat.jax_state import state_in_variables
 
 if TYPE_CHECKING:
     from keras import Model
@@ -44,6 +45,10 @@ class ModularStep(Model):
         ]
         modular.steps.count_trace(modular.mode)
         return logs, (trainable, *new_state[1:])
+
+    def _making_step(self, state, iterator):
+        """The context in which Keras makes a step that is to be run with these."""
+        return state_in_variables(self, state)
 
     def make_train_function(self, force=False):
         """As Keras does, but with a function of its own for each training mode."""

@@ -1,5 +1,6 @@
 """The training step on TensorFlow: Keras's own numbers, plus diagnostics when asked."""
 
+import contextlib
 import functools
 import warnings
 from collections.abc import Callable
@@ -71,6 +72,10 @@ class ModularStep(Model):
             # Else Keras has just made its metrics, in a trace that TensorFlow repeats.
             state.steps.count_trace(state.mode)
         return logs
+
+    def _making_step(self, iterator):
+        """The context in which Keras makes a step that is to be run with this."""
+        return contextlib.nullcontext()
 
     def _movable(self) -> list:
         """The variables that the step may change."""
