@@ -4,6 +4,7 @@ import functools
 import itertools
 
 import keras
+import numpy as np
 from keras import layers
 
 import keras_e2e as e2e
@@ -70,3 +71,11 @@ NETWORKS = {
     "transformer": (transformer, 64),
     "mlp": (mlp, 1024),
 }
+
+
+def batch(network: str) -> tuple[np.ndarray, np.ndarray]:
+    """A batch of random examples."""
+    make, size = NETWORKS[network]
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(size, *make().input.shape[1:])).astype("float32")
+    return x, rng.integers(0, 10, size).astype("int32")

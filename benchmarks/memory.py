@@ -17,7 +17,6 @@ checkpointing by as many segments with `keras.remat`, and `remat=True` end to en
 import json
 import os
 import pathlib
-import re
 import subprocess
 import sys
 import tempfile
@@ -30,10 +29,9 @@ if any(argument.endswith("=jax") for argument in sys.argv):
     os.environ["KERAS_BACKEND"] = "jax"
 
 import keras
-import numpy as np
 from _memory_figure import draw
-from _networks import NETWORKS, Segments
-from _peaks import MIB, peaks_of, step_of
+from _networks import NETWORKS, Segments, batch
+from _peaks import on_jax, peaks_of, step_of, under_xla
 from absl import app, flags
 from rich.console import Console
 from rich.table import Table
@@ -82,52 +80,6 @@ def made(network: str, method: str, modules: int) -> keras.Model:
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
     model.compile(optimizer, loss, jit_compile=FLAGS.backend != "graph")
     return model
-
-
-def batch(network: str) -> tuple[np.ndarray, np.ndarray]:
-    """A batch of random examples."""
-    make, size = NETWORKS[network]
-    rng = np.random.default_rng(0)
-    x = rng.normal(size=(size, *make().input.shape[1:])).astype("float32")
-    return x, rng.integers(0, 10, size).astype("int32")
-
-
-def on_jax(model: keras.Model, x: np.ndarray, y: np.ndarray) -> tuple[list, Callable]:
-    """What the compiled step takes in MiB, and a function that runs it."""
-    import jax
-
-    model.train_on_batch(x, y)
-    parts = (
-        *(model.trainable_variables, model.non_trainable_variables),
-        *(model.optimizer.variables, model.metrics_variables),
-    )
-    # `fit` donates the state as well: else what is returned would serve as scratch.
-    state = [tuple([jax.numpy.copy(v.value) for v in part] for part in parts)]
-    step = jax.jit(model.train_step, donate_argnums=0)
-    compiled = step.lower(state[0], (x, y)).compile()
-    taken = compiled.memory_analysis().temp_size_in_bytes / MIB
-
-    def run() -> None:
-        _, state[0] = jax.block_until_ready(compiled(state[0], (x, y)))
-
-    return [taken], run
-
-
-def under_xla(step: Callable[[], Any]) -> list[float]:
-    """What XLA reports of the step, in MiB; nothing else was compiled before."""
-    step()
-    reports = pathlib.Path(dumped()).glob("*memory-usage-report.txt")
-    sizes = [
-        re.search(r"size ([0-9.]+)(.i?B), preallocated-temp", r.read_text())
-        for r in reports
-    ]
-    units = {"KiB": 2**10, "MiB": 2**20, "GiB": 2**30}
-    return [max(float(s[1]) * units[s[2]] for s in sizes if s) / MIB]
-
-
-def dumped() -> str:
-    """The folder to which XLA writes its reports in this process, by `XLA_FLAGS`."""
-    return os.environ["XLA_FLAGS"].split("--xla_dump_to=")[1].split()[0]
 
 
 def ratio(step: Callable[[], Any], stock: Callable[[], Any]) -> tuple[float, float]:

@@ -10,10 +10,16 @@ layers draw other noise for half a batch than for a whole one, in Keras as well.
 The last column is the time of a step of 4 devices as a ratio to that of one: all of them
 are the same cores, so it says what the strategy costs, not what devices gain.
 
-    python benchmarks/several_devices.py [--steps=20] [--methods=sim,mixed]
+With `--short=5` the last batch lacks five examples: devices have unlike parts of it.
+
+    python benchmarks/several_devices.py [--steps=20] [--short=5] [--methods=sim,mixed]
+
+With `--xla` it compares something else, on 2 devices: the time of a step that XLA compiles
+for each replica with that of the graph, in one process, taking turns, the least of many.
 """
 
 import contextlib
+import functools
 import json
 import os
 import pathlib
@@ -30,6 +36,9 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 import _shared
 import keras
 import numpy as np
+import tensorflow as tf
+from _networks import NETWORKS, batch
+from _peaks import least
 from absl import app, flags, logging
 from rich.console import Console
 from rich.table import Table
@@ -44,7 +53,9 @@ SIDES = {"1 device": 1, "2 devices": 2, "4 devices": 4, "2 workers": 0}
 def define_flags() -> None:
     """Defines the flags; not on import, for the tests import this."""
     flags.DEFINE_integer("steps", 20, "How many steps.", lower_bound=1)
+    flags.DEFINE_integer("short", 0, "How many examples the last batch lacks.")
     flags.DEFINE_list("methods", None, "Which objectives and modes; by default all.")
+    flags.DEFINE_bool("xla", False, "Compare the times of XLA and of the graph.")
     flags.DEFINE_enum("side", None, list(SIDES), "The side that this process is.")
     flags.DEFINE_integer("worker", 0, "The number of this worker.")
     flags.DEFINE_list("addresses", None, "The addresses of the workers.")
@@ -122,7 +133,7 @@ def trained(case: str, scope: Callable[[], Any]) -> tuple[list[np.ndarray], floa
         model = e2e.modularize(network(kind), ends, training_mode=mode)
         model.compile(keras.optimizers.SGD(0.05), "sparse_categorical_crossentropy")
     rng = np.random.default_rng(0)
-    n = BATCH * FLAGS.steps
+    n = BATCH * FLAGS.steps - FLAGS.short
     x = rng.normal(size=(n, *model.input.shape[1:])).astype("float32")
     y: Any = rng.integers(0, CLASSES, n).astype("int32")
     if case == "intermediate_target":
@@ -141,8 +152,6 @@ def trained(case: str, scope: Callable[[], Any]) -> tuple[list[np.ndarray], floa
 
 def strategy_of(side: str) -> Any:
     """The strategy of a side; None for one device."""
-    import tensorflow as tf
-
     devices = SIDES[side]
     if devices == 1:
         return None
@@ -168,6 +177,29 @@ def one_side(cases: list[str]) -> None:
         np.savez(path, *weights, seconds=seconds)
 
 
+def compare_xla(repeats: int = 10) -> Table:
+    """Milliseconds of a step on 2 devices, in the graph and by XLA."""
+    strategy = strategy_of("2 devices")
+    table = Table("network", "mode", "graph ms", "XLA ms", "XLA to graph")
+    for name in NETWORKS:
+        x, y = batch(name)
+        for mode in ("end_to_end", "local"):
+            sides = []
+            for jit in (False, True):
+                with strategy.scope():
+                    model = e2e.modularize(NETWORKS[name][0](), 3, training_mode=mode)
+                    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+                    model.compile("adam", loss, jit_compile=jit)
+                batches = tf.data.Dataset.from_tensors((x, y)).repeat()
+                steps = iter(strategy.experimental_distribute_dataset(batches))
+                model.make_train_function()
+                sides.append(functools.partial(model.train_function, steps))
+            least(sides, 2)  # traced and compiled
+            graph, xla = (1e3 * seconds for seconds in least(sides, repeats))
+            table.add_row(name, mode, f"{graph:.1f}", f"{xla:.1f}", f"{xla / graph:.2f}")
+    return table
+
+
 def run(side: str, cases: list[str], folder: str) -> None:
     """Runs the processes of a side to their end."""
     with contextlib.ExitStack() as held:
@@ -176,7 +208,8 @@ def run(side: str, cases: list[str], folder: str) -> None:
             probe.bind(("localhost", 0))
         addresses = ",".join(f"localhost:{probe.getsockname()[1]}" for probe in probes)
     command = [sys.executable, __file__, f"--side={side}", f"--folder={folder}"]
-    command += [f"--steps={FLAGS.steps}", f"--methods={','.join(cases)}"]
+    command += [f"--steps={FLAGS.steps}", f"--short={FLAGS.short}"]
+    command += [f"--methods={','.join(cases)}"]
     command += [f"--addresses={addresses}"]
     started = []
     for i in range(1 if SIDES[side] else 2):
@@ -192,6 +225,9 @@ def run(side: str, cases: list[str], folder: str) -> None:
 def main(_: list[str]) -> None:
     """Runs the sides one after the other, and prints the table."""
     cases = _shared.chosen(objectives() | MODES)
+    if FLAGS.xla:
+        Console(width=100).print(compare_xla())
+        return
     if FLAGS.side:
         one_side(cases)
         return

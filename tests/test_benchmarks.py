@@ -186,3 +186,25 @@ def test_devices_are_compared_for_every_objective(benchmark_script):
     compared = {type(make()) for _, make in script.objectives().values()}
     # The decoder of InfoPro has BatchNormalization: that of a replica is of its examples.
     assert {*ALIASES.values()} - compared == {InfoPro}
+
+
+def test_a_step_of_a_backend_is_measured(benchmark_script, monkeypatch):
+    script = benchmark_script("backends")
+
+    def tiny():
+        x = inputs = keras.Input((6,))
+        for units in (4, 4, 4, 4, 10):
+            x = keras.layers.Dense(units)(x)
+        return keras.Model(inputs, x)
+
+    monkeypatch.setitem(script.NETWORKS, "tiny", (tiny, 8))
+    # Not every TensorFlow counts the memory of a CPU.
+    monkeypatch.setattr(script, "peaks_of", lambda step: [step() and 1.0])
+    results = {
+        f"tiny/graph/{method}": script.one(f"tiny/graph/{method}", repeats=1)
+        for method in script.METHODS
+    }
+    assert all(found["ratio"] > 0 for found in results.values())
+    assert script.table_of(results).row_count == len(script.METHODS) - 1
+    failed = {"tiny/jax/local": {"error": "it is refused"}}
+    assert script.table_of(failed).row_count == 1
