@@ -10,6 +10,7 @@ from keras_e2e import objectives
 from keras_e2e.modules.joined import is_float, joined
 from keras_e2e.modules.step_context import open_context
 from keras_e2e.objectives.base import LocalObjective
+from keras_e2e.objectives.global_batch import GlobalBatch
 from keras_e2e.utils.validation import check_number, check_seed
 
 
@@ -120,10 +121,11 @@ class ModuleBoundary(keras.layers.Layer):
         """
         if not self.noise or not is_float(output):
             return output
-        shape = ops.shape(output)
-        return output + ops.cast(
-            keras.random.normal(shape, stddev=self.noise, seed=self.generator), output.dtype
-        )
+        # Drawn for the whole batch: the same on however many devices.
+        every = GlobalBatch(output)
+        shape = (every.size, *ops.shape(output)[1:])
+        noise = keras.random.normal(shape, stddev=self.noise, seed=self.generator)
+        return output + ops.cast(every.own(noise), output.dtype)
 
     def tensor_names(self, count: int) -> list[str]:
         """Returns the names of the tensors that it passes.

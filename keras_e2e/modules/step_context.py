@@ -33,6 +33,8 @@ class StepContext:
         losses: What the losses of the step are made of (`trainers.local_losses`).
         iteration: Integer tensor, the number of the step where several are under way
             (`trainers.module_parallel`); None where the optimizer has it.
+        share: Scalar, the factor of this replica's losses where they are differentiated, if
+            all examples are to weigh alike (`objectives.global_batch`); None for 1.
         upstream: The batch with what its modules upstream returned, computed before
             (`models.sub_models.WithUpstream`), or None.
     """
@@ -47,6 +49,7 @@ class StepContext:
     record: ForwardRecord | None = None
     losses: Any = None
     iteration: Any = None
+    share: Any = None
     upstream: Any = None
 
 

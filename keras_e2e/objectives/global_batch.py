@@ -1,9 +1,46 @@
 """The examples of all replicas, for losses that compare examples with each other."""
 
+import contextlib
+import threading
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import keras
 from keras import ops
+
+
+class _Kept(threading.local):
+    keep: Callable[[], Callable[[], None]] | None = None
+
+
+_kept = _Kept()
+
+
+@contextlib.contextmanager
+def kept_while_waiting(keep: Callable[[], Callable[[], None]]) -> Iterator[None]:
+    """In this context a replica finds what it has kept when it has waited for the others.
+
+    Replicas are threads that take turns where they meet. What a pass leaves in Python
+    objects is that of the replica that ran last.
+
+    Args:
+        keep: Function that notes it, and returns what puts it back.
+    """
+    before, _kept.keep = _kept.keep, keep
+    try:
+        yield
+    finally:
+        _kept.keep = before
+
+
+@contextlib.contextmanager
+def meeting() -> Iterator[None]:
+    """The context of what makes this replica wait for the others (`kept_while_waiting`)."""
+    keep = None if _replica_context() is None else _kept.keep
+    put_back = None if keep is None else keep()
+    yield
+    if put_back is not None:
+        put_back()
 
 
 class GlobalBatch:
@@ -18,20 +55,38 @@ class GlobalBatch:
 
     Attributes:
         size: Integer or scalar tensor, how many examples there are on all replicas.
+
+    Raises:
+        ValueError: In a function of a replica that XLA compiles: there is no way from
+            within it to the others.
     """
 
     def __init__(self, examples: Any):
         self._context = _replica_context()
         self._own = self.size = ops.shape(examples)[0]
         if self._context is not None:
-            sizes = self._context.all_gather(ops.reshape(self._own, (1,)), axis=0)
+            sizes = self._gathered_sizes()
             ends = ops.cumsum(sizes)
             replica = self._context.replica_id_in_sync_group
             self._start, self.size = ends[replica] - self._own, ends[-1]
 
+    def _gathered_sizes(self) -> Any:
+        try:
+            return self._gathered(ops.reshape(self._own, (1,)))
+        except RuntimeError as error:  # TensorFlow's, of a call amid a nested function
+            raise ValueError(
+                "The examples of all replicas are compared or drawn for here, and a "
+                "function that XLA compiles for one replica cannot ask the others. Compile "
+                "the model with jit_compile=False, or train it on one device."
+            ) from error
+
+    def _gathered(self, tensor: Any) -> Any:
+        with meeting():
+            return self._context.all_gather(tensor, axis=0)
+
     def all(self, tensor: Any) -> Any:
         """A tensor `(batch, ...)` with the examples of all replicas."""
-        return tensor if self._context is None else self._context.all_gather(tensor, axis=0)
+        return tensor if self._context is None else self._gathered(tensor)
 
     def own(self, tensor: Any) -> Any:
         """Of a tensor `(batch of all, ...)` what belongs to this replica's examples."""
@@ -66,7 +121,29 @@ class GlobalBatch:
         # What is elsewhere is a row of zeros here; the sum over all replicas is the row.
         rows = ops.pad(rows, ((0, 1), (0, 0)))
         found = ops.take(rows, ops.where(elsewhere, count, own), axis=0)
-        return self._context.all_reduce("SUM", found)
+        with meeting():
+            return self._context.all_reduce("SUM", found)
+
+
+def share_of_batch(examples: Any) -> Any:
+    """How much an average over a replica's examples counts in one over all of them.
+
+    Replicas that have equally many count 1 each. Keras lets all of them count so, also
+    those of an uneven batch.
+
+    Args:
+        examples: Tensor `(batch, ...)` of this replica's examples.
+
+    Returns:
+        Scalar tensor; None outside of a replica, and on one device.
+    """
+    context = _replica_context()
+    if context is None:
+        return None
+    own = ops.cast(ops.shape(examples)[0], "float32")
+    with meeting():
+        total = context.all_reduce("SUM", own)
+    return own * context.num_replicas_in_sync / ops.maximum(total, 1.0)
 
 
 def _replica_context() -> Any:

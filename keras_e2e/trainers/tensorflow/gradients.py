@@ -10,6 +10,7 @@ from keras import ops, tree
 from keras_e2e.modules.forward_record import ForwardRecord
 from keras_e2e.modules.loss_parts import LossPart
 from keras_e2e.modules.step_context import StepContext, step_context
+from keras_e2e.objectives.global_batch import meeting
 from keras_e2e.trainers.one_pass import why_one_pass
 from keras_e2e.trainers.sharing import (
     layers_of_others,
@@ -66,7 +67,7 @@ class StepGradients:
     ):
         self._apply, self.applied = apply, False
         self._model, self._context, self._x = model, context, x
-        self._scale = scale or model.optimizer.scale_loss
+        self._scale_loss = scale or model.optimizer.scale_loss
         self.variables, self._tapped = list(variables), tapped
         flow, ordered = model._modular.flow(), why_one_pass(model) is None
         self._sharing = shares_variables(model)
@@ -181,6 +182,12 @@ class StepGradients:
             return None
         return self._scale(ops.sum(ops.stack(terms)) if len(terms) > 1 else terms[0])
 
+    def _scale(self, loss: Any) -> Any:
+        share = self._context.share
+        if share is not None:
+            loss = loss * ops.cast(share, loss.dtype)
+        return self._scale_loss(loss)
+
     def _sources(self, part: LossPart | None, record: ForwardRecord | None) -> list:
         """What a part is differentiated by; everything where the loss is one."""
         variables = self.variables if part is None else self._movable(part)
@@ -219,7 +226,8 @@ class StepGradients:
     def _differentiate(self, part: LossPart | None, loss: Any, record: Any) -> list:
         """Adds the gradients of a part to those that there are. Returns the new ones."""
         sources = self._sources(part, record)
-        found = self.tape.gradient(loss, sources)
+        with meeting():  # gradients go where the examples of all replicas came from
+            found = self.tape.gradient(loss, sources)
         new = [(s, g) for s, g in zip(sources, found, strict=True) if g is not None]
         for source, gradient in new:
             before = self._found.get(id(source))

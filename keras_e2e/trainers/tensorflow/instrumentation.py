@@ -15,6 +15,7 @@ from keras_e2e.trainers.tensorflow.gradients import StepGradients, over_replicas
 from keras_e2e.trainers.tensorflow.optimizer_step import OptimizerStep
 from keras_e2e.trainers.tensorflow.recorder import Recorder
 from keras_e2e.trainers.tensorflow.recorder_state import RecorderState
+from keras_e2e.trainers.tensorflow.replicas import refuse_compiled_replicas
 from keras_e2e.utils import compat
 from keras_e2e.utils.graphs import strategy_scope
 
@@ -22,6 +23,7 @@ from keras_e2e.utils.graphs import strategy_scope
 def instrument(model: Any, quantities: list[Quantity]) -> Any:
     """Lets the steps of a model measure these quantities, too. See `ModularTrainer`."""
     model._refuse_unknown_modules("instrument()")
+    refuse_compiled_replicas(model, "diagnostics look at activations and signals")
     state = model._modular
     shapes = {
         m.name: [tuple(v.shape) for v in state.trained_variables(m)] for m in state.modules

@@ -1,6 +1,5 @@
 """The training step on TensorFlow: Keras's own numbers, plus diagnostics when asked."""
 
-import contextlib
 import functools
 import warnings
 from collections.abc import Callable
@@ -11,6 +10,7 @@ import tensorflow as tf
 from keras import tree
 
 from keras_e2e.modules.step_context import StepContext, context_of, step_context
+from keras_e2e.objectives.global_batch import kept_while_waiting, share_of_batch
 from keras_e2e.optimizers.apply_apart import apply_apart, apply_at, count_step
 from keras_e2e.trainers.build_optimizer import build_optimizer
 from keras_e2e.trainers.one_pass import why_one_apply
@@ -18,7 +18,13 @@ from keras_e2e.trainers.state import ModularState
 from keras_e2e.trainers.tensorflow.extra_passes import ExtraPasses, first_tensor
 from keras_e2e.trainers.tensorflow.gradients import StepGradients
 from keras_e2e.trainers.tensorflow.instrumentation import StepInstrumentation
+from keras_e2e.trainers.tensorflow.replicas import (
+    compiled,
+    compiled_inside,
+    compiles_replicas,
+)
 from keras_e2e.utils import compat
+from keras_e2e.utils.compat.calls import keep_penalties
 from keras_e2e.utils.compat.multi_worker import let_workers_fit, several_workers
 
 if TYPE_CHECKING:
@@ -49,33 +55,74 @@ class ModularStep(Model):
     def train_step(self, data):
         state = self._modular
         metric_variables = len(self.metrics_variables)
-        x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
-        # End to end no head sends anything back, and all sums are those of stock Keras.
-        apart = state.mode.name != "end_to_end"
-        with step_context(state, targets=(y, sample_weight)) as context:
-            gradients = StepGradients(
-                *(self, context, x, self._movable()),
-                tapped=bool(state.steps.measuring),
-                apply=self._apply_early(),
-            )
-            context.tap = _tap(gradients.tape if state.steps.measuring else None, apart)
-            with gradients.tape:
-                y_pred = self(x, training=True)
-                loss = self.compute_loss(
-                    x=x, y=y, y_pred=y_pred, sample_weight=sample_weight, training=True
-                )
-                self._track_loss(loss, x)
-                gradients.finish(loss, y_pred)
-            self._update(gradients, context, x, loss, y_pred)
-        logs = self.compute_metrics(x, y, y_pred, sample_weight=sample_weight)
+        step = self._compiled_step if compiles_replicas(self) else self._step
+        logs = step(*keras.utils.unpack_x_y_sample_weight(data))
         if len(self.metrics_variables) == metric_variables:
             # Else Keras has just made its metrics, in a trace that TensorFlow repeats.
             state.steps.count_trace(state.mode)
         return logs
 
+    def test_step(self, *args):
+        run = functools.partial(super().test_step, *args)
+        return compiled(self, run) if compiles_replicas(self) else run()
+
+    def _step(self, x, y, sample_weight):
+        targets, share = (y, sample_weight), self._share(x)
+        keep = functools.partial(keep_penalties, self)
+        change = step_context(self._modular, targets=targets, share=share)
+        with kept_while_waiting(keep), change as context:
+            gradients, loss, y_pred = self._pass(context, x)
+            self._update(gradients, context, x, loss, y_pred)
+        return self.compute_metrics(x, y, y_pred, sample_weight=sample_weight)
+
+    def _compiled_step(self, x, y, sample_weight):
+        """A step of which XLA compiles all but the apply, for this replica."""
+        targets, share = (y, sample_weight), self._share(x)
+
+        def up_to_gradients():
+            with step_context(self._modular, targets=targets, share=share) as context:
+                gradients, _, y_pred = self._pass(context, x)
+                found = gradients.take()
+            logs = self.compute_metrics(x, y, y_pred, sample_weight=sample_weight)
+            return found, logs
+
+        found, logs = compiled(self, up_to_gradients)
+        self._apply(self._movable(), found)
+        return logs
+
+    def _share(self, x: Any) -> Any:
+        # End to end the parts of an uneven batch weigh alike, as in stock Keras.
+        is_stock = self._modular.mode.name == "end_to_end"
+        return None if is_stock else share_of_batch(first_tensor(x))
+
+    def _pass(self, context: StepContext, x: Any) -> tuple[StepGradients, Any, Any]:
+        """The forward pass and the loss: what takes gradients, the loss, the outputs."""
+        state = self._modular
+        # End to end no head sends anything back, and all sums are those of stock Keras.
+        apart = state.mode.name != "end_to_end"
+        gradients = StepGradients(
+            *(self, context, x, self._movable()),
+            tapped=bool(state.steps.measuring),
+            apply=self._apply_early(),
+        )
+        context.tap = _tap(gradients.tape if state.steps.measuring else None, apart)
+        y, sample_weight = context.targets
+        with gradients.tape:
+            y_pred = self(x, training=True)
+            loss = self.compute_loss(
+                x=x, y=y, y_pred=y_pred, sample_weight=sample_weight, training=True
+            )
+            self._track_loss(loss, x)
+            gradients.finish(loss, y_pred)
+        return gradients, loss, y_pred
+
     def _making_step(self, iterator):
         """The context in which Keras makes a step that is to be run with this."""
-        return contextlib.nullcontext()
+        return compiled_inside(self)
+
+    def make_test_function(self, force=False):
+        with compiled_inside(self):
+            return super().make_test_function(force)
 
     def _movable(self) -> list:
         """The variables that the step may change."""
@@ -120,21 +167,27 @@ class ModularStep(Model):
         if gradients.applied and all(gradient is None for gradient in found):
             if context.iteration is None:
                 count_step(self.optimizer)
-        elif variables:
-            if not self.optimizer.built:  # a step by hand
-                build_optimizer(self)
-            with tf.control_dependencies(_forward(state.mode, loss, y_pred)):
-                if context.iteration is not None:
-                    apply_at(self.optimizer, context.iteration, found, variables)
-                else:
-                    self.optimizer.apply_gradients(zip(found, variables, strict=True))
         else:
-            warnings.warn(
-                f"{self.name!r} has nothing to train in mode '{state.mode}'.",
-                stacklevel=2,
-            )
+            with tf.control_dependencies(_forward(state.mode, loss, y_pred)):
+                self._apply(variables, found)
         if instrumentation is not None:
             instrumentation.record(variables, found)
+
+    def _apply(self, variables: list, found: list) -> None:
+        """Applies the gradients of the variables."""
+        if not variables:
+            warnings.warn(
+                f"{self.name!r} has nothing to train in mode '{self._modular.mode}'.",
+                stacklevel=2,
+            )
+            return
+        if not self.optimizer.built:  # a step by hand
+            build_optimizer(self)
+        iteration = context_of(self._modular).iteration
+        if iteration is not None:
+            apply_at(self.optimizer, iteration, found, variables)
+        else:
+            self.optimizer.apply_gradients(zip(found, variables, strict=True))
 
 
 def _tap(tape: tf.GradientTape | None, apart: bool) -> Any:

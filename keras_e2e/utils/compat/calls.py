@@ -115,6 +115,24 @@ def penalties_of_calls(
     return losses
 
 
+def keep_penalties(model: keras.Model) -> Callable[[], None]:
+    """Notes what layers have added to the loss; returns what puts it back.
+
+    Stands for `Layer._losses` and `_loss_ids`, which all threads share: a replica of a
+    strategy that waits for the others amid its pass would find theirs in place of its own.
+    """
+    layers = model._flatten_layers(include_self=True)
+    kept = [(layer, list(layer._losses), set(layer._loss_ids)) for layer in layers]
+
+    def put_back() -> None:
+        for layer, losses, ids in kept:
+            layer._losses[:] = losses
+            layer._loss_ids.clear()
+            layer._loss_ids.update(ids)
+
+    return put_back
+
+
 def penalties_of_weights(model: keras.Model, chosen: Iterable[int]) -> list:
     """The penalties of weights of a model (`_get_regularization_losses`).
 

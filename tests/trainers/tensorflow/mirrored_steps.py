@@ -11,6 +11,7 @@ import tensorflow as tf
 from keras import layers, optimizers
 
 import keras_e2e as e2e
+from tests.trainers.tensorflow import mirrored_cases
 
 cpu = tf.config.list_physical_devices("CPU")[0]
 tf.config.set_logical_device_configuration(
@@ -72,8 +73,11 @@ def main():
                 if not np.allclose(values, other, rtol=rtol, atol=1e-5, equal_nan=True):
                     print(quantity, module, values, other, flush=True)
                     failed = True
-    print("compared")
-    sys.exit(failed)
+    keras.config.set_dtype_policy("float32")
+    further = mirrored_cases.check_uneven(strategy)
+    further += mirrored_cases.check_compiled(strategy)
+    print(*further, "compared", sep="\n")
+    sys.exit(failed or bool(further))
 
 
 if __name__ == "__main__":

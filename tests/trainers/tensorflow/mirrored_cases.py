@@ -1,0 +1,114 @@
+"""Uneven batches, noise and XLA on two devices, beside one; run by mirrored_steps.py."""
+
+import keras
+import numpy as np
+from keras import layers, optimizers
+
+import keras_e2e as e2e
+
+RNG = np.random.default_rng(1)
+# The last batch of 8 has 5 examples: three for one device, two for the other.
+X = RNG.normal(size=(21, 6)).astype("float32")
+Y = RNG.integers(0, 3, 21).astype("int32")
+# Of each: the training mode, the objective of both boundaries, and noise at the first.
+# Penalties of activations are a replica's own, also where it waits for others amid a pass.
+UNEVEN = {
+    "comparing, noise": ("local", "sim", 0.3),
+    "signals": ("local", "synthetic_gradient", 0.0),
+    "drawn": ("deep_supervision", lambda: e2e.objectives.ForwardForward(seed=2), 0.0),
+}
+
+
+def made(mode, objective="prediction", noise=0.0, moving=False, **options):
+    """A compiled model of three modules; `moving` ones have a state of their own.
+
+    The dropout leaves all there, for XLA draws other numbers of the same seed.
+    """
+    keras.utils.set_random_seed(0)
+
+    def end(name, noise=0.0):
+        own = objective() if callable(objective) else objective
+        return e2e.ModuleBoundary(own, name=name, noise=noise, seed=5)
+
+    x = inputs = keras.Input((6,))
+    for layer in (
+        layers.Dense(
+            *(8, "tanh"), kernel_regularizer="l2", activity_regularizer="l2", name="a"
+        ),
+        *((layers.BatchNormalization(), layers.Dropout(1e-6, seed=3)) if moving else ()),
+        end("first", noise),
+        layers.Dense(8, "tanh", activity_regularizer="l2", name="b"),
+        end("second"),
+        layers.Dense(3, "softmax", name="out"),
+    ):
+        x = layer(x)
+    model = e2e.ModularModel(inputs, x, training_mode=mode)
+    loss = "sparse_categorical_crossentropy"
+    model.compile(optimizers.SGD(0.05), loss, metrics=["accuracy"], **options)
+    return model
+
+
+def fit(model, size=21):
+    """The weights, history, scores and predictions after two epochs."""
+    x, y = X[:size], Y[:size]
+    history = model.fit(x, y, 8, epochs=2, verbose=0, shuffle=False).history
+    weights = [np.array(w) for w in model.get_weights()]
+    scores = model.evaluate(x, y, batch_size=8, verbose=0)
+    return weights, list(history.values()), scores, model.predict(x, 8, verbose=0)
+
+
+def differs(one, two, to):
+    """Whether two trainings differ by more than this."""
+    pairs = zip(keras.tree.flatten(one), keras.tree.flatten(two), strict=True)
+    off = [np.abs(np.subtract(a, b)).max(initial=0.0) for a, b in pairs]
+    print(f"  off by {max(off):.1e}", flush=True)
+    return not max(off) < to
+
+
+def check_uneven(strategy):
+    """The cases in which uneven batches train something else on two devices."""
+    failed = []
+    for name, case in UNEVEN.items():
+        one = fit(made(*case))
+        with strategy.scope():
+            two = fit(made(*case))
+        print(name, flush=True)
+        if differs(one, two, 1e-5):
+            failed.append(name)
+    return failed
+
+
+def check_compiled(strategy):
+    """The cases in which XLA trains something else, or does not train."""
+    failed = []
+    for mode in ("end_to_end", "local"):
+        with strategy.scope():
+            graph = fit(made(mode, moving=True), 16)
+            model = made(mode, moving=True, jit_compile=True)
+            xla = fit(model, 16)  # XLA compiles for each size of a batch
+        print("xla", mode, flush=True)
+        if differs(graph, xla, 1e-5):
+            failed.append(f"xla {mode}")
+        if sum(model.trace_counts.values()) != 2 or not model.jit_compile:
+            failed.append(f"xla {mode}: {model.trace_counts}")
+    return failed + refusals(strategy, model)
+
+
+def refusals(strategy, model):
+    """What is not refused by name under XLA."""
+    with strategy.scope():
+        comparing = made("local", "sim", jit_compile=True)
+    watch = e2e.callbacks.ModuleDiagnostics()
+    attempts = {
+        "'first'": lambda: comparing.fit(X, Y, 8, verbose=0),
+        "diagnostics": lambda: model.fit(X, Y, 8, verbose=0, callbacks=[watch]),
+    }
+    failed = []
+    for word, attempt in attempts.items():
+        try:
+            attempt()
+            failed.append(f"{word} not refused")
+        except ValueError as error:
+            if word not in str(error) or "jit_compile=False" not in str(error):
+                failed.append(str(error))
+    return failed
