@@ -125,15 +125,14 @@ def assert_same(one, other):
         np.testing.assert_array_equal([*a.values()], [*b.values()])
 
 
-@pytest.mark.parametrize("where", ["memory", "folder"])
 @pytest.mark.parametrize(
-    ("make", "precision"),
+    ("make", "precision", "where"),
     [
-        (mlp, "float32"),
-        (mlp, "mixed_bfloat16"),
-        (convnet, "float32"),
-        (convnet, "mixed_float16"),
-        (recurrent, "float32"),
+        (mlp, "float32", "memory"),
+        (mlp, "mixed_bfloat16", "folder"),
+        (convnet, "float32", "folder"),
+        (convnet, "mixed_float16", "memory"),
+        (recurrent, "float32", "memory"),
     ],
 )
 def test_cached_training_gives_the_same_numbers_to_the_bit(

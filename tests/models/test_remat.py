@@ -95,16 +95,18 @@ def assert_same(make, remat=True, **how):
         np.testing.assert_array_equal(value, expected, path)
 
 
-MODES = ["end_to_end", "local", "deep_supervision", "sequential:CUT", "sequential:out"]
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("make", "mode"),
     [
-        *((make, mode) for make in (dense, nested) for mode in MODES),
-        *((attention, mode) for mode in MODES[:2]),
-        *((recurrent, mode) for mode in MODES[1:4:2]),
+        (dense, "local"),
+        (dense, "sequential:out"),
+        (nested, "end_to_end"),
+        (nested, "deep_supervision"),
+        (nested, "local"),
+        (attention, "end_to_end"),
+        (attention, "local"),
+        (recurrent, "sequential:CUT"),
     ],
 )
 def test_weights_statistics_seeds_and_logs_are_the_same_to_the_bit(make, mode):
