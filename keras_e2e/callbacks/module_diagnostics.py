@@ -81,7 +81,6 @@ class ModuleDiagnostics(keras.callbacks.Callback):
             quantities, two of one name, or an unknown set.
         TypeError: If something else than `Quantity` objects is given. When training
             starts: If the model is not modular.
-        RuntimeError: When training starts: If the Keras backend has no diagnostics.
 
     Example:
 
@@ -96,6 +95,9 @@ class ModuleDiagnostics(keras.callbacks.Callback):
     """
 
     _schedule: MeasurementSchedule  # of the latest `fit`
+    # As `self.model`. On JAX to ask for that gives the model its variables back: that
+    # takes a while, so not in each batch.
+    _trained: Any
 
     def __init__(
         self,
@@ -140,6 +142,7 @@ class ModuleDiagnostics(keras.callbacks.Callback):
                 f"{self._who} needs a modular model; {self.model.name!r} is a "
                 f"{type(self.model).__name__}. Use keras_e2e.modularize(model, ...)."
             )
+        self._trained = self.model
         self.module_names = [module.name for module in self.model.modules]
         self._due, self._pending = [], []
         self._schedule = MeasurementSchedule(
@@ -162,8 +165,8 @@ class ModuleDiagnostics(keras.callbacks.Callback):
         self._batch, self._executions = batch, self._executions + 1
         self._due = self._schedule.due_at(batch, self._steps_from(batch))
         if self._due:
-            self._measured_in = self.model.training_mode  # others may set the next
-            self.model.request_diagnostics(self._due)
+            self._measured_in = self._trained.training_mode  # others may set the next
+            self._trained.request_diagnostics(self._due)
 
     def on_train_batch_end(self, batch, logs=None):
         if self._pending:
@@ -174,7 +177,7 @@ class ModuleDiagnostics(keras.callbacks.Callback):
     def _keep(self, after: int) -> None:
         """Keeps what the execution under way measured, to be read later."""
         if self._due:
-            snapshot = self.model._modular.recorder.snapshot()
+            snapshot = self._trained._modular.recorder.snapshot()
             due, self._due = self._due, []
             self._pending.append(
                 _Pending(snapshot, due, self._measured_in, after, self._executions)
@@ -280,6 +283,6 @@ class ModuleDiagnostics(keras.callbacks.Callback):
 
     def _steps_from(self, batch: int) -> int:
         """The steps of the execution that starts here; the last one may be shorter."""
-        steps = self.model.steps_per_execution
+        steps = self._trained.steps_per_execution
         in_epoch = (self.params or {}).get("steps")
         return min(steps, in_epoch - batch) if in_epoch else steps

@@ -56,7 +56,7 @@ class ModuleTensorBoard(ModuleDiagnostics):
         modes: List of the `TrainingMode` of each measurement.
 
     Raises:
-        ValueError, TypeError, RuntimeError: As `ModuleDiagnostics`.
+        ValueError, TypeError: As `ModuleDiagnostics`.
         OSError: When training starts: If `log_dir` cannot be written.
 
     Example:

@@ -1,11 +1,11 @@
 """The singular values of a module's Jacobian."""
 
-import math
 from typing import Any
 
 import numpy as np
 from keras import ops, tree
 
+from keras_e2e.diagnostics.jacobian_products import JacobianProducts, jacobian_products
 from keras_e2e.diagnostics.on_demand import OnDemand
 from keras_e2e.utils.validation import check_integer
 
@@ -80,104 +80,21 @@ class JacobianSingularValues(OnDemand):
 
     def compute(self, model, x, y, sample_weight):
         x = tree.map_structure(lambda a: None if a is None else a[: self.num_examples], x)
-        tape, ends = _pass(model, x)
         found = {}
-        for place, module in enumerate(model.modules):
-            if ends[module.name] is None:
+        for place, (name, jacobian) in enumerate(jacobian_products(model, x).items()):
+            if jacobian is None:
                 continue
             random = np.random.default_rng([self.seed, place])
-            jacobian = _Jacobian(tape, *ends[module.name])
-            found[module.name] = (
+            found[name] = (
                 _mean_square(jacobian, self.num_directions, random),
                 _largest(jacobian, self.num_iterations, random),
             )
         return found
 
 
-def _pass(model: Any, x: Any) -> tuple[Any, dict[str, tuple | None]]:
-    """One pass in inference mode: its tape, and by module what enters it and leaves it."""
-    import tensorflow as tf
-
-    tape = tf.GradientTape(persistent=True, watch_accessed_variables=False)
-
-    def watched(tensor):
-        if tensor.dtype.is_floating:
-            tensor = tf.identity(tensor)
-            tape.watch(tensor)
-        return tensor
-
-    with tape:
-        inputs = tree.map_structure(
-            lambda a: None if a is None else watched(tf.convert_to_tensor(a)), x
-        )
-        record = model.forward_record(inputs, tap=watched)
-    given = [t for t in tree.flatten(inputs) if t is not None]
-    ends = {}
-    for module in model.modules:
-        before = [c for c in record.crossings if c.boundary.module in module.inputs]
-        starts = [tensor for crossing in before for tensor in crossing.outputs]
-        if module.model_inputs:
-            starts += given
-        ending = [c for c in record.crossings if c.boundary is module.boundary]
-        left = [tensor for crossing in ending for tensor in crossing.inputs]
-        if module.boundary is None:
-            left = tree.flatten(record.outputs)
-        ends[module.name] = _one_each(starts, left)
-    return tape, ends
-
-
-def _one_each(starts: list, left: list) -> tuple | None:
-    """The tensor that enters and the one that leaves; None unless floats, one of each."""
-    if len(starts) != 1 or len(left) != 1:
-        return None
-    start, end = starts[0], left[0]
-    floats = start.dtype.is_floating and end.dtype.is_floating
-    return (start, end) if floats and start.shape[0] == end.shape[0] else None
-
-
-class _Jacobian:
-    """A Jacobian for each example, as products with it from both sides.
-
-    In inference mode examples do not mix, so one product over the batch is one for each
-    example. Vectors are float32 of shape `(batch, size)`.
-    """
-
-    def __init__(self, tape: Any, start: Any, end: Any):
-        import tensorflow as tf
-
-        self.tape, self.start, self.end = tape, start, end
-        self.batch = start.shape[0]
-        self.inputs = math.prod(start.shape[1:])
-        self.outputs = math.prod(end.shape[1:])
-        # A product from the left is linear in its vector: its derivative with respect to
-        # that is the product from the right.
-        self.vector = tf.zeros_like(end)
-        self.outer = tf.GradientTape(persistent=True)
-        with self.outer:
-            self.outer.watch(self.vector)
-            self.product = tape.gradient(end, start, output_gradients=self.vector)
-
-    def left(self, vectors: Any) -> Any:
-        """`J^T u` for each example."""
-        shaped = ops.cast(ops.reshape(vectors, self.end.shape), self.end.dtype)
-        found = self.tape.gradient(self.end, self.start, output_gradients=shaped)
-        return self._flat(found, self.inputs)
-
-    def right(self, vectors: Any) -> Any:
-        """`J v` for each example."""
-        found = None
-        if self.product is not None:
-            shaped = ops.cast(ops.reshape(vectors, self.start.shape), self.start.dtype)
-            found = self.outer.gradient(self.product, self.vector, output_gradients=shaped)
-        return self._flat(found, self.outputs)
-
-    def _flat(self, found: Any, size: int) -> Any:
-        if found is None:  # the output does not depend on the input
-            return ops.zeros((self.batch, size))
-        return ops.cast(ops.reshape(found, (self.batch, size)), "float32")
-
-
-def _mean_square(jacobian: _Jacobian, most: int, random: np.random.Generator) -> float:
+def _mean_square(
+    jacobian: JacobianProducts, most: int, random: np.random.Generator
+) -> float:
     count = min(most, jacobian.outputs)
     directions, _ = np.linalg.qr(random.normal(size=(jacobian.outputs, count)))
     total = 0.0
@@ -189,7 +106,9 @@ def _mean_square(jacobian: _Jacobian, most: int, random: np.random.Generator) ->
     return norm / min(jacobian.inputs, jacobian.outputs)
 
 
-def _largest(jacobian: _Jacobian, iterations: int, random: np.random.Generator) -> float:
+def _largest(
+    jacobian: JacobianProducts, iterations: int, random: np.random.Generator
+) -> float:
     vectors = random.normal(size=(jacobian.batch, jacobian.inputs)).astype("float32")
     for _ in range(iterations):
         vectors = jacobian.left(jacobian.right(_of_length_1(vectors)))

@@ -65,7 +65,6 @@ class OnDemand(Described):
 
         Raises:
             TypeError: If the model is not modular.
-            RuntimeError: If the Keras backend is not TensorFlow.
             ValueError: If the data are not arrays of one length; for a quantity that
                 requires targets, if there are none, or the model is not compiled.
         """
@@ -116,11 +115,6 @@ class OnDemand(Described):
             raise TypeError(
                 f"{self.name} needs a modular model; found a {type(model).__name__}. Use "
                 "keras_e2e.modularize(model, ...)."
-            )
-        if keras.backend.backend() != "tensorflow":
-            raise RuntimeError(
-                f"{self.name}: the Keras backend is {keras.backend.backend()}; diagnostics "
-                "exist for tensorflow only. Set KERAS_BACKEND=tensorflow."
             )
         if not self.requires_targets:
             return

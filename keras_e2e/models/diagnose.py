@@ -96,7 +96,6 @@ def diagnose(
             compiled or has a `train_step` of its own, boundaries or mode do not fit it, or
             data or targets are missing; if a dataset or class weights are given together
             with `on_demand`.
-        RuntimeError: If the Keras backend is not TensorFlow.
 
     Example:
 

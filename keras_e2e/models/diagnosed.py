@@ -38,11 +38,6 @@ class AnyCode(ModularWrapper):
 
 def refuse_model(model: Any) -> None:
     """Raises what `diagnose` says it does, of models that it cannot train as they train."""
-    if keras.backend.backend() != "tensorflow":
-        raise RuntimeError(
-            f"diagnose: the Keras backend is {keras.backend.backend()}, and diagnostics "
-            "exist for tensorflow only. Set KERAS_BACKEND=tensorflow."
-        )
     if not isinstance(model, keras.Model):
         raise TypeError(
             f"diagnose needs a keras.Model; found a {type(model).__name__}. Give a model "

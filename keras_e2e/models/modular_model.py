@@ -63,7 +63,7 @@ class ModularModel(ModularBase, keras.Model):
             that modules share, or a module that does not use it.
         TypeError: If `shared` is not a dict of names.
         NotImplementedError: If the Keras backend is neither TensorFlow nor JAX, or not
-            TensorFlow where there is `remat`, or `shared` in a mode that stops gradients.
+            TensorFlow where there is `remat`.
 
     Example:
 

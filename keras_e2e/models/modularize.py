@@ -95,12 +95,11 @@ def modularize(
             its variables: `"first"` or `"last"` of those modules, or a module's name. In
             modes that stop gradients they are trained by the losses that train that module,
             and by no other; end to end and in deep supervision by all, as in stock Keras.
-            For two layers that hold one variable (tied weights) name one of them. On the
-            TensorFlow backend; on JAX in modes that stop no gradient. Defaults to `None`:
-            the last, whose loss is the nearest to the task's. (A language model whose
-            embedding also makes its outputs then learns far better than if the first module
-            trains it.) Losses that reach over a part of the modules need the first one to
-            own it, and so does `regimes.train(cache=...)`.
+            For two layers that hold one variable (tied weights) name one of them. Defaults
+            to `None`: the last, whose loss is the nearest to the task's. (A language model
+            whose embedding also makes its outputs then learns far better than if the first
+            module trains it.) Losses that reach over a part of the modules need the first
+            one to own it, and so does `regimes.train(cache=...)`.
 
     Returns:
         A `ModularModel`, or a `ModularWrapper` for a subclassed model and where a boundary
@@ -116,7 +115,7 @@ def modularize(
             that does not exist or cannot be computed twice, or if `shared` names something
             else than a layer that modules share, or a module that does not use it.
         NotImplementedError: If the Keras backend is neither TensorFlow nor JAX, or not
-            TensorFlow where there is `remat`, or `shared` in a mode that stops gradients.
+            TensorFlow where there is `remat`.
 
     Example:
 

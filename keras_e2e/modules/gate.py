@@ -43,6 +43,8 @@ class Gate:
         tap: Function that makes a tensor of its own of each boundary's output, or None.
         hold: Function of the record, the boundary and a list of its outputs, which is
             called as soon as the boundary is crossed and returns what goes on; or None.
+        watch: Function that makes a tensor of its own of what enters each boundary, and of
+            each output of the model; or None.
 
     Attributes:
         record: The `ForwardRecord` that the pass fills.
@@ -56,12 +58,13 @@ class Gate:
         outputs: tuple = (),
         tap: Callable[[Any], Any] | None = None,
         hold: Callable[[ForwardRecord, Any, Any], Any] | None = None,
+        watch: Callable[[Any], Any] | None = None,
     ):
         self.boundary_ids = boundary_ids
         self.stopping = stopping
         self.routes = routes or {}
         self.outputs = outputs
-        self.tap, self.hold = tap, hold
+        self.tap, self.hold, self.watch = tap, hold, watch
         self.record = ForwardRecord()
 
     def cross(self, boundary: Any, inputs: Any) -> Any:
@@ -76,6 +79,8 @@ class Gate:
         flat = tree.flatten(inputs)
         masks = [compat.mask_of(tensor) for tensor in flat]
         flat = self.inject_feedback(boundary.module, flat)
+        if self.watch is not None:
+            flat = [self.watch(tensor) for tensor in flat]
         outputs, predicted = self._stopped(boundary, flat)
         if self.tap is not None:
             outputs = [self.tap(output) for output in outputs]
@@ -129,6 +134,15 @@ class Gate:
                 for tensor, one in zip(tensors, projected, strict=True)
             ]
         return tensors
+
+    def watch_outputs(self, outputs: Any) -> Any:
+        """The model's outputs, each as a tensor of its own where they are watched."""
+        if self.watch is None:
+            return outputs
+        flat = tree.flatten(outputs)
+        found = [self.watch(tensor) for tensor in flat]
+        _set_masks(found, [compat.mask_of(tensor) for tensor in flat])
+        return tree.pack_sequence_as(outputs, found)
 
     def inject_output_feedback(self, end: str, outputs: Any) -> Any:
         """Does what `inject_feedback` does, at the model's outputs.

@@ -3,8 +3,6 @@
 from collections.abc import Sequence
 from typing import Any
 
-import keras
-
 from keras_e2e.modules.gradient_flow import GradientFlow, gradient_flow
 from keras_e2e.modules.module import Module
 from keras_e2e.modules.ownership import borrowed_from, owned_by
@@ -19,8 +17,6 @@ def resolve_mode(mode: TrainingMode, modules: Sequence[Module]) -> TrainingMode:
         ValueError: If the mode names a boundary or module that the model does not have,
             if nothing would train one of the modules, or if what modules share would not
             be trained by its owner alone.
-        NotImplementedError: If modules share something, and the backend has one backward
-            pass only, in a mode that stops gradients.
     """
     names = [m.name for m in modules]
     boundaries = [m.name for m in modules if m.boundary is not None]
@@ -87,14 +83,6 @@ def _refuse_inseparable(mode: TrainingMode, modules: Sequence[Module]) -> None:
     flow = gradient_flow(modules, mode)
     if not flow.stopping and not flow.separate:
         return  # everything trains everything, as in stock Keras
-    path = next(v.path for module in modules for v in module.borrowed)
-    if keras.backend.backend() == "jax":
-        raise NotImplementedError(
-            f"Training mode '{mode}': {path!r} is shared by two modules and trained by one "
-            "of them, which takes a backward pass for each loss; the tensorflow backend "
-            "has them and jax has not. Use 'end_to_end' or 'deep_supervision', or set "
-            "KERAS_BACKEND=tensorflow before importing keras."
-        )
     if mode.name == "sequential":
         _refuse_shared_statistics(mode, modules)
         return

@@ -25,8 +25,12 @@ class StepContext:
             known.
         tap: Function applied to the output of each boundary, or None. An instrumented
             step watches what it returns, so that the gradient there is known.
+        watch: Function applied to what enters each boundary and to the outputs (`Gate`), or
+            None. On JAX the gradient there is known in no other way.
         hold: Function that is called as soon as a boundary is crossed, or None (`Gate`). A
             step takes gradients there.
+        after_pass: Function that is called when a training pass is over, while what its
+            layers have added to the loss can still be seen; or None.
         testing: Boolean, whether this is a step of `evaluate`.
         gate: The `Gate` of the pass under way; None outside of a pass that is recorded.
         record: The `ForwardRecord` of the latest pass, until its loss is computed.
@@ -43,7 +47,9 @@ class StepContext:
     mode: TrainingMode | None = None
     targets: tuple = (None, None)
     tap: Callable[[Any], Any] | None = None
+    watch: Callable[[Any], Any] | None = None
     hold: Callable[[ForwardRecord, Any, Any], Any] | None = None
+    after_pass: Callable[[], None] | None = None
     testing: bool = False
     gate: Gate | None = None
     record: ForwardRecord | None = None

@@ -72,18 +72,40 @@ class CompiledSteps:
         key = (mode, self.requested, batches)
         self.requested = LEAN
         is_new, traced = key not in self.functions, self.traces.total()
-        if is_new:
-            self.functions[key] = compile_step(batches, *args)
         self.measuring = key[1]
         try:
+            if is_new:
+                self.functions[key] = compile_step(batches, *args)
             return self.functions[key](*args)
         except Exception:
             if is_new and self.traces.total() == traced:
                 # A step that is refused while it is traced could not be traced again.
-                del self.functions[key]
+                self.functions.pop(key, None)
             raise
         finally:
             self.measuring = LEAN
+
+    def without_measuring(
+        self, mode: TrainingMode, compile_step: Callable[..., Callable]
+    ) -> Callable:
+        """The compiled step of a mode that measures nothing; it is compiled if need be.
+
+        Args:
+            mode: The `TrainingMode`.
+            compile_step: As in `run`.
+        """
+        key = (mode, LEAN, None)
+
+        def run(*args: Any) -> Any:
+            measuring, self.measuring = self.measuring, LEAN
+            try:
+                if key not in self.functions:
+                    self.functions[key] = compile_step(None, *args)
+                return self.functions[key](*args)
+            finally:
+                self.measuring = measuring
+
+        return run
 
     def variables(self, model: Any) -> list[keras.Variable]:
         """The variables that a step trains, as in Keras.

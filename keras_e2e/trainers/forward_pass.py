@@ -32,6 +32,8 @@ def forward(model: Any, inputs: Any, training: Any, mask: Any, **kwargs: Any) ->
     else:
         return model._plain_call(inputs, training, mask, **kwargs)
     keep_record(state, gate.record)
+    if training and context.after_pass is not None:
+        context.after_pass()
     return outputs
 
 
@@ -84,6 +86,7 @@ def _training_gate(model: Any) -> Gate:
         *(state.boundary_ids, flow.stopping, flow.routes, _outputs(model)),
         tap=context.tap,
         hold=context.hold,
+        watch=context.watch,
     )
 
 
@@ -92,9 +95,11 @@ def _run(model: Any, inputs: Any, mask: Any, gate: Gate, **kwargs: Any) -> Any:
     state = model._modular
     with step_context(state, gate=gate):
         if state.mode.name == "sequential":
-            return model._sequential_call(inputs, state.mode.module, mask, **kwargs)
-        outputs = model._plain_call(inputs, True, mask, **kwargs)
-        return gate.inject_output_feedback(state.modules[-1].name, outputs)
+            outputs = model._sequential_call(inputs, state.mode.module, mask, **kwargs)
+        else:
+            outputs = model._plain_call(inputs, True, mask, **kwargs)
+            outputs = gate.inject_output_feedback(state.modules[-1].name, outputs)
+        return outputs if outputs is None else gate.watch_outputs(outputs)
 
 
 def _outputs(model: Any) -> tuple[Output, ...]:

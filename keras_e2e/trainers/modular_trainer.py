@@ -119,8 +119,7 @@ class ModularTrainer(ModularLogs, ModularStep, Model):
             The recorder of the numbers, with `module_names` and `columns`.
 
         Raises:
-            RuntimeError: If the modules are not known yet, or if the Keras backend has no
-                instrumented step.
+            RuntimeError: If the modules are not known yet.
             TypeError: If something else is given than complete `Quantity` objects.
             ValueError: If there are none, or two of one name, in this call or this `fit`.
         """

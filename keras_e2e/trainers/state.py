@@ -37,6 +37,7 @@ class ModularState:
         saved: The `SavedWithWeights`.
         loss_logs: The `LossLogs`.
         predictions: Symbolic tensors of what the model returns; None until known.
+        frozen: `id`s of variables that may not change, in whatever mode.
         evaluates: Boolean, whether the latest steps were those of `evaluate`.
     """
 
@@ -53,6 +54,7 @@ class ModularState:
         self.saved = SavedWithWeights()
         self.loss_logs = LossLogs()
         self.predictions: Any = None
+        self.frozen: set[int] = set()
         self.evaluates = False
 
     def set_modules(self, modules: list[Module], outputs: list[OutputSpec]) -> None:
@@ -144,7 +146,7 @@ class ModularState:
 
     def frozen_variables(self) -> set[int]:
         """`id`s of the variables that may not change: of frozen modules and idle heads."""
-        frozen: set[int] = set()
+        frozen = set(self.frozen)
         for module in self.modules:
             if self.is_frozen(module):
                 frozen.update(id(v) for v in module.trainable_variables)

@@ -91,15 +91,20 @@ def freeze(model: Any, variables: Iterable[keras.Variable]) -> Iterator[None]:
         model: A modular model.
         variables: Variables of it that are trainable.
     """
-    frozen, steps = list(variables), model._modular.steps
+    frozen, state = list(variables), model._modular
+    # On JAX Keras's optimizers step on all variables that they were built on.
+    left_out = {*map(id, frozen)} if keras.backend.backend() == "jax" else set()
+    steps, before = state.steps, state.frozen
     kept = steps.functions, steps.trained
     steps.functions, steps.trained = {}, None
     try:
-        for variable in frozen:
+        state.frozen = before | left_out
+        for variable in [] if left_out else frozen:
             variable.trainable = False
         yield
     finally:
-        for variable in frozen:
+        state.frozen = before
+        for variable in [] if left_out else frozen:
             variable.trainable = True
         steps.functions, steps.trained = kept
 

@@ -6,11 +6,6 @@ the way out. After it nothing has changed, and the model can still be used.
 
 import contextlib
 import importlib.util
-import os
-import pathlib
-import subprocess
-import sys
-import textwrap
 
 import keras
 import numpy as np
@@ -28,11 +23,6 @@ RNG = np.random.default_rng(0)
 X = RNG.normal(size=(8, 8)).astype("float32")
 Y = RNG.integers(0, 3, size=8)
 SYMBOLS = RNG.integers(0, 4, size=8)
-
-with_diagnostics = pytest.mark.skipif(
-    keras.config.backend() == "jax", reason="there are no diagnostics on JAX yet"
-)
-
 
 # What all refusals have in common
 
@@ -1202,7 +1192,6 @@ def test_local_losses_of_a_wrapper_that_has_seen_no_data_are_refused():
         model.compute_loss(x=X, y=Y, y_pred=model(X, training=True), training=True)
 
 
-@with_diagnostics
 def test_diagnostics_of_a_wrapper_that_has_seen_no_data_are_refused():
     model = e2e.modularize(subclassed(built=False), ["a"])
     with refused(RuntimeError, "'sub'", "model.examine("):
@@ -1231,41 +1220,6 @@ def test_strip_refuses_a_stock_model_and_says_that_it_needs_none():
 # Backends
 
 
-JAX = """
-    import keras, numpy as np, keras_e2e as e2e
-    base = keras.Sequential([keras.Input((8,)), keras.layers.Dense(4, name="a"),
-                             keras.layers.Dense(3, name="out")], name="net")
-    model = e2e.modularize(base, ["a"], training_mode="local")
-    model.compile("adam", "mse")
-    weights = model.get_weights()
-    try:
-        model.instrument(e2e.diagnostics.default_quantities())
-    except RuntimeError as error:
-        print(error)
-    assert all(map(np.array_equal, weights, model.get_weights()))
-    model.fit(np.ones((8, 8)), np.ones((8, 3)), verbose=0)
-    print("trained on", keras.config.backend())
-"""
-
-
-@pytest.mark.slow
-@pytest.mark.skipif(importlib.util.find_spec("jax") is None, reason="jax is not here")
-def test_diagnostics_are_refused_on_a_backend_that_has_none():
-    root = pathlib.Path(e2e.__file__).parents[1]
-    environment = {**os.environ, "KERAS_BACKEND": "jax", "JAX_PLATFORMS": "cpu"}
-    environment["PYTHONPATH"] = str(root)
-    done = subprocess.run(
-        [sys.executable, "-c", textwrap.dedent(JAX)],
-        env=environment,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    for phrase in ("net", "tensorflow", "KERAS_BACKEND=tensorflow", "trained on jax"):
-        assert phrase in done.stdout
-
-
 def test_the_torch_backend_is_refused(monkeypatch):
     monkeypatch.setattr(keras.config, "backend", lambda: "torch")
     spec = importlib.util.spec_from_file_location("step_elsewhere", backend.__file__)
@@ -1281,7 +1235,6 @@ def test_the_torch_backend_is_refused(monkeypatch):
 # Numbers that are none
 
 
-@with_diagnostics
 @pytest.mark.parametrize("mode", ["end_to_end", "local"])
 def test_nan_and_infinity_are_recorded_and_stop_nothing(mode):
     model = labeled(mode, a=Prediction("mlp"), b=Prediction("mlp"))

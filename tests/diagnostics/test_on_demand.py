@@ -159,12 +159,6 @@ def test_a_stock_model_and_one_without_a_loss_are_refused():
         ResetUtility().measure(e2e.modularize(base, ["first"]), X, Y)
 
 
-def test_another_backend_is_refused(small, monkeypatch):
-    monkeypatch.setattr(keras.backend, "backend", lambda: "jax")
-    with pytest.raises(RuntimeError, match="KERAS_BACKEND=tensorflow"):
-        ResetUtility().measure(small, X, Y)
-
-
 def test_a_reference_with_other_modules_is_refused(small):
     other = e2e.modularize(models.build("dense"), ["second"])
     with pytest.raises(ValueError, match="expected the same names"):

@@ -420,18 +420,3 @@ def test_statistics_of_a_frozen_owner_are_not_updated_by_others():
     model.training_mode = "sequential:b"
     twice.trainable = False
     model.training_mode = "sequential:a"
-
-
-@pytest.mark.skipif(keras.config.backend() != "jax", reason="jax has one backward pass")
-@each_kind
-def test_on_jax_modes_that_stop_gradients_are_refused(kind):
-    model = e2e.modularize(KINDS[kind](), ["a", "b"], shared={"twice": "b"})
-    for mode in ("local", "sequential:a", TrainingMode("mixed", stop=["a"])):
-        with pytest.raises(NotImplementedError, match=r"twice/.*is shared by two modules"):
-            model.training_mode = mode
-    assert model.training_mode.name == "end_to_end"
-    for mode in ("end_to_end", "deep_supervision"):
-        model.training_mode = mode
-        model.compile("sgd", "mse")
-        x = np.ones((8, WIDTH), "float32")
-        model.fit(x, x, verbose=0)

@@ -1,16 +1,23 @@
-"""The training step on JAX: Keras's own; frozen variables are restored after it.
+"""The training step on JAX: Keras's own numbers, plus diagnostics when asked.
 
 A step that fails, because it is refused for example, leaves the variables as they were.
 """
 
-from typing import TYPE_CHECKING
+import itertools
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
 
+import jax
 import keras
 
-from keras_e2e.modules.step_context import step_context
+from keras_e2e.modules.step_context import StepContext, step_context
+from keras_e2e.trainers.jax.extra_passes import ExtraPasses
+from keras_e2e.trainers.jax.gradients import StepGradients, are_apart, filled
+from keras_e2e.trainers.jax.instrumentation import StepInstrumentation
 from keras_e2e.trainers.state import ModularState
 from keras_e2e.utils import compat
 from keras_e2e.utils.compat.jax_state import state_in_variables
+from keras_e2e.utils.compat.jax_steps import update_metrics
 
 if TYPE_CHECKING:
     from keras import Model
@@ -25,26 +32,71 @@ class ModularStep(Model):
 
     def train_step(self, state, data):
         modular = self._modular
-        separate = modular.flow().separate
-        if separate:
-            raise NotImplementedError(
-                f"{self.name}: mode '{modular.mode}' needs a backward pass for each of the "
-                f"losses of {list(separate)}, which the tensorflow backend has and "
-                "jax has not. Use reach 1 or 'all', or KERAS_BACKEND=tensorflow."
+        batch = keras.utils.unpack_x_y_sample_weight(data)
+        with step_context(modular, targets=batch[1:]) as context:
+            if are_apart(self):
+                logs, new_state = self._step_apart(context, state, batch)
+            else:
+                logs, new_state = super().train_step(state, data)
+        modular.steps.count_trace(modular.mode)
+        trainable = self._thawed(state[0], new_state[0])
+        return logs, (trainable, *new_state[1:])
+
+    def _step_apart(self, context: StepContext, state: tuple, batch: tuple) -> tuple:
+        """Keras's own step, call by call, but for how the gradients are taken."""
+        x, y, sample_weight = batch
+        gradients = StepGradients(self, context, state, batch)
+        (loss, y_pred, others, metrics), found = gradients.take(state[0])
+        trainable, optimizer_values = self.optimizer.stateless_apply(
+            state[2], filled(self._movable(found), state[0]), state[0]
+        )
+        logs, metrics = update_metrics(self, metrics, loss, x, y, y_pred, sample_weight)
+        return logs, (trainable, others, optimizer_values, metrics)
+
+    def _measure(self, state: tuple, data: Any, values: list) -> list:
+        """Makes the step on the side, for what it shows; the next values of the recorder.
+
+        On the side, since XLA computes a step in another way where something else is read
+        of it, too: the last bits of the weights would depend on what is measured.
+        """
+        modular, recorder = self._modular, self._modular.recorder
+        batch = keras.utils.unpack_x_y_sample_weight(data)
+        with (
+            recorder.in_step(values),
+            step_context(modular, targets=batch[1:]) as context,
+        ):
+            gradients = StepGradients(self, context, state, batch, measures=True)
+            (_, y_pred, *_), found = gradients.take(state[0])
+            found = self._movable(found)
+            trainable, optimizer_values = self.optimizer.stateless_apply(
+                state[2], filled(found, state[0]), state[0]
             )
-        targets = keras.utils.unpack_x_y_sample_weight(data)[1:]
-        with step_context(modular, targets=targets):
-            logs, new_state = super().train_step(state, data)
-        frozen = modular.frozen_variables()
+            passes = ExtraPasses(self, batch, state)
+            instrumentation = StepInstrumentation(self, passes, gradients, y_pred)
+            instrumentation.measure(
+                found, self._thawed(state[0], trainable), optimizer_values
+            )
+            modular.steps.count_trace(modular.mode)
+            return recorder.values_in_step
+
+    def _movable(self, gradients: list) -> list:
+        """The gradients of variables that may change; None of the others."""
+        frozen = self._modular.frozen_variables()
+        return [
+            None if id(variable) in frozen else gradient
+            for variable, gradient in zip(self.trainable_variables, gradients, strict=True)
+        ]
+
+    def _thawed(self, before: list, after: list) -> list:
+        """The values after a step, but for variables that must not change."""
+        frozen = self._modular.frozen_variables()
         # A zero gradient still changes a variable under momentum or weight decay.
-        trainable = [
+        return [
             old if id(variable) in frozen else new
             for variable, old, new in zip(
-                self.trainable_variables, state[0], new_state[0], strict=True
+                self.trainable_variables, before, after, strict=True
             )
         ]
-        modular.steps.count_trace(modular.mode)
-        return logs, (trainable, *new_state[1:])
 
     def _making_step(self, state, iterator):
         """The context in which Keras makes a step that is to be run with these."""
@@ -52,6 +104,9 @@ class ModularStep(Model):
 
     def make_train_function(self, force=False):
         """As Keras does, but with a function of its own for each training mode."""
+        if self._modular.steps.measuring:
+            self._make_measured_function()
+            return
         step = type(self).train_step
 
         # jax.jit keeps what it traced by the equality of functions, and a bound method
@@ -65,6 +120,33 @@ class ModularStep(Model):
         finally:
             del self.train_step
         self.train_function = compat.with_state_put_back(self, self.train_function)
+
+    def _make_measured_function(self) -> None:
+        """Makes an execution whose steps are measured, each before it is made."""
+        modular = self._modular
+        recorder = modular.recorder
+        step = modular.steps.without_measuring(modular.mode, self._compile_step)
+
+        def measure(state, data, values):
+            return self._measure(state, data, values)
+
+        if self.jit_compile and not self.run_eagerly:
+            measure = jax.jit(measure)  # a function of its own, as above
+
+        def measured_step(state: tuple, data: Any) -> tuple[Any, tuple]:
+            values = measure(state, data, [v.value for v in recorder.variables])
+            logs, state = step(state, iter([data]))
+            for variable, value in zip(recorder.variables, values, strict=True):
+                variable.assign(value)
+            return logs, state
+
+        def execute(state: tuple, iterator: Iterator) -> tuple[Any, tuple]:
+            logs, state = measured_step(state, next(iterator))
+            for data in itertools.islice(iterator, self.steps_per_execution - 1):
+                logs, state = measured_step(state, data)
+            return logs, state
+
+        self.train_function = compat.with_state_put_back(self, execute)
 
     def make_test_function(self, force=False):
         if self.test_function is None or force:

@@ -1,22 +1,20 @@
 """From the losses to the gradients, each as soon as its loss is there."""
 
+import functools
 from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import tensorflow as tf
-from keras import ops, tree
+from keras import tree
 
 from keras_e2e.modules.forward_record import ForwardRecord
 from keras_e2e.modules.loss_parts import LossPart
 from keras_e2e.modules.step_context import StepContext, step_context
 from keras_e2e.objectives.global_batch import meeting
 from keras_e2e.trainers.one_pass import why_one_pass
-from keras_e2e.trainers.sharing import (
-    layers_of_others,
-    refuse_inseparable_losses,
-    shares_variables,
-)
+from keras_e2e.trainers.part_losses import part_loss, part_penalties, part_variables
+from keras_e2e.trainers.sharing import refuse_inseparable_losses, shares_variables
 from keras_e2e.trainers.step_loss import losses_under_way, refuse_incomplete_step
 from keras_e2e.trainers.step_losses import StepLosses
 from keras_e2e.utils import compat
@@ -160,27 +158,11 @@ class StepGradients:
 
     def _loss(self, part: LossPart, losses: StepLosses) -> Any:
         """The loss of a part, scaled; None for none."""
-        terms = [losses.term(name) for name in part.losses]
-        model = self._model
-        last = model._modular.modules[-1].name
-        if part.penalties and last not in part.losses:
-            testing = self._context.testing
-            idle = model._modular.idle_objectives(testing)
-            if self._sharing:
-                # Else its owner would be trained by what the others add as they use it.
-                idle = [*idle, *layers_of_others(model, part.trains)]
-            movable = {id(v) for v in self._movable(part)}
-            terms += [
-                calls.summed(model, penalty)
-                for penalty in [
-                    *calls.penalties_of_calls(model, idle),
-                    *calls.penalties_of_weights(model, movable),
-                ]
-            ]
-        terms = [term for term in terms if term is not None]
-        if not terms:
-            return None
-        return self._scale(ops.sum(ops.stack(terms)) if len(terms) > 1 else terms[0])
+        penalties = functools.partial(
+            part_penalties, self._model, part, self.variables, self._context.testing
+        )
+        loss = part_loss(part, losses, penalties)
+        return None if loss is None else self._scale(loss)
 
     def _scale(self, loss: Any) -> Any:
         share = self._context.share
@@ -190,23 +172,10 @@ class StepGradients:
 
     def _sources(self, part: LossPart | None, record: ForwardRecord | None) -> list:
         """What a part is differentiated by; everything where the loss is one."""
-        variables = self.variables if part is None else self._movable(part)
+        variables = self.variables
+        if part is not None:
+            variables = part_variables(self._model, part, variables)
         return [*variables, *(self._taps(part, record) if self._tapped else ())]
-
-    def _movable(self, part: LossPart) -> list:
-        """The variables that a part may change."""
-        modules = self._model._modular.modules
-        trained: set[int] = set()
-        others: set[int] = set()
-        for module in modules:
-            into = trained if module.name in part.trains else others
-            # Which of them are trained was settled by the first step, as in Keras.
-            into.update(id(v) for v in module.all_variables)
-        # What belongs to no module the compiled loss trains.
-        rest = modules[-1].name in part.losses
-        return [
-            v for v in self.variables if id(v) in trained or (rest and id(v) not in others)
-        ]
 
     def _taps(self, part: LossPart | None, record: ForwardRecord | None) -> list:
         """The tensors at boundaries and outputs through which the losses of a part flow."""

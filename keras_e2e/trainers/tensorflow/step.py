@@ -15,7 +15,7 @@ from keras_e2e.optimizers.apply_apart import apply_apart, apply_at, count_step
 from keras_e2e.trainers.build_optimizer import build_optimizer
 from keras_e2e.trainers.one_pass import why_one_apply
 from keras_e2e.trainers.state import ModularState
-from keras_e2e.trainers.tensorflow.extra_passes import ExtraPasses, first_tensor
+from keras_e2e.trainers.tensorflow.extra_passes import ExtraPasses
 from keras_e2e.trainers.tensorflow.gradients import StepGradients
 from keras_e2e.trainers.tensorflow.instrumentation import StepInstrumentation
 from keras_e2e.trainers.tensorflow.replicas import (
@@ -26,6 +26,7 @@ from keras_e2e.trainers.tensorflow.replicas import (
 from keras_e2e.utils import compat
 from keras_e2e.utils.compat.calls import keep_penalties
 from keras_e2e.utils.compat.multi_worker import let_workers_fit, several_workers
+from keras_e2e.utils.data import num_examples
 
 if TYPE_CHECKING:
     from keras import Model
@@ -151,7 +152,7 @@ class ModularStep(Model):
         replicas = tf.distribute.get_strategy().num_replicas_in_sync
         compat.loss_tracker(self).update_state(
             loss * tf.cast(replicas, loss.dtype) if replicas > 1 else loss,
-            sample_weight=tf.shape(first_tensor(x))[0],
+            sample_weight=num_examples(x),
         )
 
     def _update(

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-import tensorflow as tf
+from keras import ops
 
 # Entries before the numbers: the batches that the optimizer has taken by now; 1 where there
 # is a measurement, else 0; the batches that it had taken after the step that was measured.
@@ -33,7 +33,9 @@ class Snapshot:
 
     @functools.cached_property
     def _values(self) -> np.ndarray:
-        values = self._on_device.numpy()
+        held = self._on_device
+        # NumPy warns of how TensorFlow's tensors convert themselves.
+        values = held.numpy() if hasattr(held, "numpy") else np.asarray(held)
         del self._on_device
         return values
 
@@ -69,7 +71,7 @@ class Snapshot:
 def as_floats(count: Any) -> list:
     """An integer tensor as the two entries that hold it exactly."""
     parts = count // UNIT, count % UNIT
-    return [tf.cast(part, tf.float32) for part in parts]
+    return [ops.cast(part, "float32") for part in parts]
 
 
 def _as_integer(parts: np.ndarray) -> int:

@@ -1,10 +1,10 @@
 """What the optimizer makes of a step: whether it takes it, and which one it is."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import keras
-import tensorflow as tf
+from keras import ops
 
 from keras_e2e.utils import compat
 
@@ -35,14 +35,16 @@ class OptimizerStep:
     Args:
         optimizer: The model's optimizer.
         applies: Boolean, whether there are gradients to apply at all.
+        read: Function that returns what a variable is now, as a tensor that later steps
+            do not change.
 
     Attributes:
         scale: Scalar, the loss scale of the gradients. To apply them may change it.
     """
 
-    def __init__(self, optimizer: Any, applies: bool):
-        self.optimizer = optimizer
-        self.scale = optimizer.scale_loss(tf.ones(()))
+    def __init__(self, optimizer: Any, applies: bool, read: Callable[[Any], Any]):
+        self.optimizer, self._read = optimizer, read
+        self.scale = optimizer.scale_loss(ops.ones(()))
         stock = type(optimizer).apply is keras.optimizers.Optimizer.apply
         always = stock and not optimizer.gradient_accumulation_steps
         self.may_pass = applies and not always
@@ -60,17 +62,17 @@ class OptimizerStep:
             return Outcome(batches)
         taken = self._iterations_now() > self._iterations
         checks = [
-            tf.reduce_all(tf.math.is_finite(tf.convert_to_tensor(g)))
+            ops.all(ops.isfinite(ops.convert_to_tensor(g)))
             for g in gradients
             if g is not None
         ]
-        blown = tf.logical_not(tf.reduce_all(tf.stack(checks)))
-        skipped = tf.equal(batches, self._batches)
+        blown = ops.logical_not(ops.all(ops.stack(checks)))
+        skipped = ops.equal(batches, self._batches)
         at_fault = skipped & blown & (self.scale <= 1.0)
         return Outcome(batches, taken, taken | at_fault)
 
     def _batches_now(self) -> Any:
-        return tf.identity(tf.convert_to_tensor(compat.batches_taken(self.optimizer)))
+        return self._read(compat.batches_taken(self.optimizer))
 
     def _iterations_now(self) -> Any:
-        return tf.identity(tf.convert_to_tensor(self.optimizer.iterations))
+        return self._read(self.optimizer.iterations)

@@ -2,8 +2,39 @@
 
 from typing import Any
 
-from keras_e2e.trainers.saved_with_weights import State
-from keras_e2e.trainers.tensorflow.recorder import Recorder
+from keras_e2e.diagnostics.quantity import Quantity
+from keras_e2e.trainers.recorder import Recorder
+from keras_e2e.trainers.saved_with_weights import SeedStates, State
+from keras_e2e.utils.graphs import strategy_scope
+
+
+def prepare_recorder(
+    model: Any, quantities: list[Quantity], kind: type[Recorder]
+) -> Recorder:
+    """Gives a model a recorder of these quantities, saved with its weights.
+
+    Args:
+        model: The modular model.
+        quantities: List of the `Quantity` objects; those of other callers stay.
+        kind: The backend's class of recorder.
+    """
+    model._refuse_unknown_modules("instrument()")
+    state = model._modular
+    shapes = {
+        m.name: [tuple(v.shape) for v in state.trained_variables(m)] for m in state.modules
+    }
+    before = state.recorder
+    wanted = quantities if before is None else before.with_added(quantities)
+    if before is None or before.shapes != shapes or wanted != before.quantities:
+        with strategy_scope(model):
+            state.recorder = kind(shapes, wanted)
+        if before is not None:
+            state.recorder.carry_asked(before)
+        state.steps.forget_instrumented()
+    state.recorder.ask(quantities)
+    state.saved.register("quantities", RecorderState(state.recorder), part=True)
+    state.saved.register("seeds", SeedStates(model), part=True)
+    return state.recorder
 
 
 class RecorderState:
