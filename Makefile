@@ -33,7 +33,7 @@ test-quick: setup
 	$(BIN)/python $(PYTEST) --quick --doctest-modules tests keras_e2e
 
 # The promises of tests/conformance/ that apply on JAX; `make test` has isolation alone.
-ON_JAX := end_to_end_is_stock everywhere isolation refusals registry strip
+ON_JAX := end_to_end_is_stock everywhere isolation refusals registry strip switching
 
 test-jax: setup
 	KERAS_BACKEND=jax $(BIN)/python $(PYTEST) $(ON_JAX:%=tests/conformance/test_%.py)

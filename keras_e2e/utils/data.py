@@ -117,9 +117,14 @@ def endless(data: Any, size: int, seed: int = 0) -> Any:
     ).prefetch(4)
 
 
+def first_tensor(x: Any) -> Any:
+    """The first tensor of a structure: its first axis is the batch."""
+    return next(tensor for tensor in tree.flatten(x) if tensor is not None)
+
+
 def num_examples(x: Any) -> Any:
     """The number of examples in a batch: a tensor where it is not known when traced."""
-    first = next(tensor for tensor in tree.flatten(x) if tensor is not None)
+    first = first_tensor(x)
     if keras.backend.backend() != "tensorflow":
         return first.shape[0]
     import tensorflow as tf  # `ops.shape` takes no tensor that is sparse or ragged

@@ -15,7 +15,6 @@ import pytest
 from . import cases, models
 
 on_tensorflow = keras.backend.backend() == "tensorflow"
-needs_diagnostics = pytest.mark.skipif(not on_tensorflow, reason="diagnostics")
 ROOT = pathlib.Path(__file__).parents[2]
 WAYS = {
     "eager": {"run_eagerly": True},
@@ -40,24 +39,21 @@ class Watch(keras.callbacks.Callback):
 
     def __init__(self, quantities):
         super().__init__()
-        self.diagnose = cases.Diagnose(quantities=quantities) if on_tensorflow else None
+        self.diagnose = cases.Diagnose(quantities=quantities)
         self.seen = []
 
     def set_model(self, model):
         super().set_model(model)
-        if self.diagnose:
-            self.diagnose.set_model(model)
+        self.diagnose.set_model(model)
 
     def on_train_begin(self, logs=None):
-        if self.diagnose:
-            self.diagnose.on_train_begin()
+        self.diagnose.on_train_begin()
 
     def on_train_batch_begin(self, batch, logs=None):
-        if self.diagnose:
-            self.diagnose.on_train_batch_begin(batch)
+        self.diagnose.on_train_batch_begin(batch)
 
     def on_train_batch_end(self, batch, logs=None):
-        read = self.diagnose.recorder.read() if self.diagnose else {}
+        read = self.diagnose.recorder.read()
         self.seen.append((cases.values(self.model.weights), float(logs["loss"]), read))
 
 
@@ -138,7 +134,6 @@ def assert_half_precision_is_close(case, expected):
 
 
 @pytest.mark.slow
-@needs_diagnostics
 def test_further_passes_are_made_however_a_step_runs():
     case = cases.BY_NAME["prediction-conv1"]
     *_, (_, _, read) = train(compiled(case, "graph"), case, quantities=cases.everything)

@@ -1256,4 +1256,6 @@ def test_nan_and_infinity_are_recorded_and_stop_nothing(mode):
         first, last = (list(r[name].values()) for r in (readings[0], readings[-1]))
         assert np.isfinite(first).all()
         assert len(last) == len(first)
-        assert not np.isfinite(last).any()
+        # On JAX the gradient of a ReLU of NaN is 0.
+        broken = ~np.isfinite(last)
+        assert broken.all() if keras.config.backend() == "tensorflow" else broken.any()

@@ -13,11 +13,6 @@ from keras_e2e.diagnostics import Quantity
 
 from . import cases, models
 
-pytestmark = pytest.mark.skipif(
-    keras.config.backend() != "tensorflow",
-    reason="diagnostics and traces on TensorFlow",
-)
-
 MODES = [
     e2e.TrainingMode("end_to_end"),
     e2e.TrainingMode("local"),

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import tensorflow as tf
-from keras import tree
+from keras import ops, tree
 
 from keras_e2e.modules.forward_record import ForwardRecord
 from keras_e2e.modules.loss_parts import LossPart

@@ -26,7 +26,7 @@ from keras_e2e.trainers.tensorflow.replicas import (
 from keras_e2e.utils import compat
 from keras_e2e.utils.compat.calls import keep_penalties
 from keras_e2e.utils.compat.multi_worker import let_workers_fit, several_workers
-from keras_e2e.utils.data import num_examples
+from keras_e2e.utils.data import first_tensor, num_examples
 
 if TYPE_CHECKING:
     from keras import Model
