@@ -39,6 +39,8 @@ class StepContext:
             (`trainers.module_parallel`); None where the optimizer has it.
         share: Scalar, the factor of this replica's losses where they are differentiated, if
             all examples are to weigh alike (`objectives.global_batch`); None for 1.
+        left: Function that is called with the name of a boundary when the step has left the
+            module that ends there, or None.
         upstream: The batch with what its modules upstream returned, computed before
             (`models.sub_models.WithUpstream`), or None.
     """
@@ -56,6 +58,7 @@ class StepContext:
     losses: Any = None
     iteration: Any = None
     share: Any = None
+    left: Callable[[str], None] | None = None
     upstream: Any = None
 
 

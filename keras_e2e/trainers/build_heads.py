@@ -6,6 +6,7 @@ import keras
 
 from keras_e2e.modules.module import Module, ModuleSpec
 from keras_e2e.objectives.base import ModelSpec, OutputSpec
+from keras_e2e.utils.graphs import devices_of, on_device
 from keras_e2e.utils.validation import check_reach_fits
 
 
@@ -31,6 +32,7 @@ def build_heads(
         s.module.name: s.leaving if s.module.boundary else tuple(o.spec for o in outputs)
         for s in specs
     }
+    devices = devices_of(modules)
     for index, spec in enumerate(specs):
         module, objective = spec.module, spec.module.objective
         if module.boundary is None or objective is None:
@@ -48,7 +50,10 @@ def build_heads(
             earlier=_upstream(module, specs),
         )
         try:
-            with keras.name_scope(module.boundary.name):
+            with (
+                keras.name_scope(module.boundary.name),
+                on_device(devices.get(module.name)),
+            ):
                 objective.build_for(spec.activation, around)
         except ValueError as error:
             raise ValueError(

@@ -38,8 +38,10 @@ class ModuleParallel:
     an execution takes the time of `N + K - 1` batches of one module, so take `N` well above
     `K`; tracing takes the longer, the larger `N`.
 
-    On one device the modules share its threads. Operations that several threads compute
-    together gain the less from it: on a CPU, set
+    The operations of a module run on the device that its weights are on: for several
+    devices, make the layers of each module of a chain in a `with tf.device(...):`. The
+    head of its objective is made there. On one device the modules share its threads.
+    Operations that several threads compute together gain the less from it: on a CPU, set
     `tf.config.threading.set_intra_op_parallelism_threads(1)` before anything is computed.
 
     Steps are taken one after another, as usual, where they cannot be taken at once: in

@@ -18,6 +18,37 @@ def strategy_scope(model: keras.Model) -> Any:
     return contextlib.nullcontext() if strategy is None else strategy.scope()
 
 
+def devices_of(owners: Iterable[Any]) -> dict[str, str]:
+    """Where what has a `name` and `variables` has its variables, if on several devices.
+
+    Args:
+        owners: What has them, modules say.
+
+    Returns:
+        Dict from names to names of TensorFlow's devices, without those of which the
+        variables are on more than one; empty where there is one device for all.
+    """
+    if keras.config.backend() != "tensorflow":
+        return {}
+    import tensorflow as tf
+
+    # A strategy has all variables on all of its devices.
+    if tf.distribute.has_strategy() or len(tf.config.list_logical_devices()) < 2:
+        return {}
+    places = {owner.name: {v.value.device for v in owner.variables} for owner in owners}
+    found = {name: place.pop() for name, place in places.items() if len(place) == 1}
+    return found if len(set(found.values())) > 1 else {}
+
+
+def on_device(name: str | None) -> Any:
+    """A context that puts new variables on a device of TensorFlow; None chooses none."""
+    if not name:
+        return contextlib.nullcontext()
+    import tensorflow as tf
+
+    return tf.device(name)
+
+
 def layer_name(path: str) -> str:
     """A path as a name that Keras takes for a layer."""
     return path.replace("/", "_")

@@ -113,6 +113,12 @@ class StepGradients:
 
     def _hold(self, record: ForwardRecord, boundary: Any, outputs: list) -> list:
         """Takes the gradients that can be taken now; what goes on waits for them."""
+        outputs = self._held(record, boundary, outputs)
+        if self._context.left is not None:
+            self._context.left(boundary.module)
+        return outputs
+
+    def _held(self, record: ForwardRecord, boundary: Any, outputs: list) -> list:
         self._crossed[boundary.module] += 1
         due = [part for part in self._pending if self._is_complete(part)]
         if not due:

@@ -1,11 +1,14 @@
 """One execution in which several batches are under way, each in a module of its own."""
 
-from collections.abc import Callable
+import contextlib
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import tensorflow as tf
 
+from keras_e2e.modules.module import Module
 from keras_e2e.modules.step_context import step_context
+from keras_e2e.utils.graphs import devices_of
 
 
 class _StepNumber:
@@ -27,6 +30,34 @@ class _StepNumber:
         return tf.convert_to_tensor(self.count, dtype) + self.more
 
 
+class _Places:
+    """Puts the operations of each module on the device that its weights are on.
+
+    Args:
+        modules: List of the modules.
+    """
+
+    def __init__(self, modules: Sequence[Module]):
+        self.following = {up: module for module in modules for up in module.inputs}
+        before = [module.inputs for module in modules[1:]]
+        is_chain = before == [(module.name,) for module in modules[:-1]]
+        # Elsewhere it does not show at a boundary whose operations come next.
+        self.devices = devices_of(modules) if is_chain else {}
+        self.first = self.under_way = modules[0].name
+
+    def leave(self, boundary: str) -> None:
+        """Notes that what follows is of the module behind a boundary."""
+        self.under_way = self.following[boundary].name
+
+    def step(self) -> Any:
+        """A context in which a step is traced."""
+        self.under_way = self.first
+        if not self.devices:
+            return contextlib.nullcontext()
+        graph = tf.compat.v1.get_default_graph()
+        return graph.device(lambda _: self.devices.get(self.under_way, ""))
+
+
 def pipelined(model: Any, batches: int, plain: Callable[[Any], Any]) -> Callable:
     """A train function whose executions train the modules at the same time.
 
@@ -43,6 +74,8 @@ def pipelined(model: Any, batches: int, plain: Callable[[Any], Any]) -> Callable
         plain: Function that takes the steps of an execution one after another.
     """
     state, optimizer = model._modular, model.optimizer
+    places = _Places(state.modules)
+    left = places.leave if places.devices else None
 
     @tf.autograph.experimental.do_not_convert
     def take(optionals: list) -> Any:
@@ -51,8 +84,12 @@ def pipelined(model: Any, batches: int, plain: Callable[[Any], Any]) -> Callable
             iteration = _StepNumber(optimizer.iterations.value, place)
             # Names in it are to sort before "gradient_tape", as most names of a step do:
             # TensorFlow sums in the order of names.
-            with tf.name_scope(f"batch_{place}"), step_context(state, iteration=iteration):
-                step, data = model.train_step, _data(optional)
+            step, data = model.train_step, _data(optional)
+            with (
+                tf.name_scope(f"batch_{place}"),
+                places.step(),
+                step_context(state, iteration=iteration, left=left),
+            ):
                 logs = model.distribute_strategy.run(step, args=(data,))
             traces = traces or state.steps.traces.copy()
         state.steps.traces = traces  # one, whatever it holds

@@ -1,6 +1,10 @@
 """Modules that train at the same time, each on a batch of its own (`ModuleParallel`)."""
 
 import contextlib
+import os
+import pathlib
+import subprocess
+import sys
 import threading
 import warnings
 
@@ -273,3 +277,17 @@ def test_another_backend_is_refused(monkeypatch):
     monkeypatch.setattr(keras.config, "backend", lambda: "jax")
     with pytest.raises(NotImplementedError, match="KERAS_BACKEND=tensorflow"):
         e2e.ModuleParallel().__enter__()
+
+
+@pytest.mark.slow
+def test_modules_run_on_the_devices_that_their_weights_are_on():
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.trainers.tensorflow.modules_on_devices"],
+        cwd=pathlib.Path(__file__).parents[3],
+        env={**os.environ, "CUDA_VISIBLE_DEVICES": "-1"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    assert done.stdout.splitlines()[-1] == "compared"
