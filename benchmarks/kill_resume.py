@@ -10,6 +10,7 @@ epoch: with 7 there is one epoch, and the data begin at the optimizer's iteratio
     python benchmarks/kill_resume.py [--kills=20] [--steps=600] [--seed=0]
 """
 
+import contextlib
 import json
 import os
 import pathlib
@@ -20,6 +21,7 @@ import sys
 import tempfile
 import threading
 import time
+from typing import Any
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
@@ -44,8 +46,12 @@ def define_flags() -> None:
     flags.DEFINE_float("seconds", None, "For the worker: when it kills itself.")
 
 
-def data_and_model():
-    """The examples, and a model that end-to-end training alone does not teach."""
+def data_and_model(scope: Any = None):
+    """The examples, and a model that end-to-end training alone does not teach.
+
+    Args:
+        scope: The scope of the strategy to make the model in. Defaults to `None`.
+    """
     import keras
 
     import keras_e2e as e2e
@@ -53,28 +59,23 @@ def data_and_model():
 
     task = tasks.parity(4, n=3000, seed=0)
     keras.utils.set_random_seed(0)
-    model = e2e.modularize(task.build(0), {CUT: e2e.objectives.IntermediateTarget()})
-    model.compile("adam", "binary_crossentropy", metrics=["accuracy"])
+    with scope or contextlib.nullcontext():
+        model = e2e.modularize(task.build(0), {CUT: e2e.objectives.IntermediateTarget()})
+        model.compile("adam", "binary_crossentropy", metrics=["accuracy"])
     return task.train.x, task.train.targets(), model
 
 
-def train(folder: pathlib.Path) -> None:
-    """Trains, or resumes training; kills itself if it is told to."""
+def batches(x: Any, y: dict, model: Any) -> Any:
+    """Batches that begin at the optimizer's iteration, or at the epoch's first."""
     import keras
     import numpy as np
 
-    from keras_e2e.callbacks import AutoMode
-
-    x, y, model = data_and_model()
-
     class Data(keras.utils.PyDataset):
-        """Batches that begin at the optimizer's iteration, or at the epoch's first."""
-
         first = 0
 
         def on_epoch_begin(self):
-            steps = int(model.optimizer.iterations)
-            self.first = 0 if FLAGS.save_freq == "epoch" else steps
+            whole = FLAGS.save_freq == "epoch"
+            self.first = 0 if whole else int(np.asarray(model.optimizer.iterations))
 
         def __len__(self):
             return PER_EPOCH if FLAGS.save_freq == "epoch" else FLAGS.steps
@@ -84,39 +85,71 @@ def train(folder: pathlib.Path) -> None:
             rows = rows % 3000
             return x[rows], {name: values[rows] for name, values in y.items()}
 
+    return Data()
+
+
+def watch() -> Any:
+    """Stops at the last step; sets the clock when the first one was traced."""
+    import keras
+    import numpy as np
+
     class Watch(keras.callbacks.Callback):
-        """Stops at the last step; sets the clock when the first one was traced."""
-
-        def on_train_batch_end(self, batch, logs=None):
-            if FLAGS.seconds is not None and batch == 0 and not self.clock.ident:
-                self.clock.start()
-            if int(self.model.optimizer.iterations) >= FLAGS.steps:
-                self.model.stop_training = True
-
         clock = threading.Timer(
             FLAGS.seconds or 0.0, os.kill, (os.getpid(), signal.SIGKILL)
         )
 
-    auto = AutoMode(update_freq=2, warmup=10, patience=10)
+        def on_train_batch_end(self, batch, logs=None):
+            if FLAGS.seconds is not None and batch == 0 and not self.clock.ident:
+                self.clock.start()
+            if int(np.asarray(self.model.optimizer.iterations)) >= FLAGS.steps:
+                self.model.stop_training = True
+
+    return Watch()
+
+
+def train(folder: pathlib.Path, number: int = 0, scope: Any = None, other: Any = None):
+    """Trains, or resumes training; kills itself if it is told to.
+
+    Args:
+        folder: Where the backup is.
+        number: Integer, that of this worker, which what it finds goes by. Defaults to 0.
+        scope: As in `data_and_model`. Defaults to `None`.
+        other: Another callback in place of AutoMode. Defaults to `None`.
+    """
+    import keras
+
+    from keras_e2e.callbacks import AutoMode
+
+    x, y, model = data_and_model(scope)
+    auto = other or AutoMode(update_freq=2, warmup=10, patience=10)
     freq = FLAGS.save_freq if FLAGS.save_freq == "epoch" else int(FLAGS.save_freq)
     kept = keras.callbacks.BackupAndRestore(folder / "backup", freq)
     order = [kept, auto] if FLAGS.backup_first else [auto, kept]
     epochs = FLAGS.steps // PER_EPOCH if freq == "epoch" else 1
+    data, options = batches(x, y, model), {"verbose": 0, "shuffle": False}
     begin = time.perf_counter()
-    model.fit(Data(), epochs=epochs, verbose=0, shuffle=False, callbacks=[*order, Watch()])
-    recorder, state = model._modular.recorder, auto.get_state()
-    variables = [*model.variables, *model.optimizer.variables]
-    kept_values = [v for row in recorder.kept for each in row for v in each]
-    np.savez(folder / "done", *[np.asarray(v) for v in [*variables, *kept_values]])
-    placed = ("auto_mode", "next_epoch")  # where in an epoch: not kept by Keras
-    config = {key: value for key, value in state.config.items() if key not in placed}
-    decisions = [decision.get_config() for decision in auto.decisions]
-    said = {
-        **{"config": config, "decisions": decisions, "history": auto.history},
-        "mode": str(model.training_mode),
-    }
-    (folder / "done.json").write_text(json.dumps(said))
-    (folder / "seconds").write_text(str(time.perf_counter() - begin))
+    model.fit(data, epochs=epochs, callbacks=[*order, watch()], **options)
+    (folder / f"seconds{number}").write_text(str(time.perf_counter() - begin))
+    note(folder / f"done{number}", model, None if other else auto)
+
+
+def note(path: pathlib.Path, model: Any, auto: Any) -> None:
+    """Writes what must be the same after a crash."""
+    import numpy as np
+
+    variables, said = [*model.variables, *model.optimizer.variables], {}
+    if auto is not None:
+        kept = model._modular.recorder.kept
+        variables += [v for row in kept for each in row for v in each]
+        state = auto.get_state()
+        placed = ("auto_mode", "next_epoch")  # where in an epoch: not kept by Keras
+        config = {key: value for key, value in state.config.items() if key not in placed}
+        decisions = [decision.get_config() for decision in auto.decisions]
+        said = {"config": config, "decisions": decisions, "history": auto.history}
+    np.savez(f"{path}.npz", *[np.asarray(v) for v in variables])
+    path.with_suffix(".json").write_text(
+        json.dumps({**said, "mode": str(model.training_mode)})
+    )
 
 
 def start(folder: pathlib.Path, freq: str, order: bool, seconds: float | None) -> str:
@@ -131,18 +164,20 @@ def start(folder: pathlib.Path, freq: str, order: bool, seconds: float | None) -
     return "killed" if found.returncode else "done"
 
 
-def compare(found: pathlib.Path, whole: pathlib.Path) -> dict:
-    """What of two trainings is equal."""
+def compare(found: pathlib.Path, whole: pathlib.Path, number: int = 0) -> dict:
+    """What of two trainings is equal, as the worker of a number has noted it."""
     import numpy as np
 
-    ours, theirs = (np.load(folder / "done.npz") for folder in (found, whole))
-    said = [json.loads((folder / "done.json").read_text()) for folder in (found, whole)]
+    name = f"done{number}"
+    ours, theirs = (np.load(folder / f"{name}.npz") for folder in (found, whole))
+    said = [json.loads((folder / f"{name}.json").read_text()) for folder in (found, whole)]
     same = [np.array_equal(ours[k], theirs[k], equal_nan=True) for k in theirs.files]
     texts = [{k: json.dumps(v) for k, v in each.items()} for each in said]
+    decisions = said[0].get("decisions", ())
     return {
         "variables": f"{sum(same)}/{len(same)}",
         "equal": all(same) and ours.files == theirs.files and texts[0] == texts[1],
-        "switches": [[d["step"], d["mode"]["stop"]] for d in said[0]["decisions"]],
+        "switches": [[d["step"], d["mode"]["stop"]] for d in decisions],
         **{k: texts[0][k] == texts[1][k] for k in texts[0]},
     }
 
@@ -154,7 +189,7 @@ def measure(freq: str, order: bool, kills: int, random_moment: random.Random) ->
         whole, cut = folder / "whole", folder / "cut"
         whole.mkdir(), cut.mkdir()
         start(whole, freq, order, None)
-        seconds = float((whole / "seconds").read_text())
+        seconds = float((whole / "seconds0").read_text())
         times = kept = 0
         while times < kills:
             # A training begins anew when it is through.
@@ -163,10 +198,10 @@ def measure(freq: str, order: bool, kills: int, random_moment: random.Random) ->
                 kept += 1  # it was through; begin another one
                 if not compare(cut, whole)["equal"]:
                     break
-                (cut / "done.npz").unlink()
+                (cut / "done0.npz").unlink()
                 continue
             times += 1
-        if not (cut / "done.npz").exists():
+        if not (cut / "done0.npz").exists():
             start(cut, freq, order, None)
         return {"kills": times, "trainings": kept + 1, **compare(cut, whole)}
 

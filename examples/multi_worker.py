@@ -14,6 +14,17 @@ Each reads all the data and takes its part of each batch. What to see: both prin
 numbers, but for rounding those that one process alone prints (and for the last batch of an
 epoch, where the parts differ in size: Keras weights parts alike). The chief alone writes
 for TensorBoard; `AutoMode` would switch both at the same step. Takes half a minute.
+
+If one dies, the others cannot go on: within seconds TensorFlow ends their `fit` with an
+UnavailableError, and they end, too. Whoever starts them must start all of them again, on
+each host by itself; each then goes on from the backup of the chief, in a folder that all
+hosts share. So, on each host, with its own number:
+
+    until python examples/multi_worker.py --index=0 --backup=/shared/backup \
+        --workers=10.0.0.1:2222,10.0.0.2:2222
+    do sleep 5; done
+
+Try it on one machine with `--epochs=300`, and `kill -9` one of the two while they train.
 """
 
 import json
@@ -31,6 +42,7 @@ def define_flags():
     flags.DEFINE_integer("index", 0, "The number of this worker.", lower_bound=0)
     flags.DEFINE_list("workers", ["localhost:2222"], "The addresses of all workers.")
     flags.DEFINE_integer("epochs", 20, "How many epochs.", lower_bound=1)
+    flags.DEFINE_string("backup", None, "A folder that all hosts share, to go on from.")
     flags.DEFINE_string("logs", "multi_worker_logs", "The folder that TensorBoard reads.")
 
 
@@ -71,7 +83,12 @@ def main(_):
         model = e2e.modularize(network(), ["first", "second"], training_mode="local")
         model.compile("adam", "sparse_categorical_crossentropy", metrics=["accuracy"])
     watch = e2e.callbacks.ModuleTensorBoard(FLAGS.logs)
-    model.fit(*train, batch_size=128, epochs=FLAGS.epochs, verbose=2, callbacks=[watch])
+    callbacks = [watch]
+    if FLAGS.backup:
+        # The same folder on all of them: the chief writes it, all read it.
+        callbacks.append(keras.callbacks.BackupAndRestore(FLAGS.backup))
+    options = {"batch_size": 128, "epochs": FLAGS.epochs, "callbacks": callbacks}
+    model.fit(*train, verbose=2, **options)
     _, accuracy = model.evaluate(*test, verbose=0)
     print(f"worker {FLAGS.index} of {len(FLAGS.workers)}: test accuracy {accuracy:.3f}")
     for name, verdict in watch.verdicts().items():

@@ -9,7 +9,7 @@ from keras_e2e.callbacks.measurement_schedule import MeasurementSchedule
 from keras_e2e.callbacks.measurement_state import pack, unpack
 from keras_e2e.callbacks.places import places
 from keras_e2e.callbacks.quantity_sets import QuantitySet, quantities_of
-from keras_e2e.callbacks.steps import count_steps
+from keras_e2e.callbacks.steps import count_steps, next_epoch
 from keras_e2e.diagnostics import Quantity, Verdict, judge
 from keras_e2e.modules.training_mode import TrainingMode
 from keras_e2e.trainers.modular_trainer import ModularTrainer
@@ -241,7 +241,7 @@ class ModuleDiagnostics(keras.callbacks.Callback):
         config = {
             "mode": self.model.training_mode.get_config(),
             "missed": sorted(self._schedule.missed),
-            "next_epoch": self._epoch + (done == (self.params or {}).get("steps")),
+            "next_epoch": next_epoch(self, self._epoch, self._batch),
         }
         return state._replace(config={**state.config, **config})
 

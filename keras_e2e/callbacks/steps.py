@@ -26,6 +26,20 @@ def batches_per_step(model: keras.Model) -> int:
     return inner.gradient_accumulation_steps or 1
 
 
+def next_epoch(callback: keras.callbacks.Callback, epoch: int, batch: int) -> int | None:
+    """The epoch that training goes on with after an execution; None if it is not known.
+
+    Args:
+        callback: One that `fit` has begun with.
+        epoch: Integer, the epoch of the execution.
+        batch: Integer, the batch that the execution begins with.
+    """
+    in_epoch = (callback.params or {}).get("steps")
+    if in_epoch is None:
+        return None
+    return epoch + (batch + callback.model.steps_per_execution >= in_epoch)
+
+
 class StepCounter:
     """Counts the steps of a `fit` on the host, so that nothing has to wait for the device.
 

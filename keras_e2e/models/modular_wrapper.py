@@ -139,6 +139,12 @@ class ModularWrapper(ModularBase, keras.Model):
                 fit. The error names the layers or variables.
         """
         self._attach()
+        with strategy_scope(self):  # the heads are made here
+            self._examine(x)
+        self._example[:] = [tree.map_structure(describe, x)]
+        self.built = True
+
+    def _examine(self, x: Any) -> None:
         found = examine(
             *(self.base, self.inserted, self._modular, x, self._needs_boundary),
             shared=self._shared,
@@ -157,8 +163,6 @@ class ModularWrapper(ModularBase, keras.Model):
         self._modular.predictions = tree.map_structure(spec_of, found.outputs)
         self._modular.single_output = not tree.is_nested(found.outputs)
         self._modular.mode = self.check_training_mode(self._modular.mode)
-        self._example[:] = [tree.map_structure(describe, x)]
-        self.built = True
 
     @property
     def shared(self) -> dict[str, str]:
@@ -206,8 +210,7 @@ class ModularWrapper(ModularBase, keras.Model):
                 f"{type(x).__name__} without using them up. Call "
                 "model.examine(x_of_a_few_examples) before fit."
             )
-        with strategy_scope(self):
-            self.examine(example)
+        self.examine(example)
 
     def _plain_call(self, inputs, training, mask, **kwargs):
         self._attach()

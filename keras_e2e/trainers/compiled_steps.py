@@ -26,6 +26,7 @@ class CompiledSteps:
         requested: Names of the quantities that the next execution measures.
         measuring: Names of those that the execution under way measures.
         trained: Variables that the compiled steps train; None before the first step.
+        agreed: The mode in which all workers run the latest step; None before the first.
         specs: Specs of the batches of the latest execution; None where they have none.
     """
 
@@ -35,6 +36,7 @@ class CompiledSteps:
         self.requested = LEAN
         self.measuring = LEAN
         self.trained: list[keras.Variable] | None = None
+        self.agreed: TrainingMode | None = None
         self.specs: Any = None
 
     def request(self, names: Iterable[str]) -> None:

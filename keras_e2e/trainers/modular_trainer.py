@@ -13,6 +13,7 @@ from keras_e2e.modules.resolve_mode import refuse_averages, resolve_mode
 from keras_e2e.modules.step_context import context_of
 from keras_e2e.modules.training_mode import ModeName, TrainingMode
 from keras_e2e.objectives.base import OutputSpec
+from keras_e2e.trainers.agreement import agree_on_step, refuse_other_modules
 from keras_e2e.trainers.backend import ModularStep, instrument
 from keras_e2e.trainers.build_heads import build_heads
 from keras_e2e.trainers.build_optimizer import build_optimizer
@@ -26,6 +27,7 @@ from keras_e2e.trainers.module_parallel import (
 )
 from keras_e2e.trainers.state import ModularState
 from keras_e2e.trainers.step_loss import evaluation_loss, step_loss, sum_of_penalties
+from keras_e2e.trainers.strategies import refuse_other_scope, refuse_strategy
 from keras_e2e.trainers.targets import StepTargets, split_targets
 from keras_e2e.utils.compat import calls
 
@@ -58,6 +60,8 @@ class ModularTrainer(ModularLogs, ModularStep, Model):
         self, specs: list[ModuleSpec], inputs: list, outputs: list[OutputSpec]
     ) -> None:
         """Builds the heads of the objectives and takes the modules."""
+        refuse_strategy(self)
+        refuse_other_modules(self, [spec.module for spec in specs])
         build_heads(specs, inputs, outputs)
         self._modular.set_modules([spec.module for spec in specs], outputs)
 
@@ -152,6 +156,7 @@ class ModularTrainer(ModularLogs, ModularStep, Model):
     def make_train_function(self, force=False):
         # Not in `compile`: Keras does not compile a loaded model that overrides it.
         state = self._modular
+        refuse_other_scope(self)
         refuse_averages(self.name, state.mode, getattr(self, "optimizer", None))
         refuse_boundary_names(self)
         refuse_coupled(self)
@@ -168,7 +173,9 @@ class ModularTrainer(ModularLogs, ModularStep, Model):
         return self.train_function
 
     def _run_step(self, *args):
-        return self._modular.run_step(self._compile_step, batches_at_once(self), *args)
+        batches = batches_at_once(self)
+        agree_on_step(self, batches)
+        return self._modular.run_step(self._compile_step, batches, *args)
 
     def _compile_step(self, batches: int | None, *args) -> Callable:
         self._build_optimizer()

@@ -2,6 +2,8 @@
 
 import keras
 
+from keras_e2e.trainers.agreement import refuse_differences
+from keras_e2e.utils.compat.chief_files import let_chief_write
 from keras_e2e.utils.compat.multi_worker import let_workers_fit
 
 
@@ -10,9 +12,17 @@ def enable_multi_worker() -> None:
 
     In Keras 3.15 `fit` fails there before the first step. Modular models need no call. It
     holds for the process; where there is one worker nothing changes, and a second call does
-    nothing. Weights are the same on all workers; the moving statistics of
-    BatchNormalization are each worker's own, as under all strategies of Keras, so save
-    those of the chief. With `steps_per_execution` above 1 TensorFlow fails: it is refused.
+    nothing.
+
+    - When `fit` begins, workers that differ (versions of packages, shapes of the weights,
+      the optimizer; of modular models also modules, objectives and the training mode) are
+      refused by name, on all of them. They would wait for each other for ever.
+    - Keras's `ModelCheckpoint`, `CSVLogger` and `TensorBoard` write on the chief alone, and
+      so does `BackupAndRestore`, whose backup all workers read: give all of them one
+      `backup_dir`, on a disk that all hosts share.
+    - Weights are the same on all workers; the moving statistics of BatchNormalization are
+      each worker's own, as under all strategies of Keras, so save those of the chief.
+    - With `steps_per_execution` above 1 TensorFlow fails: it is refused.
 
     Raises:
         RuntimeError: If the Keras backend is not TensorFlow, whose strategy it is.
@@ -31,4 +41,10 @@ def enable_multi_worker() -> None:
             f"{keras.config.backend()!r}. Set KERAS_BACKEND=tensorflow before importing "
             "keras, or use keras.distribution."
         )
-    let_workers_fit()
+    let_workers_train()
+
+
+def let_workers_train() -> None:
+    """As `enable_multi_worker`, where the backend is known."""
+    let_workers_fit(refuse_differences)
+    let_chief_write()

@@ -1,6 +1,17 @@
-"""Which of several workers this process is."""
+"""Which of several workers this process is, and what they tell each other."""
 
+import json
+from collections import Counter
 from typing import Any
+
+from keras_e2e.utils.compat.multi_worker import several_workers
+
+# Seconds after which a worker that should have told something is taken for one that never
+# will. Long, for the chief may be writing a large model to a slow disk.
+PATIENCE = 600
+
+# How often each thing was told, by all workers alike.
+_turns: Counter[str] = Counter()
 
 
 def is_chief(model: Any) -> bool:
@@ -9,8 +20,80 @@ def is_chief(model: Any) -> bool:
     Args:
         model: A Keras model; what counts is the strategy that it was made under.
     """
-    strategy = getattr(model, "distribute_strategy", None)
-    resolver = getattr(strategy, "cluster_resolver", None)
+    return _number(_resolver(model)) == 0
+
+
+def on_several_workers(model: Any) -> bool:
+    """Whether a model trains in step with those of other processes."""
+    strategy = getattr(model, "distribute_strategy", None)  # on JAX there is none
+    return strategy is not None and several_workers(strategy)
+
+
+def told_by_all(
+    model: Any, what: str, told: Any = None, shown: str | None = None
+) -> list[Any]:
+    """What each of several workers tells, the chief's first.
+
+    Each waits for the others on the host; no device waits.
+
+    Args:
+        model: A Keras model that trains on several workers.
+        what: String, what it is about. All workers call this for it equally often.
+        told: What this worker tells: what JSON can hold. Defaults to `None`.
+        shown: String, what it is about on this worker, for errors. Defaults to `what`.
+
+    Raises:
+        RuntimeError: If a worker does not tell it within `PATIENCE`.
+        tf.errors.UnavailableError: If one has died.
+    """
+    from keras_e2e.utils.compat import told as service  # TensorFlow's alone
+
+    resolver, turn = _resolver(model), _turns[what]
+    _turns[what] += 1
+    number, jobs = _number(resolver), _jobs(resolver)
+    service.tell(_key(what, turn, number), json.dumps(told))
+    texts = []
+    for other in range(sum(jobs.values())):
+        text = service.ask(_key(what, turn, other), PATIENCE, jobs)
+        if text is None:
+            raise RuntimeError(
+                f"{model.name!r}: worker {number} has come to {shown or what}, and worker "
+                f"{other} has not within {PATIENCE} seconds. Start the same program on all "
+                "workers, with the same callbacks, and set modes on all of them alike."
+            )
+        texts.append(json.loads(text))
+    if turn:
+        service.forget(_key(what, turn - 1, number))  # all have come to this turn
+    return texts
+
+
+def decided_by_chief(model: Any, what: str, told: Any) -> Any:
+    """What the chief of several workers tells; what other workers tell is passed by.
+
+    Args:
+        model: As in `told_by_all`, which holds here, too.
+        what: As in `told_by_all`.
+        told: As in `told_by_all`.
+    """
+    return told_by_all(model, what, told)[0]
+
+
+def _key(what: str, turn: int, number: int) -> str:
+    return f"keras_e2e/{what}/{turn}/{number}"
+
+
+def _resolver(model: Any) -> Any:
+    return getattr(getattr(model, "distribute_strategy", None), "cluster_resolver", None)
+
+
+def _number(resolver: Any) -> int:
+    """The number of this worker; 0 for the chief, and where there are not several."""
     if resolver is None or resolver.task_type != "worker":
-        return True
-    return resolver.task_id == 0 and "chief" not in resolver.cluster_spec().jobs
+        return 0
+    return resolver.task_id + ("chief" in resolver.cluster_spec().jobs)
+
+
+def _jobs(resolver: Any) -> dict[str, int]:
+    """How many workers there are of each job that trains."""
+    cluster = resolver.cluster_spec().as_dict()
+    return {job: len(cluster[job]) for job in ("chief", "worker") if job in cluster}

@@ -3,6 +3,7 @@
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 from keras import layers
 
 import keras_e2e as e2e
@@ -68,6 +69,59 @@ def test_the_mode_switches_at_its_epoch():
         *["local", "local", "sequential (b)", "end_to_end", "end_to_end"]
     ]
     assert model.training_mode == TrainingMode("end_to_end")
+
+
+def test_a_function_is_asked_once_for_each_epoch():
+    asked = []
+
+    def schedule(epoch):
+        asked.append(epoch)
+        return [None, "local", None, TrainingMode("sequential", module="b")][epoch]
+
+    watch = fit(modular("deep_supervision"), TrainingModeScheduler(schedule), epochs=4)
+    assert asked == [0, 1, 2, 3]
+    modes = ["deep_supervision", "local", "local", "sequential (b)"]
+    assert list(watch.epochs.values()) == modes
+
+
+def test_a_function_may_count_steps():
+    schedule = TrainingModeScheduler(lambda n: "local" if n % 2 else "end_to_end", "step")
+    watch = fit(modular(), schedule, epochs=2)
+    assert watch.steps == {n: "local" if n % 2 else "end_to_end" for n in range(8)}
+
+
+@pytest.mark.parametrize("answer", ["lokal", 3, TrainingMode("sequential", module="c")])
+def test_an_answer_that_does_not_fit_is_refused(answer):
+    model = modular()
+    with pytest.raises(ValueError, match=r"lokal|3|'c'"):
+        fit(model, TrainingModeScheduler(lambda epoch: answer if epoch else "local"))
+        fit(model, TrainingModeScheduler(lambda epoch: answer))
+    assert model.training_mode == TrainingMode("local")
+
+
+@pytest.mark.filterwarnings("ignore:Your input ran out of data")  # Keras, of its length
+@pytest.mark.parametrize("steps", [4, None])
+def test_a_backup_has_the_epoch_of_its_weights(tmp_path, steps):
+    """A process may be killed between the two files that Keras writes."""
+    backup = tmp_path / "backup"
+
+    def train(*more, epochs):
+        model = modular()
+        data = tf.data.Dataset.from_tensor_slices((X, Y)).batch(2)
+        if steps is None:
+            data = data.filter(lambda x, y: True)  # of a length that is not known
+        schedule = TrainingModeScheduler({0: "local", 2: "end_to_end"})
+        kept = keras.callbacks.BackupAndRestore(backup, delete_checkpoint=False)
+        history = model.fit(
+            data, epochs=epochs, verbose=0, callbacks=[schedule, kept, *more]
+        )
+        return model, history.epoch
+
+    train(epochs=2)
+    if steps:  # as if killed before the second file was written
+        (backup / "training_metadata.json").write_text('{"epoch": 1, "batch": 0}')
+    model, epochs = train(epochs=4)
+    assert epochs == [2, 3] and int(model.optimizer.iterations) == 16
 
 
 def test_before_the_first_entry_the_mode_stays_what_it_is():

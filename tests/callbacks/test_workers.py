@@ -25,11 +25,11 @@ def free_addresses(count):
         return [f"localhost:{probe.getsockname()[1]}" for probe in probes]
 
 
-def started(output, *arguments):
+def started(output, *arguments, module="tests.callbacks.worker"):
     """A worker that writes to files: none waits for its output to be read."""
     with open(f"{output}.out", "w") as found, open(f"{output}.err", "w") as errors:
         return subprocess.Popen(
-            [sys.executable, "-m", "tests.callbacks.worker", *map(str, arguments)],
+            [sys.executable, "-m", module, *map(str, arguments)],
             cwd=ROOT,
             env={**os.environ, "KERAS_BACKEND": "tensorflow", "CUDA_VISIBLE_DEVICES": "-1"},
             stdout=found,
@@ -71,5 +71,11 @@ def test_two_workers_train_as_one_and_the_chief_decides(tmp_path):
     assert len(chief["decisions"]) > 1  # each hangs on every bit of what was measured
     for key in ("decisions", "measured", "verdicts", "switched"):
         assert chief[key] == other[key]
-    assert "steps_per_execution=1" in chief["refused"]
-    assert [folder.name for folder in logs.iterdir()] == ["0"]  # the chief writes
+    assert other["asked"] == 0 < chief["asked"] == len(chief["modes"])
+    assert chief["modes"] == other["modes"] == ["end_to_end", "local", "local"] * 20
+    several_steps, empty_part = chief["refused"]
+    assert "steps_per_execution=1" in several_steps and "2 replicas" in empty_part
+    assert chief["refused"] == other["refused"]
+    assert {path.name for path in logs.iterdir()} == {"0", "0.csv"}  # the chief writes
+    assert len((logs / "0.csv").read_text().splitlines()) == 2
+    assert (logs / "0" / "best.keras").exists() and (logs / "0" / "board").exists()

@@ -65,21 +65,46 @@ def switched(strategy, folder):
     }
 
 
-def stock(strategy):
+def scheduled(strategy, number):
+    """The modes that come of a schedule that each worker has another of."""
+    modes = [["local", "end_to_end", "local"], ["deep_supervision"] * 3][number]
+    asked = []
+    schedule = e2e.callbacks.TrainingModeScheduler(
+        lambda when: modes[asked.append(when) or len(asked) % 3], "step"
+    )
+    watch = e2e.callbacks.ModuleDiagnostics(1, [e2e.diagnostics.ModuleLoss()])
+    trained(strategy, "end_to_end", [schedule, watch])
+    return {"asked": len(asked), "modes": [str(mode) for mode in watch.modes]}
+
+
+def stock(strategy, folder=None):
     """The weights of a stock model after training, and what is refused."""
     e2e.enable_multi_worker()
     keras.utils.set_random_seed(1)
     with strategy.scope() if strategy else contextlib.nullcontext():
         model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(1)])
         model.compile("sgd", "mse")
-    model.fit(X, Y, 16, verbose=0, shuffle=False)
-    found = {"stock": [weight.tolist() for weight in model.get_weights()], "refused": ""}
-    model.compile("sgd", "mse", steps_per_execution=2)
-    try:
-        model.fit(X, Y, 16, verbose=0)
-    except ValueError as error:
-        found["refused"] = str(error)
+    callbacks = [] if folder is None else writing(folder)
+    options = {"verbose": 0, "shuffle": False, "callbacks": callbacks}
+    model.fit(X, Y, 16, validation_data=(X, Y), **options)
+    found = {"stock": [weight.tolist() for weight in model.get_weights()], "refused": []}
+    for count, steps in ((len(X), 2), (33, 1)):
+        model.compile("sgd", "mse", steps_per_execution=steps)
+        try:
+            model.fit(X[:count], Y[:count], 16, verbose=0)
+        except ValueError as error:
+            found["refused"].append(str(error))
     return found
+
+
+def writing(folder):
+    """Callbacks of Keras that write into a folder."""
+    keep = {"monitor": "val_loss", "save_best_only": True}
+    return [
+        keras.callbacks.ModelCheckpoint(f"{folder}/best.keras", **keep),
+        keras.callbacks.CSVLogger(f"{folder}.csv"),
+        keras.callbacks.TensorBoard(f"{folder}/board", histogram_freq=1),
+    ]
 
 
 def main(index, addresses, folder):
@@ -88,7 +113,8 @@ def main(index, addresses, folder):
     cluster = {"worker": addresses.split(",")}
     os.environ["TF_CONFIG"] = json.dumps({"cluster": cluster, "task": task})
     strategy = tf.distribute.MultiWorkerMirroredStrategy()
-    found = trained_locally(strategy) | switched(strategy, folder) | stock(strategy)
+    found = trained_locally(strategy) | switched(strategy, folder)
+    found |= scheduled(strategy, int(index)) | stock(strategy, folder)
     print(json.dumps(found))
 
 

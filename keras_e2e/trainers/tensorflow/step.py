@@ -13,6 +13,7 @@ from keras_e2e.modules.step_context import StepContext, context_of, step_context
 from keras_e2e.objectives.global_batch import kept_while_waiting, share_of_batch
 from keras_e2e.optimizers.apply_apart import apply_apart, apply_at, count_step
 from keras_e2e.trainers.build_optimizer import build_optimizer
+from keras_e2e.trainers.multi_worker import let_workers_train
 from keras_e2e.trainers.one_pass import why_one_apply
 from keras_e2e.trainers.state import ModularState
 from keras_e2e.trainers.tensorflow.extra_passes import ExtraPasses
@@ -25,7 +26,7 @@ from keras_e2e.trainers.tensorflow.replicas import (
 )
 from keras_e2e.utils import compat
 from keras_e2e.utils.compat.calls import keep_penalties
-from keras_e2e.utils.compat.multi_worker import let_workers_fit, several_workers
+from keras_e2e.utils.compat.multi_worker import several_workers
 from keras_e2e.utils.data import first_tensor, num_examples
 
 if TYPE_CHECKING:
@@ -50,7 +51,7 @@ class ModularStep(Model):
         """As in Keras, which asks for it before anything else when a training begins."""
         strategy = super().distribute_strategy
         if several_workers(strategy):
-            let_workers_fit()
+            let_workers_train()
         return strategy
 
     def train_step(self, data):

@@ -1,10 +1,11 @@
-"""Private names of Keras that training on several workers takes.
+"""Private names of Keras that strategies and training on several workers take.
 
 Keras 3.15 cannot `fit` under a `MultiWorkerMirroredStrategy` of several workers. To learn
 the shapes of the first batch it averages it over the workers, which TensorFlow refuses; and
 it averages the logs along an axis that numbers do not have.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 from keras import tree
@@ -17,11 +18,24 @@ def several_workers(strategy: Any) -> bool:
     return trainer._collective_all_reduce_multi_worker(strategy)
 
 
-def let_workers_fit() -> None:
+def made_under(variable: Any, strategy: Any) -> bool:
+    """Whether a variable of Keras was made in the scope of a strategy, if it has a value.
+
+    Stands for `Variable._value`: `value` is a tensor where there is none yet.
+    """
+    value = variable._value
+    return value is None or strategy.extended.variable_created_in_scope(value)
+
+
+def let_workers_fit(check: Callable[[Any], None]) -> None:
     """Mends what keeps Keras from training on several workers, for this process.
 
     Stands for `TensorFlowTrainer._maybe_symbolic_build` and `reduce_per_replica`. Where
     there is one worker they do as before. Called again, it does nothing.
+
+    Args:
+        check: Function of a model that is called on all workers when they begin to train
+            or evaluate it, before anything else; it raises an error if they must not.
     """
     from keras.src.backend.tensorflow import trainer
 
@@ -33,6 +47,9 @@ def let_workers_fit() -> None:
     def build(model, iterator=None, data_batch=None):
         if iterator is not None and several_workers(model.distribute_strategy):
             _refuse_several_steps(model)
+            if getattr(model, "_eval_epoch_iterator", None) is None:  # not within `fit`
+                _refuse_empty_parts(model, iterator.data_adapter)
+                check(model)
             data_batch, iterator = _own_batch(model.distribute_strategy, iterator), None
         return stock_build(model, iterator=iterator, data_batch=data_batch)
 
@@ -52,6 +69,21 @@ def _refuse_several_steps(model: Any) -> None:
             f"{model.name!r}: steps_per_execution={model.steps_per_execution}, and "
             "TensorFlow's loop over the batches of several workers fails. Compile with "
             "steps_per_execution=1."
+        )
+
+
+def _refuse_empty_parts(model: Any, data: Any) -> None:
+    """Raises ValueError where a replica would get no example, and all losses be NaN."""
+    replicas, batch_size = model.distribute_strategy.num_replicas_in_sync, data.batch_size
+    if not batch_size:  # not arrays, whose sizes are not known
+        return
+    last = data.partial_batch_size or batch_size
+    if min(batch_size, last) < replicas:
+        raise ValueError(
+            f"{model.name!r}: batch_size={batch_size}, of which the last batch has {last}, "
+            f"for {replicas} replicas on all workers: some would have no example, and the "
+            "mean over none is NaN. Choose batch_size, and leave out examples, so that no "
+            f"batch has fewer than {replicas}."
         )
 
 
