@@ -13,9 +13,6 @@ WIDTH = 4
 NAMES = ("a", "b", "out")
 # Which of the modules that use it owns what is shared, if nobody says.
 DEFAULT, WORD = -1, "last"
-on_tensorflow = pytest.mark.skipif(
-    keras.config.backend() != "tensorflow", reason="a backward pass for each loss"
-)
 
 
 def chain(**options):
@@ -173,7 +170,6 @@ def test_the_summary_says_who_trains_it(kind):
     assert f"Shared: twice is trained by module b, and used by a, {last} " in summary(model)
 
 
-@on_tensorflow
 @each_kind
 def test_a_saved_model_loads_with_its_owners(kind, tmp_path):
     model = e2e.modularize(
@@ -379,7 +375,6 @@ def test_towers_are_cut_inside(siamese):
 # Modes in which the owner's losses cannot be told apart
 
 
-@on_tensorflow
 @pytest.mark.parametrize(
     ("objectives", "owner"),
     [
@@ -397,7 +392,6 @@ def test_a_signal_from_a_module_that_uses_it_is_refused(objectives, owner):
     assert model.training_mode.name == "end_to_end"
 
 
-@on_tensorflow
 def test_a_loss_that_would_reach_it_beyond_its_window_is_refused():
     model = e2e.modularize(chain(), ["a", "b"])
     said = r"'out' reaches \['b', 'out'\], and 'a', beyond.*shared=\{'twice': 'a'\}\."
@@ -408,7 +402,6 @@ def test_a_loss_that_would_reach_it_beyond_its_window_is_refused():
     model.training_mode = TrainingMode("local", reach=2)
 
 
-@on_tensorflow
 def test_statistics_of_a_frozen_owner_are_not_updated_by_others():
     twice = layers.BatchNormalization(name="twice")
     x = inputs = keras.Input((WIDTH,))
