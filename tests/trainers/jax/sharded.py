@@ -126,6 +126,20 @@ def on_four(names):
         compare(name, one, four)
 
 
+def measured(devices):
+    """Diagnostics change no bit of what is trained, and are those of one device."""
+    watch = e2e.callbacks.ModuleDiagnostics(update_freq=1)
+    fit(made("local"), callbacks=[watch])
+    one = watch.history
+    with over(devices).scope():
+        plain, seen = fit(made("local")), fit(made("local"), callbacks=[watch])
+    compare(f"{devices}: measured or not", plain, seen, exact=True)
+    for quantity, modules in one.items():
+        pairs = [(modules[m], watch.history[quantity][m]) for m in modules]
+        fine = np.allclose(*zip(*pairs, strict=True), rtol=1e-3, atol=1e-5, equal_nan=True)
+        check(f"{devices}: {quantity}", fine)
+
+
 def around_training(devices):
     """A switch of the mode during `fit`, then evaluation, prediction, save and load."""
     switched = fit(made("end_to_end"), callbacks=[Switch()])
@@ -157,5 +171,6 @@ def around_training(devices):
 if __name__ == "__main__":
     on_four(sys.argv[1:] or CASES)
     around_training((2, 2))
+    measured((2, 2))
     print("compared")
     sys.exit(bool(FAILED))
