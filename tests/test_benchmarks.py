@@ -181,6 +181,13 @@ def test_the_language_model_takes_steps(monkeypatch, benchmark_script):
     assert len(found) == 2 and all(20 < value < 2 * characters for value in found)
 
 
+def test_modules_at_the_same_time_are_expected_to_wait_as_in_gpipe(benchmark_script):
+    expected = benchmark_script("module_parallel").expected
+    bubble, speed = expected(9.0, 0.0, devices=2, batches=8)
+    assert (bubble, speed) == (pytest.approx(1 / 9), pytest.approx(16 / 9))
+    assert expected(9.0, 0.5, devices=2, batches=8)[1] == pytest.approx(1.6)
+
+
 def test_devices_are_compared_for_every_objective(benchmark_script):
     script = benchmark_script("several_devices")
     compared = {type(make()) for _, make in script.objectives().values()}

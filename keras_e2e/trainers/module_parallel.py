@@ -72,6 +72,7 @@ class ModuleParallel:
     def __init__(self) -> None:
         self._said: set[str] = set()
         self._judged: list[Any] = []
+        self._measured = False  # whether the latest execution was to measure
 
     def __enter__(self) -> "ModuleParallel":
         if keras.config.backend() != "tensorflow":
@@ -182,9 +183,20 @@ def batches_at_once(model: Any) -> int | None:
         model: The modular model, whose training is under way.
     """
     state = model._modular
-    if not _open.parallels or state.steps.requested or not state.modules:
+    if not _open.parallels or not state.modules:
         return None
     parallel = _open.parallels[-1]
+    if state.steps.requested:
+        if parallel._measured:
+            parallel._say(
+                f"{model.name!r}: each execution measures diagnostics, and those take one "
+                "step after another, in spite of ModuleParallel. Give the callback that "
+                f"measures an update_freq of several times {model.steps_per_execution}, "
+                "the steps_per_execution."
+            )
+        parallel._measured = True
+        return None
+    parallel._measured = False
     reason = why_one_apply(model)
     if reason is not None:
         parallel._say(

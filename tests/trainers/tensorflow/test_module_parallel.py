@@ -106,7 +106,7 @@ OPTIMIZERS = {
         keras.optimizers.schedules.CosineDecay(0.02, 20), weight_decay=0.01
     ),
     "one for each module": lambda: e2e.ModuleOptimizers(
-        keras.optimizers.Nadam(0.01, global_clipnorm=0.1),
+        keras.optimizers.Nadam(0.01, global_clipnorm=0.1, use_ema=True),
     ),
 }
 
@@ -194,6 +194,12 @@ def test_modes_switch_and_diagnostics_measure_between_executions():
     assert_same(sorted(first.items()), sorted(second.items()))
     (one,) = [text for text in said if "ModuleParallel" in text]
     assert "mode 'end_to_end'" in one and "no boundary stops the gradient" in one
+
+
+def test_it_is_said_if_all_executions_measure():
+    measured = e2e.callbacks.ModuleDiagnostics(update_freq=1)
+    with pytest.warns(UserWarning, match="update_freq of several times 3"):
+        trained(dense, OPTIMIZERS["sgd"], True, epochs=1, callbacks=[measured])
 
 
 class OwnLoss(e2e.ModularModel):
