@@ -16,6 +16,8 @@ from keras_e2e.trainers.one_pass import why_one_apply, why_together
 
 # Below this there is nothing to win that timings would show.
 _WORTH = 1.1
+# After so many executions that measured, one after the other, it is said what that costs.
+_MEASURED = 3
 
 
 class _Open(threading.local):
@@ -72,7 +74,7 @@ class ModuleParallel:
     def __init__(self) -> None:
         self._said: set[str] = set()
         self._judged: list[Any] = []
-        self._measured = False  # whether the latest execution was to measure
+        self._measured = 0  # how many of the latest executions were to measure
 
     def __enter__(self) -> "ModuleParallel":
         if keras.config.backend() != "tensorflow":
@@ -187,16 +189,16 @@ def batches_at_once(model: Any) -> int | None:
         return None
     parallel = _open.parallels[-1]
     if state.steps.requested:
-        if parallel._measured:
+        parallel._measured += 1
+        if parallel._measured == _MEASURED:
             parallel._say(
-                f"{model.name!r}: each execution measures diagnostics, and those take one "
-                "step after another, in spite of ModuleParallel. Give the callback that "
-                f"measures an update_freq of several times {model.steps_per_execution}, "
-                "the steps_per_execution."
+                f"{model.name!r}: {_MEASURED} executions in a row measured diagnostics, "
+                "whose steps are taken one after another. For ModuleParallel, give the "
+                "callback that measures an update_freq of several times "
+                f"{model.steps_per_execution}, the steps_per_execution."
             )
-        parallel._measured = True
         return None
-    parallel._measured = False
+    parallel._measured = 0
     reason = why_one_apply(model)
     if reason is not None:
         parallel._say(

@@ -199,7 +199,7 @@ def test_modes_switch_and_diagnostics_measure_between_executions():
 def test_it_is_said_if_all_executions_measure():
     measured = e2e.callbacks.ModuleDiagnostics(update_freq=1)
     with pytest.warns(UserWarning, match="update_freq of several times 3"):
-        trained(dense, OPTIMIZERS["sgd"], True, epochs=1, callbacks=[measured])
+        trained(dense, OPTIMIZERS["sgd"], True, epochs=2, callbacks=[measured])
 
 
 class OwnLoss(e2e.ModularModel):
