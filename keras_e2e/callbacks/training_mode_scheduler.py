@@ -137,7 +137,7 @@ class TrainingModeScheduler(keras.callbacks.Callback):
         told = self.mode_at(when) if is_chief(self.model) else None
         config = decided_by_chief(
             self.model,
-            f"the answer of the schedule at {self.unit} {when}",
+            "the answer of a TrainingModeScheduler's function",
             None if told is None else told.get_config(),
         )
         return None if config is None else TrainingMode.get(config)

@@ -44,27 +44,27 @@ def told_by_all(
 
     Raises:
         RuntimeError: If a worker does not tell it within `PATIENCE`.
-        tf.errors.UnavailableError: If one has died.
+        tf.errors.InternalError, tf.errors.UnavailableError: If one has died.
     """
     from keras_e2e.utils.compat import told as service  # TensorFlow's alone
 
     resolver, turn = _resolver(model), _turns[what]
     _turns[what] += 1
-    number, jobs = _number(resolver), _jobs(resolver)
-    service.tell(_key(what, turn, number), json.dumps(told))
-    texts = []
-    for other in range(sum(jobs.values())):
-        text = service.ask(_key(what, turn, other), PATIENCE, jobs)
-        if text is None:
-            raise RuntimeError(
-                f"{model.name!r}: worker {number} has come to {shown or what}, and worker "
-                f"{other} has not within {PATIENCE} seconds. Start the same program on all "
-                "workers, with the same callbacks, and set modes on all of them alike."
-            )
-        texts.append(json.loads(text))
+    number, text = _number(resolver), json.dumps(told)
+    try:
+        texts = service.exchanged(
+            _key(what, turn), number, _count(resolver), text, PATIENCE
+        )
+    except TimeoutError as error:
+        raise RuntimeError(
+            f"{model.name!r}: worker {number} has come to {shown or what}, and not all "
+            f"others have within {PATIENCE} seconds. Start the same program on all "
+            "workers, with the same callbacks, and set modes on all of them alike. "
+            f"TensorFlow says who: {error}"
+        ) from None
     if turn:
-        service.forget(_key(what, turn - 1, number))  # all have come to this turn
-    return texts
+        service.forget(_key(what, turn - 1), number)  # all have come to this turn
+    return [json.loads(text) for text in texts]
 
 
 def decided_by_chief(model: Any, what: str, told: Any) -> Any:
@@ -78,8 +78,8 @@ def decided_by_chief(model: Any, what: str, told: Any) -> Any:
     return told_by_all(model, what, told)[0]
 
 
-def _key(what: str, turn: int, number: int) -> str:
-    return f"keras_e2e/{what}/{turn}/{number}"
+def _key(what: str, turn: int) -> str:
+    return f"keras_e2e/{what}/{turn}"
 
 
 def _resolver(model: Any) -> Any:
@@ -93,7 +93,7 @@ def _number(resolver: Any) -> int:
     return resolver.task_id + ("chief" in resolver.cluster_spec().jobs)
 
 
-def _jobs(resolver: Any) -> dict[str, int]:
-    """How many workers there are of each job that trains."""
+def _count(resolver: Any) -> int:
+    """How many workers there are, the chief among them."""
     cluster = resolver.cluster_spec().as_dict()
-    return {job: len(cluster[job]) for job in ("chief", "worker") if job in cluster}
+    return len(cluster.get("chief", ())) + len(cluster.get("worker", ()))

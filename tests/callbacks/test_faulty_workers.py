@@ -72,5 +72,5 @@ def test_when_one_dies_all_end_and_go_on_from_the_chief_s_backup(differed, resum
 def test_a_mode_that_one_worker_sets_is_named(resumed):
     status, _, (chief, other) = resumed
     assert status == [1, 1]
-    assert "mode 'deep_supervision'" in other and "worker 0 has not within" in other
+    assert "mode 'deep_supervision'" in other and "not all others have within" in other
     assert "UnavailableError" in chief

@@ -1,49 +1,41 @@
 """Private names of TensorFlow by which the workers of a cluster tell each other texts.
 
 TensorFlow's coordination service keeps them in the memory of the chief. Unlike a collective
-operation, which waits for ever for a worker that does not take part, it can be asked to
-wait for so long and no longer.
+operation, which waits for ever for a worker that does not take part, its barrier waits for
+so long and no longer, and ends with an error where a worker has died.
 """
-
-import time
-from collections.abc import Mapping
 
 import tensorflow as tf
 from tensorflow.python.eager import context
 
-# Seconds after which a worker that waits asks whether the others are still there.
-LOOK_EVERY = 2.0
 
-
-def tell(key: str, text: str) -> None:
-    """Lets other workers ask for a text."""
-    context.context().set_config_key_value(key, text)
-
-
-def ask(key: str, seconds: float, jobs: Mapping[str, int]) -> str | None:
-    """The text that a worker told; None if it did not within so many seconds.
+def exchanged(key: str, number: int, count: int, text: str, seconds: float) -> list[str]:
+    """What all workers tell, in the order of their numbers.
 
     Args:
-        key: String, what it was told by.
-        seconds: How long to wait.
-        jobs: Dict with the number of workers of each job.
+        key: String, what they tell it by, once.
+        number: Integer, that of this worker.
+        count: Integer, how many workers there are.
+        text: String, what this one tells.
+        seconds: How long to wait for the others.
 
     Raises:
-        tf.errors.UnavailableError: If a worker has died meanwhile, as in a step.
+        TimeoutError: If a worker has not told it by then; the text names the task.
+        tf.errors.InternalError, tf.errors.UnavailableError: If a worker has died.
     """
-    service, end = context.context(), time.monotonic() + seconds
-    while (left := end - time.monotonic()) > 0:
-        try:
-            wait = int(1000 * min(left, LOOK_EVERY)) + 1  # 0 would be for ever
-            return service.get_config_key_value(key, wait)
-        except (tf.errors.DeadlineExceededError, tf.errors.NotFoundError):
-            states = service.get_task_states([*jobs.items()])
-            if any(state is not None for state in states):
-                what = f"waiting for {key!r}: a worker has ended ({states})"
-                raise tf.errors.UnavailableError(None, None, what) from None
-    return None
+    service = context.context()
+    service.set_config_key_value(_of(key, number), text)
+    try:
+        service.wait_at_barrier(key, int(1000 * seconds))
+    except tf.errors.DeadlineExceededError as error:
+        raise TimeoutError(error.message) from None
+    return [service.get_config_key_value(_of(key, each)) for each in range(count)]
 
 
-def forget(key: str) -> None:
-    """Forgets a text that all have asked for."""
-    context.context().delete_config_key_value(key)
+def forget(key: str, number: int) -> None:
+    """Forgets what this worker told, once all have it."""
+    context.context().delete_config_key_value(_of(key, number))
+
+
+def _of(key: str, number: int) -> str:
+    return f"{key}/{number}"
