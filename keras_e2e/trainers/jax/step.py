@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import jax
 import keras
+from keras import tree
 
 from keras_e2e.modules.step_context import StepContext, step_context
 from keras_e2e.trainers.jax.extra_passes import ExtraPasses
@@ -119,7 +120,14 @@ class ModularStep(Model):
             super().make_train_function(force=force)
         finally:
             del self.train_step
-        self.train_function = compat.with_state_put_back(self, self.train_function)
+        made = compat.with_state_put_back(self, self.train_function)
+        self.train_function = lambda state, iterator: made(state, self._noted(iterator))
+
+    def _noted(self, iterator: Iterator) -> Iterator:
+        """The same batches; what the latest holds is noted in the `CompiledSteps`."""
+        for data in iterator:
+            self._modular.steps.specs = tree.map_structure(_spec, data)
+            yield data
 
     def _make_measured_function(self) -> None:
         """Makes an execution whose steps are measured, each before it is made."""
@@ -158,3 +166,8 @@ class ModularStep(Model):
             super().make_predict_function(force=True)
             self.predict_function = compat.with_state_put_back(self, self.predict_function)
         return self.predict_function
+
+
+def _spec(value: Any) -> Any:
+    """The shape and dtype of an array; None for None."""
+    return None if value is None else jax.ShapeDtypeStruct(value.shape, value.dtype)
