@@ -10,7 +10,7 @@ XLA and on JAX what the compiled step takes.
 The last column is `fit` in local mode with the default diagnostics every ten steps, as a
 ratio to `fit` without (goal: 1.03), on a quarter of the batch.
 
-    python benchmarks/backends.py [--networks=mlp] [--backends=jax] [--repeats=10]
+    python benchmarks/backends.py [--networks=mlp] [--backends=jax] [--repeats=5]
 """
 
 import json
@@ -48,7 +48,7 @@ def define_flags() -> None:
     flags.DEFINE_list("networks", list(NETWORKS), "Which networks.")
     flags.DEFINE_list("backends", list(BACKENDS), "Which backends.")
     flags.DEFINE_list("methods", list(METHODS), "Which methods.")
-    flags.DEFINE_integer("repeats", 10, "How often each side runs; the minimum counts.")
+    flags.DEFINE_integer("repeats", 5, "How often each side runs; the minimum counts.")
     flags.DEFINE_string("one", None, "The case that this process is for.")
     flags.DEFINE_string("output", "benchmarks/results", "Folder of the JSON file.")
 
