@@ -59,7 +59,7 @@ class DormantFraction(Quantity):
         use = module.total(ops.sum(seen, axis=axes))
         # Without a quotient, so that with every unit at zero all are dormant.
         active = use > self.threshold * ops.mean(use)
-        return 1.0 - ops.mean(ops.cast(active, "float32")), state
+        return ops.mean(ops.cast(ops.logical_not(active), "float32")), state
 
 
 class ProbeAccuracy(Quantity):

@@ -65,7 +65,7 @@ class Verdict(NamedTuple):
 
     >>> from keras_e2e.diagnostics import Verdict
     >>> verdict = Verdict("frozen", 0.99, {"update_ratio": 0.0})
-    >>> verdict.alarm, verdict.message.split(". ")[0]
+    >>> verdict.alarm, str(verdict).split(". ")[0]
     (True, 'Frozen (99 % confidence): update_ratio 0')
     """
 
@@ -76,6 +76,9 @@ class Verdict(NamedTuple):
     why: str = ""
     cause: str = ""
     place: Place = Place()
+
+    def __str__(self) -> str:
+        return self.message
 
     @property
     def alarm(self) -> bool:
