@@ -48,8 +48,13 @@ class ModuleParallel:
 
     Steps are taken one after another, as usual, where they cannot be taken at once: in
     modes that train all modules by one loss (a warning says so), in executions that measure
-    diagnostics, in those of fewer than `N` batches (the last of an epoch), and outside of
-    `fit`.
+    diagnostics, in those of fewer than `N` batches (the last of an epoch), outside of
+    `fit`, and in other threads than the one that enters it.
+
+    Layers and schedules may read the optimizer's `iterations`, for each step its number;
+    not in a `tf.function` of their own, and not by the `tf.Variable` in it, taken before.
+    Where an error in a step ends an execution, modules may have trained on different
+    numbers of its batches, all of them counted or none: go on from weights saved before.
 
     Raises:
         NotImplementedError: When it is entered, if the Keras backend is not TensorFlow.
@@ -58,7 +63,8 @@ class ModuleParallel:
             if something couples its modules: `global_clipnorm`, a loss scale, accumulated
             or averaged weights, penalties of weights, shared layers, objectives that wait
             for a signal or compare passes over the whole model, a `compute_loss` of one's
-            own.
+            own. In the first step, if a `tf.function` that it calls reads the optimizer's
+            `iterations`, or if anything but the optimizer sets them.
 
     Example:
 

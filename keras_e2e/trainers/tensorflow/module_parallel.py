@@ -8,6 +8,7 @@ import tensorflow as tf
 
 from keras_e2e.modules.module import Module
 from keras_e2e.modules.step_context import step_context
+from keras_e2e.utils.compat.step_numbers import in_function_of, reads_as
 from keras_e2e.utils.graphs import devices_of
 
 
@@ -25,9 +26,55 @@ class _StepNumber:
 
     def __init__(self, count: tf.Variable, more: int):
         self.count, self.more = count, more
+        self.dtype, self.shape = count.dtype, count.shape
+        self.graph = tf.compat.v1.get_default_graph()
 
     def __tf_tensor__(self, dtype: Any = None, name: str | None = None) -> tf.Tensor:
+        if in_function_of(self.graph):
+            _refuse_function()
         return tf.convert_to_tensor(self.count, dtype) + self.more
+
+    def __array__(self, *args: Any, **kwargs: Any) -> Any:
+        _refuse_function()  # which takes it for an array if it is an argument
+
+    def __bool__(self) -> bool:
+        return bool(tf.convert_to_tensor(self))
+
+    def assign(self, *args: Any, **kwargs: Any) -> None:
+        raise ValueError(
+            "ModuleParallel: the step sets the optimizer's iterations, which all steps "
+            "under way share. Expected the optimizer alone to count. Set them in a "
+            "callback, or fit without ModuleParallel."
+        )
+
+    assign_add = assign_sub = assign
+
+
+def _of_tensor(name: str) -> Callable:
+    def operate(self: _StepNumber, *others: Any) -> Any:
+        return getattr(tf.convert_to_tensor(self), name)(*others)
+
+    return operate
+
+
+for _name in tf.Tensor.OVERLOADABLE_OPERATORS:
+    setattr(_StepNumber, _name, _of_tensor(_name))
+
+
+def _refuse_function() -> None:
+    """Raises: of a function of all steps, the number would be that of the first."""
+    raise ValueError(
+        "ModuleParallel: a tf.function that the step calls reads the optimizer's "
+        "iterations, and is traced once for all steps under way. Expected the step "
+        "itself to read them. Take the tf.function off, or fit without ModuleParallel."
+    )
+
+
+def _refuse_traced(count: tf.Variable) -> None:
+    """Raises where the graph under way calls a function, traced before, of the count."""
+    read = tf.compat.v1.get_default_graph().capture(count.handle)
+    if any(each.type.endswith("PartitionedCall") for each in read.consumers()):
+        _refuse_function()
 
 
 class _Places:
@@ -66,7 +113,8 @@ def pipelined(model: Any, batches: int, plain: Callable[[Any], Any]) -> Callable
     a variable, the earlier operations on that variable. Where gradients are applied at
     boundaries, modules have no variable in common, so a module goes on to the next batch
     while the next one trains on what it has made. The number of the step alone, which all
-    of them read, is a variable: here it is a number that each step is given.
+    of them read, is a variable: here it is a number that each step is given, and that is
+    read in its place by layers as well.
 
     Args:
         model: The modular model, compiled, with the optimizer built.
@@ -80,18 +128,21 @@ def pipelined(model: Any, batches: int, plain: Callable[[Any], Any]) -> Callable
     @tf.autograph.experimental.do_not_convert
     def take(optionals: list) -> Any:
         logs, traces = None, None
+        count = optimizer.iterations.value
         for place, optional in enumerate(optionals):
-            iteration = _StepNumber(optimizer.iterations.value, place)
+            iteration = _StepNumber(count, place)
             # Names in it are to sort before "gradient_tape", as most names of a step do:
             # TensorFlow sums in the order of names.
             step, data = model.train_step, _data(optional)
             with (
                 tf.name_scope(f"batch_{place}"),
                 places.step(),
+                reads_as(optimizer.iterations, iteration),
                 step_context(state, iteration=iteration, left=left),
             ):
                 logs = model.distribute_strategy.run(step, args=(data,))
             traces = traces or state.steps.traces.copy()
+        _refuse_traced(count)
         state.steps.traces = traces  # one, whatever it holds
         optimizer.iterations.assign_add(len(optionals))
         return logs
