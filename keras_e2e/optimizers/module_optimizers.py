@@ -17,9 +17,9 @@ class ModuleOptimizers(keras.optimizers.Optimizer):
 
     The kind of optimizer, learning rate, weight decay, clipping (also `global_clipnorm`),
     gradient accumulation and weight averaging (`use_ema`) are those of the module's
-    optimizer. A module is its trainable weights and the head of its objective. On
-    TensorFlow a module's optimizer counts the steps in which the module is trained: its
-    learning rate schedule does not advance while the module is frozen.
+    optimizer. A module is its trainable weights and the head of its objective. A
+    module's optimizer counts the steps in which the module is trained: its learning rate
+    schedule does not advance while the module is frozen.
 
     `learning_rate` is that of the default optimizer. Setting it, as callbacks do,
     multiplies the rates of all modules by the same factor: they keep the ratio to the

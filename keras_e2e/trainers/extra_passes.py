@@ -4,6 +4,7 @@ from collections.abc import Callable
 from typing import Any
 
 import keras
+import numpy as np
 from keras import ops, tree
 
 from keras_e2e.modules.training_mode import TrainingMode
@@ -101,7 +102,9 @@ class ExtraPasses:
         if y_pred is None or compiled is None or self.given.y is None:
             return None
         y, weight = self.given.y, self.given.sample_weight
-        with keras.StatelessScope():  # a loss of several outputs keeps metrics
+        # A loss of several outputs keeps metrics, whose values JAX has put aside.
+        kept = [(v, np.zeros(v.shape, v.dtype)) for v in compiled.variables]
+        with keras.StatelessScope(kept):
             constant = tree.map_structure(lambda p: _mean_for_all(p, total), y_pred)
             own = compiled(y, y_pred, sample_weight=weight) if penalized else task_loss
             return own, compiled(y, constant, sample_weight=weight)

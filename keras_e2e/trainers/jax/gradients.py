@@ -263,7 +263,7 @@ def are_apart(model: Any) -> bool:
     gradients are left out.
     """
     state = model._modular
-    if state.frozen:
+    if state.frozen_variables():
         return True
     shared = shares_variables(model) and state.mode.name == "sequential"
     return shared or bool(_parts(model))
@@ -274,14 +274,6 @@ def _parts(model: Any) -> Sequence[LossPart]:
     flow = model._modular.flow()
     separate = flow.separate or shares_variables(model)
     return flow.parts if separate and len(flow.parts) > 1 else ()
-
-
-def filled(gradients: Sequence, values: Sequence) -> list:
-    """Gradients with zeros for those that there are not."""
-    return [
-        jnp.zeros_like(value) if gradient is None else gradient
-        for gradient, value in zip(gradients, values, strict=True)
-    ]
 
 
 def unscaled(gradient: Any, scale: Any) -> Any:

@@ -4,6 +4,7 @@ A step that fails, because it is refused for example, leaves the variables as th
 """
 
 import itertools
+import warnings
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +14,7 @@ from keras import tree
 
 from keras_e2e.modules.step_context import StepContext, step_context
 from keras_e2e.trainers.jax.extra_passes import ExtraPasses
-from keras_e2e.trainers.jax.gradients import StepGradients, are_apart, filled
+from keras_e2e.trainers.jax.gradients import StepGradients, are_apart
 from keras_e2e.trainers.jax.instrumentation import StepInstrumentation
 from keras_e2e.trainers.state import ModularState
 from keras_e2e.utils import compat
@@ -40,17 +41,14 @@ class ModularStep(Model):
             else:
                 logs, new_state = super().train_step(state, data)
         modular.steps.count_trace(modular.mode)
-        trainable = self._thawed(state[0], new_state[0])
-        return logs, (trainable, *new_state[1:])
+        return logs, new_state
 
     def _step_apart(self, context: StepContext, state: tuple, batch: tuple) -> tuple:
         """Keras's own step, call by call, but for how the gradients are taken."""
         x, y, sample_weight = batch
         gradients = StepGradients(self, context, state, batch)
         (loss, y_pred, others, metrics), found = gradients.take(state[0])
-        trainable, optimizer_values = self.optimizer.stateless_apply(
-            state[2], filled(self._movable(found), state[0]), state[0]
-        )
+        trainable, optimizer_values = self._applied(self._movable(found), state)
         logs, metrics = update_metrics(self, metrics, loss, x, y, y_pred, sample_weight)
         return logs, (trainable, others, optimizer_values, metrics)
 
@@ -69,14 +67,10 @@ class ModularStep(Model):
             gradients = StepGradients(self, context, state, batch, measures=True)
             (_, y_pred, *_), found = gradients.take(state[0])
             found = self._movable(found)
-            trainable, optimizer_values = self.optimizer.stateless_apply(
-                state[2], filled(found, state[0]), state[0]
-            )
+            trainable, optimizer_values = self._applied(found, state)
             passes = ExtraPasses(self, batch, state)
             instrumentation = StepInstrumentation(self, passes, gradients, y_pred)
-            instrumentation.measure(
-                found, self._thawed(state[0], trainable), optimizer_values
-            )
+            instrumentation.measure(found, trainable, optimizer_values)
             modular.steps.count_trace(modular.mode)
             return recorder.values_in_step
 
@@ -88,16 +82,18 @@ class ModularStep(Model):
             for variable, gradient in zip(self.trainable_variables, gradients, strict=True)
         ]
 
-    def _thawed(self, before: list, after: list) -> list:
-        """The values after a step, but for variables that must not change."""
-        frozen = self._modular.frozen_variables()
-        # A zero gradient still changes a variable under momentum or weight decay.
-        return [
-            old if id(variable) in frozen else new
-            for variable, old, new in zip(
-                self.trainable_variables, before, after, strict=True
-            )
-        ]
+    def _applied(self, gradients: list, state: tuple) -> tuple[list, list]:
+        """The values of the trainable and of the optimizer's variables after a step.
+
+        Without a gradient a variable and what the optimizer keeps for it stay as they are:
+        a gradient of zero would change both under momentum or weight decay.
+        """
+        trainable, _, optimizer_values, _ = state
+        if all(gradient is None for gradient in gradients):
+            return trainable, optimizer_values
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "Gradients do not exist")  # as it should be
+            return self.optimizer.stateless_apply(optimizer_values, gradients, trainable)
 
     def _making_step(self, state, iterator):
         """The context in which Keras makes a step that is to be run with these."""

@@ -183,7 +183,7 @@ def loss_weights(model: keras.Model) -> Any:
     return None if compiled is None else compiled._user_loss_weights
 
 
-def compiled_loss(model: keras.Model) -> Callable | None:
+def compiled_loss(model: keras.Model) -> Any:
     """The loss that `compile` made, a function of targets and predictions; None if none.
 
     It keeps metrics of the losses of several outputs: call it in a `StatelessScope`.
