@@ -30,7 +30,8 @@ class ModuleView:
         updates: List of the changes that the optimizer made, in the places of
             `gradients`; `None` for a variable that is frozen.
         loss: Scalar, the module's loss: its local loss, or the task loss for the last
-            module; `None` where it was not computed.
+            module; `None` where it was not computed. Of several replicas it is this one's
+            part, whose `total` is the mean over all examples.
         activation: Tensor `(batch, ...)`, the module's output; `None` for the last module.
         shapes: List of the shapes of all its trainable variables, in the places of
             `gradients`; `None` where those of the tensors say it all.
@@ -53,8 +54,9 @@ class ModuleView:
             mode's loss on the same batch, after the step.
         prediction_losses: For a quantity with the extra pass `"reference"`, of the last
             module: the compiled loss without penalties, and that of a prediction which
-            is the same for all examples, the mean of the predictions on the batch. `None`
-            for the other modules, and where there is no compiled loss.
+            is the same for all examples, the mean of the predictions on the batch; parts of
+            replicas, as of `loss`. `None` for the other modules, and where there is no
+            compiled loss.
         classes: For a quantity that `requires_targets`: the targets of the model's only
             output as a one-hot tensor `(batch, num_classes)`; `None` where they are not
             classes.

@@ -13,7 +13,7 @@ from keras_e2e.modules.boundary import ModuleBoundary
 from keras_e2e.modules.module import Module
 from keras_e2e.trainers.modular_trainer import ModularTrainer
 from keras_e2e.trainers.saved_with_weights import SavedWithWeights
-from keras_e2e.trainers.strategies import refuse_other_scope
+from keras_e2e.trainers.strategies import refuse_loop_over_replicas, refuse_other_scope
 from keras_e2e.utils import compat
 from keras_e2e.utils.backups import mend_backup, replaced_at_once
 from keras_e2e.utils.compat.quantization import filtered
@@ -34,6 +34,7 @@ class ModularBase(ModularTrainer):
     @functools.wraps(keras.Model.fit)
     def fit(self, *args, **kwargs):
         refuse_other_scope(self)  # before Keras builds the optimizer
+        refuse_loop_over_replicas(self)
         with self._modular.saved.open():
             return super().fit(*args, **kwargs)
 

@@ -43,8 +43,10 @@ class Seen(NamedTuple):
         crossings: List with a `Crossing` for each time a boundary was crossed, in order.
         masks: List with the mask of the only tensor of each crossing, or None.
         signals: The `Signals`.
-        local: Dict with the local losses by boundary, without weights.
-        task: Scalar, the task loss; None where it was not computed.
+        local: Dict with the local losses by boundary, without weights; of several replicas
+            this one's part of each, whose `total` is the loss of the whole batch.
+        task: Scalar, the task loss, or this replica's part of it; None where it was not
+            computed.
         before: Dict with the values from before the step of the variables that it may
             change, by `id`.
         after: Function that returns the value of a variable after the step.

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from keras_e2e.utils.compat.multi_worker import made_under
+from keras_e2e.utils.compat.multi_worker import made_under, refuse_several_steps
 
 
 def refuse_strategy(model: Any) -> None:
@@ -41,3 +41,20 @@ def refuse_other_scope(model: Any) -> None:
                 "strategy.scope():`. A model that exists is made there anew by "
                 "keras.models.clone_model(model), and takes set_weights(...)."
             )
+
+
+def refuse_loop_over_replicas(model: Any) -> None:
+    """Raises ValueError if `fit` would run several steps at once on several replicas.
+
+    There stock Keras fails, too, in TensorFlow; `evaluate` and `predict` do not. A TPU runs
+    such a loop by itself.
+
+    Args:
+        model: A modular model, before `fit` changes anything.
+    """
+    strategy = getattr(model, "distribute_strategy", None)
+    if strategy is None or not model.compiled or model.run_eagerly:
+        return
+    on_tpu = type(strategy).__name__.startswith("TPUStrategy")
+    if strategy.num_replicas_in_sync > 1 and not on_tpu:
+        refuse_several_steps(model)

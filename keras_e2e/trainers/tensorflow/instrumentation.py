@@ -8,6 +8,7 @@ from keras import tree
 
 from keras_e2e.diagnostics.quantity import Quantity
 from keras_e2e.modules.step_context import StepContext
+from keras_e2e.objectives.global_batch import share_of_batch
 from keras_e2e.trainers.module_views import Further, Seen, Signals, module_views
 from keras_e2e.trainers.optimizer_step import OptimizerStep
 from keras_e2e.trainers.recorder_state import prepare_recorder
@@ -16,7 +17,7 @@ from keras_e2e.trainers.tensorflow.gradients import StepGradients, over_replicas
 from keras_e2e.trainers.tensorflow.recorder import Recorder
 from keras_e2e.trainers.tensorflow.replicas import refuse_compiled_replicas
 from keras_e2e.utils import compat
-from keras_e2e.utils.data import num_examples
+from keras_e2e.utils.data import first_tensor, num_examples
 
 
 def instrument(model: Any, quantities: list[Quantity]) -> Any:
@@ -41,7 +42,7 @@ class StepInstrumentation:
         self.state = model._modular
         self.measured = self.state.steps.measuring
         self.needs = self.state.recorder.needs(self.measured)
-        self.losses = context.losses
+        self.losses, self.share = context.losses, context.share
         self.crossings = [] if context.record is None else context.record.crossings
         self.y_pred = y_pred
         self.outputs = [] if y_pred is None else tree.flatten(y_pred)
@@ -53,6 +54,8 @@ class StepInstrumentation:
             gradients: The gradients of the step, all taken.
         """
         variables, model = gradients.variables, self.model
+        if self.share is None:  # end to end: there losses are logged by examples, too
+            self.share = share_of_batch(first_tensor(self.passes.batch[0]))
         self.step = OptimizerStep(model.optimizer, bool(variables), _read)
         self.before = [tf.identity(v) for v in variables]
         self.halves = self.passes.halves() if "halves" in self.needs else None
@@ -61,9 +64,10 @@ class StepInstrumentation:
         self.reference = None
         if "reference" in self.needs:
             task = self._task_loss()
-            self.reference = self.passes.reference(
+            found = self.passes.reference(
                 self.y_pred, task, over_replicas, penalized=bool(model.losses)
             )
+            self.reference = None if found is None else tuple(map(self._weighed, found))
 
         def signal(tensor: Any) -> Any:
             # Always that under a probability where there is one: in mixed precision a cast
@@ -88,12 +92,13 @@ class StepInstrumentation:
         outcome = self.step.outcome(gradients)
         pairs = zip(variables, gradients, strict=True)
         found = {id(v): unscaled(gradient, self.step.scale) for v, gradient in pairs}
+        local = {} if self.losses is None else self.losses.local
         seen = Seen(
             crossings=self.crossings,
             masks=[compat.mask_of(crossing.outputs[0]) for crossing in self.crossings],
             signals=self.signals,
-            local={} if self.losses is None else self.losses.local,
-            task=self._task_loss(),
+            local={name: self._weighed(loss) for name, loss in local.items()},
+            task=self._weighed(self._task_loss()),
             before={id(v): old for v, old in zip(variables, self.before, strict=True)},
             after=lambda variable: variable,
             gradients=self._summed(found),
@@ -122,6 +127,12 @@ class StepInstrumentation:
             for v in self.state.steps.variables(self.model)
             if found.get(id(v)) is not None
         }
+
+    def _weighed(self, loss: Any) -> Any:
+        """A loss of this replica such that in their sum all examples weigh alike."""
+        if loss is None or self.share is None:
+            return loss
+        return tf.cast(loss, tf.float32) * self.share
 
     def _task_loss(self) -> Any:
         return self.losses.task if self.outputs else None

@@ -46,7 +46,7 @@ def let_workers_fit(check: Callable[[Any], None]) -> None:
 
     def build(model, iterator=None, data_batch=None):
         if iterator is not None and several_workers(model.distribute_strategy):
-            _refuse_several_steps(model)
+            refuse_several_steps(model)
             if getattr(model, "_eval_epoch_iterator", None) is None:  # not within `fit`
                 _refuse_empty_parts(model, iterator.data_adapter)
                 check(model)
@@ -63,12 +63,17 @@ def let_workers_fit(check: Callable[[Any], None]) -> None:
     trainer.reduce_per_replica = reduce
 
 
-def _refuse_several_steps(model: Any) -> None:
+def refuse_several_steps(model: Any) -> None:
+    """Raises ValueError for several steps at once, before several replicas begin them.
+
+    Args:
+        model: A model under a strategy of several replicas, compiled.
+    """
     if model.steps_per_execution > 1:
         raise ValueError(
             f"{model.name!r}: steps_per_execution={model.steps_per_execution}, and "
-            "TensorFlow's loop over the batches of several workers fails. Compile with "
-            "steps_per_execution=1."
+            "TensorFlow's loop over the batches of several devices or workers fails. "
+            "Compile with steps_per_execution=1."
         )
 
 
