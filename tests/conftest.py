@@ -6,6 +6,7 @@ import importlib
 import os
 import pathlib
 import sys
+from collections import Counter
 
 os.environ.setdefault("KERAS_BACKEND", "tensorflow")
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
@@ -36,20 +37,31 @@ def pytest_addoption(parser):
         action="store_true",
         help="one case of each test, and none of those marked `slow` or `long`",
     )
+    parser.addoption(
+        "--all",
+        action="store_true",
+        help="every case of the tests marked `sampled(n)`, of which else n are run",
+    )
 
 
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(config, items):
     """The long tests come first, so that no worker waits for another at the end."""
     items.sort(key=lambda item: item.get_closest_marker("long") is None)
-    if config.getoption("--quick"):
-        kept = {}
-        for item in items:
-            if not any(item.iter_markers("slow")) and not any(item.iter_markers("long")):
-                kept.setdefault(item.nodeid.split("[")[0], item)
-        left_out = {*items} - {*kept.values()}
-        config.hook.pytest_deselected(items=[item for item in items if item in left_out])
-        items[:] = kept.values()
+    quick, everything = config.getoption("--quick"), config.getoption("--all")
+    # Of each test the first cases: in a random order they are others in each run.
+    cases, kept, left_out = Counter(), [], []
+    for item in items:
+        name, sampled = item.nodeid.split("[")[0], item.get_closest_marker("sampled")
+        if quick and any(map(item.get_closest_marker, ("slow", "long"))):
+            left_out.append(item)
+            continue
+        cases[name] += 1
+        count = sampled.args[0] if sampled and not everything else len(items)
+        (kept if cases[name] <= (1 if quick else count) else left_out).append(item)
+    if left_out:
+        config.hook.pytest_deselected(items=left_out)
+        items[:] = kept
 
 
 def pytest_collection_finish(session):

@@ -108,6 +108,7 @@ def test_a_greedy_run_trains_each_module_in_turn(scripts):
         ), module.name
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "method, k",

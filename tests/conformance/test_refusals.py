@@ -833,6 +833,7 @@ FAILURES = {
 }
 
 
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize("failure", FAILURES)
 @pytest.mark.parametrize("seen", [False, True], ids=["at first", "later"])
 def test_a_step_that_fails_leaves_the_model_for_the_next(failure, seen):

@@ -285,6 +285,7 @@ def twins(name):
     return made
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.slow
 @pytest.mark.parametrize(
     # The others differ from these in layers alone.

@@ -184,6 +184,7 @@ def run_with(optimizer, apart, monkeypatch, **arguments):
         return trained(compiled(base(), "local", optimizer, **arguments))
 
 
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize("kind", SEPARABLE)
 def test_applied_at_the_boundary_weights_are_those_of_one_apply(kind, monkeypatch):
     """For every optimizer of Keras, whether or not it is one that is applied apart."""
@@ -202,6 +203,7 @@ GROUPS = {
 }
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("kind", GROUPS)
 @pytest.mark.parametrize("eager", [False, True], ids=["graph", "eager"])
 def test_so_they_are_with_an_optimizer_for_each_module(kind, eager, monkeypatch):
