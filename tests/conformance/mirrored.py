@@ -3,6 +3,7 @@
 One process and one strategy: TensorFlow's collectives do not bear more.
 """
 
+import random
 import sys
 
 import keras
@@ -54,11 +55,12 @@ def compare(case, mode, strategy):
     return found
 
 
-def main():
-    """Compares the distinct cases; the exit status tells."""
+def main(count=None, seed=0):
+    """Compares so many of the distinct cases, all by default; the exit status tells."""
     strategy = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
     failed = False
-    for case in cases.DISTINCT:
+    compared = random.Random(seed).sample(cases.DISTINCT, count or len(cases.DISTINCT))
+    for case in compared:
         if case.name == "infopro-conv":
             continue  # its decoder has BatchNormalization: of half a batch, as in Keras
         found = compare(case, case.mode, strategy)
@@ -68,9 +70,9 @@ def main():
         found = compare(cases.BY_NAME["prediction"], mode, strategy)
         print(mode, found or "ok", flush=True)
         failed = failed or bool(found)
-    print("compared", len(cases.DISTINCT), models.CUTS)
+    print("compared", len(compared), "seed", seed, models.CUTS)
     sys.exit(failed)
 
 
 if __name__ == "__main__":
-    main()
+    main(*map(int, sys.argv[1:]))

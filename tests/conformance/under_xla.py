@@ -13,12 +13,14 @@ from . import test_end_to_end_is_stock as stock
 EXACT = [setting for setting in stock.SETTINGS if setting.xla]
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("setting", EXACT, ids=lambda s: s.name)
 def test_end_to_end_is_stock(setting):
     plain = stock.train(setting, modular=False, jit_compile=True)
     stock.assert_same(plain, stock.train(setting, modular=True, jit_compile=True))
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("mode", test_switching.MODES[:2], ids=str)
 def test_looking_changes_nothing(mode):
     # XLA sums the losses in another order where they are read one by one: the reported
