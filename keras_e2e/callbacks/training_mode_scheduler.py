@@ -102,7 +102,8 @@ class TrainingModeScheduler(keras.callbacks.Callback):
             modes = [*map(self.model.check_training_mode, self.schedule.values())]
             for mode in modes:
                 self.model._log_losses_of(mode)
-        self._batch = 0
+        # On JAX to ask for `self.model` takes a while: not in each batch.
+        self._trained, self._batch = self.model, 0
         saved = self.model._modular.saved
         saved.register("TrainingModeScheduler", self, part=True)
         saved.register("seeds", SeedStates(self.model), part=True)
@@ -132,7 +133,7 @@ class TrainingModeScheduler(keras.callbacks.Callback):
 
     def _decided(self, when: int) -> TrainingMode | None:
         """The mode at an epoch or step, of a function's answers that of the chief."""
-        if not callable(self.schedule) or not on_several_workers(self.model):
+        if not callable(self.schedule) or not on_several_workers(self._trained):
             return self.mode_at(when)
         told = self.mode_at(when) if is_chief(self.model) else None
         config = decided_by_chief(
@@ -144,7 +145,7 @@ class TrainingModeScheduler(keras.callbacks.Callback):
 
     def _switch(self, mode: TrainingMode | None) -> None:
         self._latest = mode
-        if mode is not None:
+        if mode is not None and mode != self._trained.training_mode:
             self.model.training_mode = mode
 
     # What must outlast a crash

@@ -168,6 +168,21 @@ def test_steps_are_those_of_the_optimizer_over_several_fits():
     }
 
 
+def test_a_mode_that_stays_is_set_once(monkeypatch):
+    """To set it is no work for each batch, and on JAX to ask for the model is much."""
+    asked = []
+    check = e2e.ModularModel.check_training_mode
+
+    def counted(model, mode):
+        asked.append(str(mode))
+        return check(model, mode)
+
+    model = modular()
+    monkeypatch.setattr(e2e.ModularModel, "check_training_mode", counted)
+    fit(model, TrainingModeScheduler(lambda step: "local", unit="step"), epochs=2)
+    assert asked == ["local"]
+
+
 def test_with_several_steps_per_execution_a_switch_waits_for_the_next_execution():
     model = modular(run_eagerly=False, steps_per_execution=2)
     watch = fit(model, TrainingModeScheduler({1: "local"}, "step"))
