@@ -10,7 +10,7 @@ from keras_e2e.callbacks.steps import StepCounter, count_batches, next_epoch
 from keras_e2e.modules.training_mode import ModeName, TrainingMode
 from keras_e2e.trainers.modular_trainer import ModularTrainer
 from keras_e2e.trainers.saved_with_weights import SeedStates, State
-from keras_e2e.utils.workers import decided_by_chief, is_chief, on_several_workers
+from keras_e2e.utils.workers import is_chief, on_several_workers, told_by_all
 
 Unit = Literal["epoch", "step"]
 UNITS: tuple[str, ...] = get_args(Unit)
@@ -136,7 +136,7 @@ class TrainingModeScheduler(keras.callbacks.Callback):
         if not callable(self.schedule) or not on_several_workers(self._trained):
             return self.mode_at(when)
         told = self.mode_at(when) if is_chief(self.model) else None
-        config = decided_by_chief(
+        config, *_ = told_by_all(
             self.model,
             "the answer of a TrainingModeScheduler's function",
             None if told is None else told.get_config(),

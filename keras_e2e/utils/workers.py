@@ -67,17 +67,6 @@ def told_by_all(
     return [json.loads(text) for text in texts]
 
 
-def decided_by_chief(model: Any, what: str, told: Any) -> Any:
-    """What the chief of several workers tells; what other workers tell is passed by.
-
-    Args:
-        model: As in `told_by_all`, which holds here, too.
-        what: As in `told_by_all`.
-        told: As in `told_by_all`.
-    """
-    return told_by_all(model, what, told)[0]
-
-
 def _key(what: str, turn: int) -> str:
     return f"keras_e2e/{what}/{turn}"
 
