@@ -45,7 +45,7 @@ LOWER := .venv-lower
 test-lower-bounds:
 	$(PYTHON) -m venv $(LOWER)
 	$(LOWER)/bin/python -m pip install -q --disable-pip-version-check \
-		-c .ci/lower-bounds.txt -e '.[dashboard,demo,limits,report]' \
+		-c .ci/lower-bounds.txt -e '.[dashboard,demo,limits,report,rewards]' \
 		psutil pytest pytest-randomly pytest-xdist
 	$(LOWER)/bin/python $(PYTEST) -o filterwarnings= -k "not jax" tests \
 		--ignore tests/visualization/tensorboard/test_plugin_page.py

@@ -25,7 +25,7 @@ def _is_command() -> bool:
 
 
 if TYPE_CHECKING or not _is_command():
-    from keras_e2e import callbacks, diagnostics, objectives
+    from keras_e2e import callbacks, diagnostics, objectives, rewards
     from keras_e2e.models import ensembles
     from keras_e2e.models.diagnose import diagnose
     from keras_e2e.models.ensembles.ensemble import bootstrap_indices, ensemble
@@ -70,6 +70,7 @@ __all__ = [
     "modularize",
     "objectives",
     "regimes",
+    "rewards",
     "strip",
     "tasks",
 ]

@@ -14,7 +14,15 @@ import types
 import keras_e2e as e2e
 
 SNAPSHOT = pathlib.Path(__file__).with_name("api.txt")
-ROOMS = ["callbacks", "diagnostics", "ensembles", "objectives", "regimes", "tasks"]
+ROOMS = [
+    "callbacks",
+    "diagnostics",
+    "ensembles",
+    "objectives",
+    "regimes",
+    "rewards",
+    "tasks",
+]
 
 
 def signature(thing):
