@@ -36,6 +36,7 @@ class PolicyLoss(keras.losses.Loss):
         super().__init__(name=name, **kwargs)
 
     def call(self, y_true: Any, y_pred: Any) -> Any:
+        y_pred = ops.convert_to_tensor(y_pred)
         actions, advantages, old = unpack_targets(y_true)
         self._check(actions.shape[-1], y_pred.shape[-1])
         log_probs = self.distribution.log_prob(y_pred, actions)

@@ -15,7 +15,10 @@ class _PolicyMetric(keras.metrics.MeanMetricWrapper):
 
     def __init__(self, distribution: str, name: str, dtype: Any = None):
         self.distribution = get_distribution(type(self).__name__, distribution)
-        super().__init__(self.values, name=name, dtype=dtype)
+        super().__init__(self._values_of_tensors, name=name, dtype=dtype)
+
+    def _values_of_tensors(self, y_true: Any, y_pred: Any) -> Any:
+        return self.values(y_true, ops.convert_to_tensor(y_pred))
 
     def values(self, y_true: Any, y_pred: Any) -> Any:
         """Returns the value of each example."""
