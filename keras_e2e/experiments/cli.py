@@ -1,63 +1,42 @@
-"""The keras-e2e command: `keras-e2e demo`, `report`, `memory` and `limits`.
+"""The keras-e2e command: `keras-e2e diagnose`, `report`, `memory`, `demo` and `limits`.
 
 Flags are parsed, and refused, before Keras is imported, which takes seconds. So this
 module and those that it imports at the top must not import Keras or TensorFlow.
 """
 
 import importlib.metadata
+import os
 import sys
 from collections.abc import Sequence
 
-from absl import flags
-
-from keras_e2e.experiments import demo_command, memory_command
-from keras_e2e.experiments.command import Command, CommandError
+from keras_e2e.experiments import (
+    completion,
+    demo_command,
+    diagnose_command,
+    memory_command,
+    report_command,
+)
+from keras_e2e.experiments.command import INTERRUPTED, CommandError
 from keras_e2e.experiments.limits import command as limits
+from keras_e2e.experiments.terminal import on_one_line
 from keras_e2e.utils.validation import did_you_mean
 
 HELP = {"-h", "-help", "--help", "--helpfull", "--helpshort"}
 VERSION = {"-version", "--version", "version"}
-
-
-def _report_flags() -> flags.FlagValues:
-    own = flags.FlagValues()
-    flags.DEFINE_string("output", "report.html", "The HTML file to write.", flag_values=own)
-    return own
-
-
-def _report(values: flags.FlagValues, logdirs: list[str]) -> int:
-    if len(logdirs) != 1:
-        found = f"{len(logdirs)} of them: {' '.join(logdirs)}" if logdirs else "none"
-        raise CommandError(
-            f"keras-e2e report: expected one log directory, found {found}. Give the "
-            "log_dir of ModuleTensorBoard, or a folder above several, as in keras-e2e "
-            "report logs."
-        )
-    from keras_e2e.visualization import report
-
-    try:
-        runs, notices = report.write(logdirs[0], values.output)
-    except report.ReportError as error:
-        raise CommandError(str(error)) from error
-    for notice in notices:
-        print(f"Warning: {notice}", file=sys.stderr)
-    print(f"{values.output}: {runs} run{'s' * (runs != 1)}.")
-    return 0
-
-
-REPORT = Command(
-    "report",
-    "LOGDIR [--output=report.html]",
-    "Makes one HTML page of the runs that ModuleTensorBoard logged below LOGDIR:\n"
-    "verdicts, curves, heat maps and a comparison, in a file that opens without a network.",
-    _report_flags,
-    _report,
-)
+# What a shell says of a program that writes to nobody.
+BROKEN_PIPE = 141
 
 COMMANDS = {
     command.name: command
-    for command in (demo_command.DEMO, REPORT, memory_command.MEMORY, limits.LIMITS)
+    for command in (
+        diagnose_command.DIAGNOSE,
+        report_command.REPORT,
+        memory_command.MEMORY,
+        demo_command.DEMO,
+        limits.LIMITS,
+    )
 }
+COMMANDS["completion"] = completion.command(COMMANDS)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -68,43 +47,58 @@ def main(arguments: Sequence[str] | None = None) -> int:
             those of the process.
 
     Returns:
-        The exit status: 0 if all went well, 1 if some runs of a sweep failed, 2 if the
-        command line cannot be run, 130 if it was interrupted.
+        The exit status: 0 if all went well, 1 if a run failed, 2 if the command line
+        cannot be run, 130 if it was interrupted, 141 if nobody reads what it prints.
     """
-    first, *others = [*(sys.argv[1:] if arguments is None else arguments)] or [""]
     try:
-        if first == "help" or first in HELP:
-            named = COMMANDS.get(others[0]) if others else None
-            print(named.help() if named else _help())
-            return 0
-        if first in VERSION:
-            print(f"keras-e2e {importlib.metadata.version('keras-e2e')}")
-            return 0
-        if first not in COMMANDS:
-            raise CommandError(_unknown(first, others))
-        if HELP & set(others):
-            print(COMMANDS[first].help())
-            return 0
-        return COMMANDS[first].main(others)
+        status = _main([*(sys.argv[1:] if arguments is None else arguments)])
+        sys.stdout.flush()
     except CommandError as error:
-        print(error, file=sys.stderr)
-        return 2
+        print(on_one_line(error), file=sys.stderr)
+        return error.status
     except KeyboardInterrupt:
         print("Interrupted.", file=sys.stderr)
-        return 130
+        return INTERRUPTED
+    except BrokenPipeError:
+        # Python flushes once more at the end.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return BROKEN_PIPE
+    return status
+
+
+def _main(arguments: list[str]) -> int:
+    first, *others = arguments or [""]
+    if first == "help" or first in HELP:
+        named = COMMANDS.get(others[0]) if others else None
+        print(named.help() if named else _help())
+        return 0
+    if first in VERSION:
+        print(f"keras-e2e {importlib.metadata.version('keras-e2e')}")
+        return 0
+    if first not in COMMANDS:
+        raise CommandError(_unknown(first, others))
+    if HELP & set(others):
+        print(COMMANDS[first].help())
+        return 0
+    return COMMANDS[first].main(others)
 
 
 def _help() -> str:
-    parts = [
-        f"{command.full_name} {command.usage}\n\n{command.about}"
+    commands = [
+        f"{command.full_name} {command.usage}".rstrip() + f"\n    {command.summary}"
         for command in COMMANDS.values()
     ]
-    return "\n\n".join(
+    return "\n".join(
         [
             "Usage: keras-e2e COMMAND [flags]",
-            *parts,
-            "keras-e2e COMMAND --help lists the flags of a command, keras-e2e --version "
-            "prints the version.",
+            "",
+            *commands,
+            "",
+            "keras-e2e COMMAND --help lists the flags of a command.",
+            "keras-e2e --version prints the version.",
+            "",
+            "Exit status: 0 if all went well, 1 if a run failed, 2 if the command line",
+            "cannot be run, 130 if it was interrupted. An error is one line, the last.",
         ]
     )
 

@@ -7,6 +7,7 @@ from absl import flags
 from keras_e2e.experiments.command import Command, CommandError
 from keras_e2e.experiments.demo_settings import Settings
 from keras_e2e.experiments.limits.names import DATASETS
+from keras_e2e.experiments.terminal import quiet_import
 
 
 def define_flags() -> flags.FlagValues:
@@ -51,32 +52,28 @@ def settings_of(values: flags.FlagValues) -> Settings:
     sizes = [int(k) if k.strip().isdecimal() else 0 for k in values.k]
     if not sizes or min(sizes) < 1:
         raise CommandError(
-            f"keras-e2e demo: --k={','.join(values.k)}: expected numbers from 1 on, as in "
-            "--k=1,4."
+            f"--k={','.join(values.k)}: expected numbers from 1 on, as in --k=1,4."
         )
     found: dict[str, Any] = {name: values[name].value for name in Settings._fields}
     return Settings(**{**found, "k": tuple(sizes)})
 
 
 def _run(values: flags.FlagValues, words: list[str]) -> int:
-    if words:
-        raise CommandError(
-            f"keras-e2e demo takes flags alone, found {' '.join(words)!r}. Leave it out, "
-            "or write --flag=value."
-        )
     settings = settings_of(values)
-    from keras_e2e.experiments import demo
+    with quiet_import():
+        from keras_e2e.experiments import demo
 
     try:
         demo.run(settings)
     except (ImportError, OSError) as error:
-        raise CommandError(f"keras-e2e demo: {error}") from error
+        raise CommandError(str(error)) from error
     return 0
 
 
 DEMO = Command(
     "demo",
     "[flags]",
+    "Shows on tuples of digits where end-to-end training breaks down, and what helps.",
     "Trains the k-tuple parity task end to end, under deep supervision, locally, and\n"
     "locally then end to end, by plain model.fit; prints test accuracies and verdicts;\n"
     "writes TensorBoard logs, a figure and the numbers below --output_dir.",

@@ -1,10 +1,10 @@
 """The command `keras-e2e memory`: its flags, and the estimate that it prints."""
 
 import json
-import os
 
 from absl import flags
 
+from keras_e2e.experiments import saved_model
 from keras_e2e.experiments.command import Command, CommandError
 
 # As `modularize` has it, which is not imported for a flag's help.
@@ -40,19 +40,12 @@ def define_flags() -> flags.FlagValues:
 def _run(values: flags.FlagValues, words: list[str]) -> int:
     modules = _numbers("modules", values.modules, 2, "--modules=4,8")
     shape = _numbers("input_shape", values.input_shape, 1, "--input_shape=224,224,3")
-    path = _path(words)
-    import keras
-
+    path = saved_model.check_path(words[0])
+    model = saved_model.load(
+        path, compile=False, instead="keras_e2e.estimate_memory(model)"
+    )
     from keras_e2e.models.memory import estimate_memory
 
-    try:
-        model = keras.saving.load_model(path, compile=False)
-    except Exception as error:  # of Keras, of h5py, of the user's own classes
-        raise CommandError(
-            f"keras-e2e memory: {path} cannot be loaded: {error} Give what model.save "
-            "wrote; a model with classes of your own is looked at by "
-            "keras_e2e.estimate_memory(model)."
-        ) from error
     try:
         found = estimate_memory(
             model,
@@ -62,7 +55,7 @@ def _run(values: flags.FlagValues, words: list[str]) -> int:
             input_shape=tuple(shape) or None,
         )
     except (RuntimeError, ValueError) as error:
-        raise CommandError(f"keras-e2e memory: {error}") from error
+        raise CommandError(str(error)) from error
     print(json.dumps(found.to_dict(), indent=2) if values.json else found)
     return 0
 
@@ -72,32 +65,19 @@ def _numbers(flag: str, given: list[str], least: int, example: str) -> list[int]
     found = [int(n) if n.strip().isdecimal() else 0 for n in given]
     if found and min(found) < least:
         raise CommandError(
-            f"keras-e2e memory: --{flag}={','.join(given)}: expected numbers from {least} "
-            f"on, as in {example}."
+            f"--{flag}={','.join(given)}: expected numbers from {least} on, as in "
+            f"{example}."
         )
     return found
-
-
-def _path(words: list[str]) -> str:
-    if len(words) != 1:
-        found = f"{len(words)} of them: {' '.join(words)}" if words else "none"
-        raise CommandError(
-            f"keras-e2e memory: expected one model, found {found}. Give the file that "
-            "model.save wrote, as in keras-e2e memory model.keras."
-        )
-    if not os.path.exists(words[0]):
-        raise CommandError(
-            f"keras-e2e memory: there is no {words[0]!r}. Give the file that model.save "
-            "wrote."
-        )
-    return words[0]
 
 
 MEMORY = Command(
     "memory",
     "MODEL.keras [flags]",
+    "Estimates the memory of training a saved model, whole and in modules.",
     "Estimates the memory of a training step beside the weights: end to end, and trained\n"
     "locally as so many modules. Nothing is run.",
     define_flags,
     _run,
+    saved_model.word("keras-e2e memory model.keras"),
 )

@@ -2,17 +2,23 @@
 
 import importlib.metadata
 import json
+import logging
 import os
 import pathlib
 import re
+import shlex
+import shutil
 import subprocess
 import sys
+import warnings
 
+import absl.logging
 import keras
 import pytest
 from keras import layers
 from tensorboard.backend.event_processing import event_accumulator
 
+from keras_e2e.experiments import cli
 from keras_e2e.experiments import demo as demo_module
 from keras_e2e.experiments.demo_settings import Settings
 
@@ -104,6 +110,83 @@ def test_the_demo_gives_the_same_numbers_twice(demo, tmp_path):
     assert first == second
 
 
+def test_the_terminal_is_quiet_and_errors_are_the_last_line(capsys, monkeypatch):
+    fail = "first line\n\n  second line"
+
+    def run(values, words):
+        logging.getLogger("tensorflow").warning("a log")
+        absl.logging.warning("a log")
+        warnings.warn("of\nours", UserWarning, stacklevel=1)
+        raise RuntimeError(fail)
+
+    failing = cli.COMMANDS["demo"]._replace(run=run)
+    monkeypatch.setitem(cli.COMMANDS, "demo", failing)
+    with warnings.catch_warnings():
+        warnings.simplefilter("always")
+        monkeypatch.setattr(warnings, "showwarning", _as_python_shows)
+        assert cli.main(["demo"]) == 1
+        quiet = capsys.readouterr().err
+        assert cli.main(["demo", "--verbose"]) == 1
+        loud = capsys.readouterr().err
+    last = "keras-e2e demo: RuntimeError: first line second line (--verbose shows where.)"
+    assert quiet.splitlines() == ["Warning: of ours", last]
+    assert "Traceback" in loud and loud.splitlines()[-1] == last
+
+
+def _as_python_shows(message, category, filename, lineno, file=None, line=None):
+    """What `warnings.showwarning` does; pytest has one of its own."""
+    print(
+        warnings.formatwarning(message, category, filename, lineno), end="", file=sys.stderr
+    )
+
+
+COMPLETED = {
+    "": {"diagnose", "report", "memory", "demo", "limits", "completion"},
+    "dia": {"diagnose"},
+    "limits --pre": {"--preset="},
+    "limits --preset = p": {"paper"},
+    "limits --preset =": {"paper", "quick"},
+    "demo --ji": {"--jit"},
+    "report lo": set(),  # files are the shell's
+}
+
+
+def test_bash_completes_commands_flags_and_values(capsys):
+    bash = shutil.which("bash")
+    if bash is None:
+        pytest.skip("needs bash")
+    assert cli.main(["completion"]) == 0
+    lines = [capsys.readouterr().out, "compopt() { :; }"]
+    for typed in COMPLETED:
+        words = ["keras-e2e", *(typed.split() or [""])]
+        lines += [
+            f"COMP_WORDS=({shlex.join(words)}); COMP_CWORD={len(words) - 1}",
+            'COMPREPLY=(); _keras_e2e; echo "${COMPREPLY[*]}"',
+        ]
+    run = subprocess.run([bash, "-c", "\n".join(lines)], capture_output=True, text=True)
+    assert run.stderr == ""
+    for (typed, expected), found in zip(
+        COMPLETED.items(), run.stdout.splitlines(), strict=True
+    ):
+        assert expected <= set(found.split()), typed
+        assert expected or not found
+
+
+def test_a_reader_that_goes_away_is_no_error():
+    code = "import sys; from keras_e2e.experiments.cli import main; sys.exit(main())"
+    read, write = os.pipe()
+    os.close(read)
+    run = subprocess.run(
+        [sys.executable, "-c", "import sys; sys.argv[0] = 'keras-e2e'; " + code, "--help"],
+        stdout=write,
+        stderr=subprocess.PIPE,
+        text=True,
+        timeout=60,
+    )
+    os.close(write)
+    assert run.returncode == 141 and run.stderr == ""
+
+
 HEAVY = ("keras", "tensorflow", "jax", "tensorboard", "matplotlib", "dask")
 
 
@@ -125,10 +208,11 @@ def call_noting_imports(*arguments):
 
 # Flags that no other command has.
 FLAGS = {
-    "demo": {"--epochs", "--tuples", "--update_freq", "--seed", "--[no]jit"},
+    "diagnose": {"--boundaries", "--mode", "--loss", "--optimizer"},
+    "demo": {"--epochs", "--tuples", "--[no]jit"},
     "report": {"--output"},
-    "memory": {"--modules", "--balance", "--input_shape", "--[no]json"},
-    "limits": {"--preset", "--regimes", "--scheduler", "--[no]tune", "--steps"},
+    "memory": {"--modules", "--balance", "--input_shape"},
+    "limits": {"--preset", "--regimes", "--scheduler", "--[no]tune"},
 }
 
 
@@ -139,6 +223,7 @@ def test_help_of_a_command_has_its_flags_alone_and_loads_no_keras(command):
     found = re.findall(r"^  (--\S+):", printed, re.MULTILINE)
     for other, flags in FLAGS.items():
         assert flags & set(found) == (flags if other == command else set())
+    assert "--[no]verbose" in found
 
 
 @pytest.mark.parametrize("flag", ["--help", "-h", "help", "--version", "version"])
@@ -150,6 +235,7 @@ def test_help_and_version_of_the_whole_are_short_and_load_no_keras(flag):
         assert printed == f"keras-e2e {importlib.metadata.version('keras-e2e')}\n"
     else:
         assert all(f"keras-e2e {command}" in printed for command in FLAGS)
+        assert "Exit status: 0" in printed
 
 
 @pytest.mark.parametrize(
@@ -157,6 +243,15 @@ def test_help_and_version_of_the_whole_are_short_and_load_no_keras(flag):
     [
         (["dmo"], "found 'dmo'. Did you mean 'demo'?"),
         (["Report"], "found 'Report'. Did you mean 'report'?"),
+        (
+            ["demo", "--output-dir=x"],
+            "unknown flag --output-dir. Did you mean --output_dir?",
+        ),
+        (["diagnose"], "expected one model, found none"),
+        (["diagnose", "nothing.keras"], "expected the training data, found no --data"),
+        (["diagnose", "a", "--data=no.npz"], "--data=no.npz: there is no such file"),
+        (["diagnose", "a", f"--data={__file__}"], "there is no 'a'"),
+        (["diagnose", "a", f"--data={__file__}", "--optimizer=sgd"], "goes with --loss"),
         (["demo", "--epoch=3"], "unknown flag --epoch. Did you mean --epochs?"),
         (["demo", "--epochs"], "Missing value for flag --epochs"),
         (["demo", "--epochs=1"], "flag --epochs=1"),
@@ -176,7 +271,8 @@ def test_a_typo_is_answered_by_one_line_without_loading_keras(arguments, message
     printed, errors, status, loaded = call_noting_imports(*arguments)
     assert status == 2 and printed == "" and not loaded & set(HEAVY)
     assert message in errors and len(errors.splitlines()) == 1
-    assert "--help" in errors or {"report", "memory", "3"} & {*arguments}
+    # What to do: see the help, or do what it says.
+    assert re.search("--help|[Gg]ive|as in", errors)
 
 
 @pytest.fixture(scope="module")
@@ -251,7 +347,10 @@ def test_a_missing_package_is_named_before_anything_is_trained(tmp_path, monkeyp
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ([], "expected a command, one of demo, report, memory, limits, found nothing"),
+        (
+            [],
+            "expected a command, one of diagnose, report, memory, demo, limits, completion",
+        ),
         (["demo", "--k=0,x"], "--k=0,x: expected numbers from 1 on"),
         (["demo", "--epochs=0"], "epochs"),
         (["demo", "--data=cats"], "digits"),

@@ -2,7 +2,6 @@
 
 import dataclasses
 import functools
-from collections.abc import Sequence
 from typing import Any
 
 from absl import flags
@@ -51,24 +50,18 @@ def flag_values() -> flags.FlagValues:
     return own
 
 
-def check(given: flags.FlagValues, words: Sequence[str]) -> None:
-    """Refuses flags that exclude each other, and words that are not flags.
+def check(given: flags.FlagValues) -> None:
+    """Refuses flags that exclude each other.
 
     Args:
         given: The flags, parsed.
-        words: Strings, what else was on the command line.
 
     Raises:
-        CommandError: If there is something of that kind.
+        CommandError: If there are such flags.
     """
-    if words:
-        raise CommandError(
-            f"keras-e2e limits takes flags alone, found {' '.join(words)!r}. Leave it out, "
-            "or write --flag=value."
-        )
     if given.scheduler is not None and given.workers is not None:
         raise CommandError(
-            "keras-e2e limits: --workers is for a cluster on this machine; that of "
+            "--workers is for a cluster on this machine; that of "
             "--scheduler has its own workers. Leave one of the two out."
         )
 
@@ -102,7 +95,7 @@ def wanted(given: flags.FlagValues) -> list[Setting]:
             setting.check()
         except ValueError as error:
             # It begins with the name of the number, which is that of its flag.
-            raise CommandError(f"keras-e2e limits: --{error}") from error
+            raise CommandError(f"--{error}") from error
     return list(dict.fromkeys(settings))
 
 
@@ -117,14 +110,12 @@ def _list(name: str, found: Any) -> tuple:
     else:
         good, expected = "" not in words, "names with commas between them"
     if not good or not words:
-        raise CommandError(
-            f"keras-e2e limits: --{name}={','.join(found)}: expected {expected}."
-        )
+        raise CommandError(f"--{name}={','.join(found)}: expected {expected}.")
     known = {"task": TASKS, "regimes": REGIMES, "data": DATASETS}.get(name)
     for word in words if known else ():
         if known and word not in known:
             raise CommandError(
-                f"keras-e2e limits: --{name}={word}: expected one of {', '.join(known)}."
+                f"--{name}={word}: expected one of {', '.join(known)}."
                 f"{did_you_mean(word, known)}"
             )
     if name in ("k", "labels"):

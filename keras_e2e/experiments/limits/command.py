@@ -19,7 +19,7 @@ def run(given: flags.FlagValues, words: Sequence[str]) -> int:
 
     Args:
         given: The flags, parsed.
-        words: Strings, what else was on the command line.
+        words: Strings, what else was on the command line: nothing.
 
     Returns:
         The exit status: 0, 1 if a run failed, or 130 if it was interrupted.
@@ -27,7 +27,7 @@ def run(given: flags.FlagValues, words: Sequence[str]) -> int:
     Raises:
         CommandError: If the sweep cannot be run.
     """
-    check(given, words)
+    check(given)
     try:
         return _run(given, wanted(given))
     except KeyboardInterrupt:
@@ -103,7 +103,7 @@ def _lacking(error: ImportError) -> Exception:
     if package == "keras_e2e":
         return error
     return CommandError(
-        f"limits needs the package {package!r}, which is not installed: "
+        f"it needs the package {package!r}, which is not installed: "
         "pip install 'keras-e2e[limits]'."
     )
 
@@ -111,6 +111,7 @@ def _lacking(error: ImportError) -> Exception:
 LIMITS = Command(
     "limits",
     "[flags]",
+    "Compares ways of training on modular tasks, and writes tables, figures and a page.",
     "Compares ways of training on modular tasks: trains each regime on each task with\n"
     "several seeds, on all cores or on a Dask cluster, and writes tables, figures and an\n"
     "HTML page below --output_dir. Interrupted, it goes on where it was when the same\n"

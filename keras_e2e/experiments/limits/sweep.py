@@ -21,6 +21,7 @@ from keras_e2e.experiments.command import CommandError
 from keras_e2e.experiments.limits.cluster import work
 from keras_e2e.experiments.limits.setting import Setting
 from keras_e2e.experiments.limits.store import Store
+from keras_e2e.experiments.progress import BarOrLines
 
 
 class Failure(NamedTuple):
@@ -139,7 +140,7 @@ def _stored(setting: Setting, future: Any, store: Store) -> str | None:
 
 
 def _progress(console: Console) -> Progress:
-    return Progress(
+    return BarOrLines(
         TextColumn("{task.description}"),
         BarColumn(),
         MofNCompleteColumn(),

@@ -6,6 +6,7 @@ import pytest
 from distributed import Client, LocalCluster
 from rich.console import Console
 
+from keras_e2e.experiments import progress
 from keras_e2e.experiments.command import CommandError
 from keras_e2e.experiments.limits import cluster
 from keras_e2e.experiments.limits.presets import Grid
@@ -53,6 +54,17 @@ def test_a_sweep_stores_each_run_and_shows_how_far_it_is(client, store, console)
     assert sweep(SETTINGS, store, client, run=fake, console=console) == []
     assert store.rows(SETTINGS) == [(setting, fake(setting)) for setting in SETTINGS]
     assert "Runs" in console.file.getvalue() and "6/6" in console.file.getvalue()
+
+
+def test_where_there_is_no_terminal_a_line_now_and_then_says_so(monkeypatch, console):
+    monkeypatch.setattr(progress, "BETWEEN_LINES", 0.0)
+    with progress.BarOrLines(console=console) as bar:
+        task = bar.add_task("Runs", total=3)
+        for _ in range(3):
+            bar.advance(task)
+    lines = [line.strip() for line in console.file.getvalue().splitlines()]
+    assert lines[:2] == ["Runs: 1 of 3 after 0 s", "Runs: 2 of 3 after 0 s"]
+    assert lines[2].startswith("Runs") and len(lines) == 3
 
 
 def test_only_what_is_missing_is_run_and_once(client, store, console):

@@ -1,0 +1,83 @@
+"""What a command shows in the terminal, and what it keeps off it."""
+
+import contextlib
+import logging
+import os
+import re
+import sys
+import tempfile
+import warnings
+from collections.abc import Iterator
+
+# How much is shown of an error that is not ours: Keras writes paragraphs.
+LONGEST = 400
+# Lines of the log of TensorFlow's native code, fatal errors left out.
+NATIVE_LOG = re.compile(rb"WARNING: All log messages before absl::|[IWE]\d{4} ")
+
+
+def on_one_line(text: object) -> str:
+    """A text without its line breaks."""
+    lines = (line.strip() for line in str(text).splitlines())
+    return " ".join(line for line in lines if line)
+
+
+def shortened(error: object) -> str:
+    """The begin of a message, on one line."""
+    text = on_one_line(error)
+    return text if len(text) <= LONGEST else f"{text[:LONGEST].rstrip()} ..."
+
+
+def note(text: str) -> None:
+    """Says on the standard error stream what a command is at."""
+    print(text, file=sys.stderr, flush=True)
+
+
+@contextlib.contextmanager
+def quiet(wanted: bool) -> Iterator[None]:
+    """Keeps the logs of TensorFlow and of absl off the terminal, and warnings to a line.
+
+    What the environment says of TensorFlow's log holds.
+
+    Args:
+        wanted: Boolean, whether to do so.
+    """
+    if not wanted:
+        yield
+        return
+    import absl.logging  # noqa: F401 (makes the logger, which must be of its own class)
+
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    loggers = [logging.getLogger(name) for name in ("absl", "tensorflow")]
+    levels = [logger.level for logger in loggers]
+    format_warning = warnings.formatwarning
+    warnings.formatwarning = lambda message, *_, **__: f"Warning: {on_one_line(message)}\n"
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        warnings.formatwarning = format_warning
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
+
+
+@contextlib.contextmanager
+def quiet_import() -> Iterator[None]:
+    """Keeps off a terminal that is to be quiet what TensorFlow logs while it is imported.
+
+    TensorFlow 2.21 logs that whatever `TF_CPP_MIN_LOG_LEVEL` says. It is written by native
+    code, so the file itself is another one meanwhile; other lines come afterwards.
+    """
+    if os.environ.get("TF_CPP_MIN_LOG_LEVEL") != "3":
+        yield
+        return
+    sys.stderr.flush()
+    with tempfile.TemporaryFile() as log, os.fdopen(os.dup(2), "wb") as terminal:
+        os.dup2(log.fileno(), 2)
+        try:
+            yield
+        finally:
+            sys.stderr.flush()
+            os.dup2(terminal.fileno(), 2)
+            log.seek(0)
+            terminal.writelines(line for line in log if not NATIVE_LOG.match(line))
