@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/.installed
 
-.PHONY: setup demo test test-quick test-jax test-lower-bounds lint bench clean
+.PHONY: setup demo test test-quick test-jax test-lower-bounds lint bench dist test-wheel clean
 
 setup: $(STAMP)
 
@@ -65,8 +65,27 @@ bench: setup
 		$(BIN)/python "$$script"; \
 	done
 
+# The sdist and the wheel made of it, looked at as an index does.
+dist: setup
+	$(BIN)/python -m pip install -q --disable-pip-version-check -e '.[release]'
+	rm -rf dist
+	$(BIN)/python -m build
+	$(BIN)/twine check --strict dist/*
+
+# The wheel as a user installs it: the blocks of README.md, a user's file for the type
+# checker, and the command. They run in dist/, so that the package here is not found.
+WHEEL := .venv-wheel
+
+test-wheel: dist
+	$(PYTHON) -m venv --clear $(WHEEL)
+	$(WHEEL)/bin/python -m pip install -q --disable-pip-version-check \
+		"$$(echo dist/*.whl)[dashboard,demo,report]" mypy pytest pytest-randomly
+	cd dist && ../$(WHEEL)/bin/pytest -c ../setup.cfg \
+		../tests/test_readme.py ../tests/test_type_checking.py ../tests/test_imports.py
+	$(WHEEL)/bin/keras-e2e --version
+
 # Leaves benchmarks/results/: measurements are dear.
 clean:
-	rm -rf .venv .venv-lower build dist *.egg-info demo_output
+	rm -rf .venv .venv-lower .venv-wheel build dist *.egg-info demo_output
 	rm -rf .mypy_cache .pytest_cache .ruff_cache .import_linter_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
