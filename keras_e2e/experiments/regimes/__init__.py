@@ -4,6 +4,13 @@ The regimes of the field, each a few stages long, for any modular model: end to 
 deep supervision, module by module in any order, pretrained, automatic.
 """
 
+from keras_e2e.experiments.regimes.by_reward import (
+    REWARD_REGIMES,
+    RewardRegime,
+    TrainedPolicy,
+    pretrained_then_frozen,
+    train_by_reward,
+)
 from keras_e2e.experiments.regimes.cache_store import MEMORY
 from keras_e2e.experiments.regimes.freezing import frozen_modules
 from keras_e2e.experiments.regimes.plans import (
@@ -19,6 +26,7 @@ from keras_e2e.experiments.regimes.plans import (
     local_then_end_to_end,
     pretrained,
 )
+from keras_e2e.experiments.regimes.policies import train_policy
 from keras_e2e.experiments.regimes.training import DOWNSTREAM, Trained, train
 from keras_e2e.experiments.regimes.transfer import transfer_weights
 
@@ -26,8 +34,11 @@ __all__ = [
     "DOWNSTREAM",
     "MEMORY",
     "PLANS",
+    "REWARD_REGIMES",
+    "RewardRegime",
     "Stage",
     "Trained",
+    "TrainedPolicy",
     "auto",
     "deep_supervision",
     "end_to_end",
@@ -38,6 +49,9 @@ __all__ = [
     "local",
     "local_then_end_to_end",
     "pretrained",
+    "pretrained_then_frozen",
     "train",
+    "train_by_reward",
+    "train_policy",
     "transfer_weights",
 ]

@@ -7,6 +7,7 @@ from keras_e2e.experiments.tasks.datasets import (
     load_digits,
     load_fashion_mnist,
 )
+from keras_e2e.experiments.tasks.digit_rewards import parity_by_reward
 from keras_e2e.experiments.tasks.digit_tasks import parity, random_table, sum_mod_10
 from keras_e2e.experiments.tasks.image_tuples import (
     Tuples,
@@ -25,6 +26,7 @@ from keras_e2e.experiments.tasks.numerals import (
 )
 from keras_e2e.experiments.tasks.pentomino import pentomino, pentomino_model
 from keras_e2e.experiments.tasks.random_parity import random_parity, random_parity_model
+from keras_e2e.experiments.tasks.reward_task import RewardTask
 from keras_e2e.experiments.tasks.scenes import scene_model, scenes
 from keras_e2e.experiments.tasks.stocks import (
     chosen_return,
@@ -38,6 +40,7 @@ __all__ = [
     "DATASETS",
     "Cut",
     "NearestNumeral",
+    "RewardTask",
     "Split",
     "Task",
     "Tuples",
@@ -56,6 +59,7 @@ __all__ = [
     "numeral_images",
     "numeral_letters",
     "parity",
+    "parity_by_reward",
     "parity_ceiling",
     "parity_model",
     "parity_tuples",

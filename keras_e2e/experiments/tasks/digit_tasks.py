@@ -192,7 +192,7 @@ def _task(
     images = split_images(data, seed)
     count, width = images[0][0].shape
     known = count if labeled is None else labeled
-    _check_labeled(known, count, data)
+    check_labeled(known, count, data)
     splits = []
     for number, ((x, classes), size) in enumerate(
         zip(images, (n, HELD_OUT, HELD_OUT), strict=True)
@@ -202,7 +202,7 @@ def _task(
         symbols = classes[drawn.symbols]
         y = targets(symbols)
         if number == 0:
-            hidden = _in_turn(classes, seed)[known:]
+            hidden = in_turn(classes, seed)[known:]
             symbols = np.where(np.isin(drawn.symbols, hidden), np.int32(MISSING), symbols)
         splits.append(Split(drawn.x, y, {"symbols": symbols}))
 
@@ -223,7 +223,7 @@ def _task(
     )
 
 
-def _check_labeled(known: int, count: int, data: str) -> None:
+def check_labeled(known: int, count: int, data: str) -> None:
     """Raises ValueError unless so many training images can keep their labels."""
     check_integer("labeled", known, 0)
     if known > count:
@@ -232,8 +232,13 @@ def _check_labeled(known: int, count: int, data: str) -> None:
         )
 
 
-def _in_turn(classes: np.ndarray, seed: int) -> np.ndarray:
-    """The images at random, one of each class in turn."""
+def in_turn(classes: np.ndarray, seed: int) -> np.ndarray:
+    """The numbers of images in an order that is drawn, one of each class in turn.
+
+    Args:
+        classes: The class of each image.
+        seed: Integer seed of the order.
+    """
     order = np.random.default_rng(seed).permutation(len(classes))
     rank = np.empty(len(classes), int)
     for label in np.unique(classes):
