@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/.installed
 
-.PHONY: setup demo test test-quick test-jax test-lower-bounds lint bench dist test-wheel clean
+.PHONY: setup demo test test-quick test-jax test-lower-bounds lint docs bench dist test-wheel clean
 
 setup: $(STAMP)
 
@@ -57,6 +57,10 @@ lint: setup
 	$(BIN)/lint-imports --no-logo
 	$(BIN)/python .ci/structure.py
 
+# Strict: a broken link or a missing reference fails. The site opens from site/index.html.
+docs: setup
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+
 # Each benchmark writes its JSON to benchmarks/results/ by default.
 bench: setup
 	@mkdir -p benchmarks/results
@@ -86,6 +90,6 @@ test-wheel: dist
 
 # Leaves benchmarks/results/: measurements are dear.
 clean:
-	rm -rf .venv .venv-lower .venv-wheel build dist *.egg-info demo_output
+	rm -rf .venv .venv-lower .venv-wheel build dist *.egg-info demo_output site
 	rm -rf .mypy_cache .pytest_cache .ruff_cache .import_linter_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-README = pathlib.Path(__file__).parents[1] / "README.md"
+PAGE = pathlib.Path(__file__).parents[1] / "docs" / "results.md"
 # Colors that the color-blind can tell apart, and marks.
 LINES = {
     "checkpointing": ("#e69f00", "s", "end to end, checkpointing"),
@@ -59,7 +59,7 @@ def _peaks(axes: Axes, network: str, results: Mapping[str, dict]) -> None:
 
 
 def _errors(axes: Axes) -> None:
-    rows = _table(README.read_text())
+    rows = _table(PAGE.read_text())
     end_to_end = rows["end to end"][0]
     axes.axhline(end_to_end, color="black", linewidth=1, label="end to end")
     for begin, (color, mark, label) in TRAINED.items():

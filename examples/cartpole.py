@@ -1,8 +1,8 @@
 """A policy that learns to balance a pole, by `model.fit`.
 
-CartPole-v1 gives a reward of 1 for each step that the pole stands, 500 at most. A network of
-two layers acts in eight copies of it; `Rollouts` is the data of `fit`, one rollout for each
-epoch, and PPO the loss. Takes under a minute. Needs `pip install 'keras-e2e[rewards]'`.
+CartPole-v1 gives a reward of 1 for each step that the pole stands, 500 at most. A network
+of two layers acts in eight copies of it; `Rollouts` is the data of `fit`, one rollout for
+each epoch, and PPO the loss. Takes under a minute. Needs the extra `rewards`.
 
 What to see: `episode_return` rises from about 20 (chance) epoch by epoch, and the policy
 then keeps the pole up for several hundred steps.
