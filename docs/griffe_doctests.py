@@ -1,4 +1,4 @@
-"""Sets the examples in docstrings as code, which griffe does in sections "Examples" alone."""
+"""Sets the examples in docstrings as code; griffe does so under "Examples" alone."""
 
 import re
 from typing import Any
