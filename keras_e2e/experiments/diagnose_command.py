@@ -177,7 +177,8 @@ def _write(found: Any, name: str, folder: pathlib.Path) -> None:
     page = (
         f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{title}</title>'
         '<meta name="viewport" content="width=device-width">'
-        "<style>body{font-family:sans-serif;margin:2em}td,th{padding:.2em .6em}</style>"
+        "<style>body{font-family:sans-serif;margin:2em}td,th{padding:.2em .6em}"
+        "table{display:block;overflow-x:auto}</style>"
         f"<h1>{title}</h1>{found._repr_html_()}{figure}</html>\n"
     )
     (folder / PAGE).write_text(page, encoding="utf-8")
