@@ -15,9 +15,6 @@ import zipfile
 
 import pytest
 
-# Older ones do not know the license as pyproject.toml names it.
-pytest.importorskip("setuptools", minversion="77")
-
 ROOT = pathlib.Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 # Bytes; the largest part is the code.
@@ -38,6 +35,8 @@ def run_backend(call: str, folder: pathlib.Path, out: pathlib.Path) -> pathlib.P
 
 @pytest.fixture(scope="module")
 def sdist(tmp_path_factory):
+    # Older ones do not know the license as pyproject.toml names it.
+    pytest.importorskip("setuptools", minversion="77")
     folder = tmp_path_factory.mktemp("clone")
     shutil.copytree(
         ROOT, folder, dirs_exist_ok=True, ignore=shutil.ignore_patterns(*LEFT_OUT)
