@@ -1,14 +1,16 @@
 """Where runs are computed: Dask workers, of our own or of a cluster that exists."""
 
 import contextlib
+import functools
 import logging
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import dask
 from dask.system import CPU_COUNT
-from distributed import Client, LocalCluster
+from distributed import Client, LocalCluster, Reschedule, Status, Worker, get_worker
 
 from keras_e2e.experiments.command import CommandError
 from keras_e2e.experiments.limits.setting import Setting
@@ -16,12 +18,41 @@ from keras_e2e.experiments.limits.setting import Setting
 # Seconds until a scheduler must have answered.
 TIMEOUT = 10
 
+# Bytes that a worker's process may grow by before another one takes its place.
+GROWTH = 2 * 10**9
+
+# Seconds until the results of a worker must have been fetched for that.
+PATIENCE = 10
+
 # Keras's seed is one for the process, and the models are shared by its runs.
 _ONE_AT_A_TIME = threading.Lock()
 
 
+def on_worker(run: Callable[[Setting], dict[str, Any]], setting: Setting) -> dict[str, Any]:
+    """One run, on a worker that is no larger than it may be.
+
+    TensorFlow keeps a part of all that it traces. A worker that has grown by `GROWTH` since
+    its first run gives this one back before it begins, and its nanny starts another process
+    in its place. A worker without a nanny, or one that holds results which nobody fetches
+    within `PATIENCE`, runs it as it is.
+
+    Args:
+        run: Function from a setting to its result.
+        setting: The `Setting` to run.
+
+    Raises:
+        Reschedule: If the worker starts anew: Dask then gives the run to another one.
+    """
+    with _ONE_AT_A_TIME:
+        worker = get_worker()
+        first = _memory_at_first(worker)
+        if worker.monitor.get_process_memory() - first > GROWTH and worker.nanny:
+            _start_anew(worker)
+        return run(setting)
+
+
 def work(setting: Setting) -> dict[str, Any]:
-    """One run, on a worker, with a single TensorFlow thread.
+    """One run, with a single TensorFlow thread.
 
     So that a run does not depend on how many cores its machine has: sums in another order
     may differ in the last bits.
@@ -31,10 +62,30 @@ def work(setting: Setting) -> dict[str, Any]:
 
     from keras_e2e.experiments.limits import run
 
-    with _ONE_AT_A_TIME:
-        tf.config.threading.set_intra_op_parallelism_threads(1)
-        tf.config.threading.set_inter_op_parallelism_threads(1)
-        return run.run(setting)
+    tf.config.threading.set_intra_op_parallelism_threads(1)
+    tf.config.threading.set_inter_op_parallelism_threads(1)
+    return run.run(setting)
+
+
+@functools.cache
+def _memory_at_first(worker: Worker) -> int:
+    """The bytes of a worker's process when it was given its first run."""
+    return worker.monitor.get_process_memory()
+
+
+def _start_anew(worker: Worker) -> None:
+    """Raises Reschedule and closes the worker, unless results would be lost with it."""
+    end = time.monotonic() + PATIENCE
+    # Without another worker to take them, what was not fetched would be computed again.
+    while worker.data:
+        if time.monotonic() > end:
+            return
+        time.sleep(0.01)
+    worker.loop.add_callback(worker.close_gracefully, restart=True, reason="has grown")
+    # Not before the scheduler knows, or it could give the run back to this worker.
+    while worker.status == Status.running and time.monotonic() < end:
+        time.sleep(0.01)
+    raise Reschedule
 
 
 @contextlib.contextmanager

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import gc
 from collections.abc import Callable
 from typing import Any
 
@@ -16,6 +17,7 @@ from keras_e2e.experiments.limits.setting import WINDOW, Setting
 from keras_e2e.experiments.tasks import Task
 from keras_e2e.models.modularize import modularize
 from keras_e2e.objectives import IntermediateTarget
+from keras_e2e.utils.compat import release_traces
 
 
 def _of_symbols(make: Callable[..., Task]) -> Callable[[Setting], Task]:
@@ -52,8 +54,16 @@ def run(setting: Setting) -> dict[str, Any]:
         `ceiling` that the error allows, `chance`, and what was `spent`.
     """
     setting.check()
-    if setting.regime == CURRICULUM:
-        return _curriculum(setting)
+    try:
+        return _curriculum(setting) if setting.regime == CURRICULUM else _whole(setting)
+    finally:
+        # TensorFlow would keep what the run traced, and with it the run's examples.
+        release_traces()
+        gc.collect()
+
+
+def _whole(setting: Setting) -> dict[str, Any]:
+    """All stages on the whole task."""
     task = TASKS[setting.task](setting)
     model = _fresh(setting, task)
     plan = "pretrained" if setting.regime in LABEL_FREE else setting.regime

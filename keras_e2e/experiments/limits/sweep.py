@@ -18,7 +18,7 @@ from rich.progress import (
 )
 
 from keras_e2e.experiments.command import CommandError
-from keras_e2e.experiments.limits.cluster import work
+from keras_e2e.experiments.limits.cluster import on_worker, work
 from keras_e2e.experiments.limits.setting import Setting
 from keras_e2e.experiments.limits.store import Store
 from keras_e2e.experiments.progress import BarOrLines
@@ -50,7 +50,7 @@ def sweep(
     A run that raises does not stop the others and is not stored, so the next sweep tries
     it again. One whose worker dies is given to another worker. Those whose workers died
     time and again are run once more at the end, one by one, and fail only if their workers
-    die then, too.
+    die then, too. Workers that have grown start anew between two runs (`cluster.GROWTH`).
 
     Args:
         settings: The `Setting`s to run; one that occurs twice is run once.
@@ -79,7 +79,11 @@ def sweep(
             f"No workers at {client.scheduler.address} yet; start some with `dask worker "
             f"{client.scheduler.address} --nthreads=1`."
         )
-    futures = [client.submit(run, setting, key=key) for key, setting in waiting.items()]
+
+    def submit(key: str, setting: Setting) -> Any:
+        return client.submit(on_worker, run, setting, key=key)
+
+    futures = [submit(key, setting) for key, setting in waiting.items()]
     failures, suspects = [], []
     with _progress(console) as progress:
         bar = progress.add_task(title, total=len(waiting))
@@ -101,8 +105,7 @@ def sweep(
         # Dask blames a death on all that its worker was given, also on what only waited
         # there. Who does it when nothing else is about did it.
         for setting in suspects:
-            alone = client.submit(run, setting, key=f"{sweep_id}-alone-{setting.key()}")
-            settle(setting, alone)
+            settle(setting, submit(f"{sweep_id}-alone-{setting.key()}", setting))
     return failures
 
 

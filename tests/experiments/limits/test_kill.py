@@ -4,6 +4,7 @@ import random
 import subprocess
 import sys
 import textwrap
+from collections import Counter
 
 import by_hand
 import psutil
@@ -15,6 +16,7 @@ from keras_e2e.experiments.limits.store import Store
 
 KILLS = 20
 SECONDS = 0.1  # of a run
+MEMORY = 10**7  # bytes that a run leaves behind, if workers are to grow
 GRID = Grid(k=(4,), seeds=400)
 
 # Instead of the package: its parts, without TensorFlow, which takes long to import.
@@ -22,13 +24,19 @@ PACKAGE = f"__path__.append({keras_e2e.__path__[0]!r})"
 
 FAKE = f"""
 import os, signal, time
+from keras_e2e.experiments.limits import cluster
+
+HELD = []
 
 def value(setting):
     return {{"accuracy": int(setting.key(), 16) / 2**64}}
 
 def run(setting):
     with open(os.environ["BEGUN"], "a") as file:
-        file.write(setting.key() + "\\n")
+        file.write(f"{{setting.key()}} {{os.getpid()}}\\n")
+    if "GROWTH" in os.environ:
+        cluster.GROWTH = int(os.environ["GROWTH"])
+        HELD.append(bytes([1]) * {MEMORY})
     if str(setting.seed) == os.environ.get("DEADLY"):
         os.kill(os.getpid(), signal.SIGKILL)
     time.sleep({SECONDS})
@@ -44,8 +52,8 @@ from keras_e2e.experiments.limits.store import Store
 from keras_e2e.experiments.limits.sweep import sweep
 
 if __name__ == "__main__":
-    path, address, seeds = sys.argv[1:]
-    with Store(path) as store, connected(address or None, workers=2) as client:
+    path, address, seeds, workers = sys.argv[1:]
+    with Store(path) as store, connected(address or None, int(workers)) as client:
         settings = Grid(k=(4,), seeds=int(seeds)).settings()
         failures = sweep(settings, store, client, run=fake.run)
     sys.exit(len(failures))
@@ -65,17 +73,18 @@ def bench(tmp_path, monkeypatch):
     return tmp_path
 
 
-def runner(bench, address, seeds):
+def runner(bench, address, seeds, workers=2):
+    arguments = [bench / "results", address, str(seeds), str(workers)]
     with open(bench / "shown", "w") as shown:
         return subprocess.Popen(
-            [sys.executable, bench / "runner.py", bench / "results", address, str(seeds)],
+            [sys.executable, bench / "runner.py", *arguments],
             stdout=shown,
             stderr=subprocess.STDOUT,
         )
 
 
 def begun(bench):
-    return (bench / "begun").read_text().split()
+    return (bench / "begun").read_text().split()[::2]
 
 
 def kept(bench):
@@ -166,6 +175,19 @@ def test_a_run_that_kills_its_workers_is_named_and_the_others_go_on(bench, monke
     monkeypatch.delenv("DEADLY")
     assert runner(bench, "", 4).wait(timeout=120) == 0
     check(bench, 4)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("workers", "seeds"), [(1, 5), (2, 8)])
+def test_workers_that_have_grown_start_anew_between_runs(
+    bench, monkeypatch, workers, seeds
+):
+    monkeypatch.setenv("GROWTH", str(5 * MEMORY // 2))
+    assert runner(bench, "", seeds, workers).wait(timeout=120) == 0
+    check(bench, seeds)
+    assert len(begun(bench)) == seeds, "A run was begun twice."
+    processes = Counter((bench / "begun").read_text().split()[1::2])
+    assert max(processes.values()) <= 3  # with which it has grown by more than that
 
 
 @pytest.mark.slow
