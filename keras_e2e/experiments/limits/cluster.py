@@ -1,10 +1,13 @@
 """Where runs are computed: Dask workers, of our own or of a cluster that exists."""
 
+import asyncio
 import contextlib
-import functools
 import logging
+import math
+import os
 import threading
 import time
+import weakref
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -24,6 +27,9 @@ GROWTH = 2 * 10**9
 # Seconds until the results of a worker must have been fetched for that.
 PATIENCE = 10
 
+# The bytes of each worker's process after its first run.
+_FIRST: weakref.WeakKeyDictionary[Worker, int] = weakref.WeakKeyDictionary()
+
 # Keras's seed is one for the process, and the models are shared by its runs.
 _ONE_AT_A_TIME = threading.Lock()
 
@@ -31,24 +37,27 @@ _ONE_AT_A_TIME = threading.Lock()
 def on_worker(run: Callable[[Setting], dict[str, Any]], setting: Setting) -> dict[str, Any]:
     """One run, on a worker that is no larger than it may be.
 
-    TensorFlow keeps a part of all that it traces. A worker that has grown by `GROWTH` since
-    its first run gives this one back before it begins, and its nanny starts another process
-    in its place. A worker without a nanny, or one that holds results which nobody fetches
-    within `PATIENCE`, runs it as it is.
+    A worker that has grown by `GROWTH` since its first run gives this one back before it
+    begins and ends, and its nanny starts another process in its place. A worker without a
+    nanny, or one that holds results which nobody fetches within `PATIENCE`, runs it as it
+    is.
 
     Args:
         run: Function from a setting to its result.
         setting: The `Setting` to run.
 
     Raises:
-        Reschedule: If the worker starts anew: Dask then gives the run to another one.
+        Reschedule: If the worker ends: Dask then gives the run to another one.
     """
     with _ONE_AT_A_TIME:
         worker = get_worker()
-        first = _memory_at_first(worker)
-        if worker.monitor.get_process_memory() - first > GROWTH and worker.nanny:
+        memory = worker.monitor.get_process_memory
+        if worker.nanny and memory() - _FIRST.get(worker, math.inf) > GROWTH:
             _start_anew(worker)
-        return run(setting)
+        try:
+            return run(setting)
+        finally:
+            _FIRST.setdefault(worker, memory())
 
 
 def work(setting: Setting) -> dict[str, Any]:
@@ -67,25 +76,31 @@ def work(setting: Setting) -> dict[str, Any]:
     return run.run(setting)
 
 
-@functools.cache
-def _memory_at_first(worker: Worker) -> int:
-    """The bytes of a worker's process when it was given its first run."""
-    return worker.monitor.get_process_memory()
-
-
 def _start_anew(worker: Worker) -> None:
-    """Raises Reschedule and closes the worker, unless results would be lost with it."""
+    """Raises Reschedule and ends the worker's process, unless results would go with it."""
     end = time.monotonic() + PATIENCE
-    # Without another worker to take them, what was not fetched would be computed again.
     while worker.data:
         if time.monotonic() > end:
             return
         time.sleep(0.01)
-    worker.loop.add_callback(worker.close_gracefully, restart=True, reason="has grown")
-    # Not before the scheduler knows, or it could give the run back to this worker.
-    while worker.status == Status.running and time.monotonic() < end:
-        time.sleep(0.01)
+    # In this order, and before Dask hears of this run: nothing else begins here any more.
+    worker.loop.add_callback(setattr, worker, "status", Status.closing_gracefully)
+    worker.loop.add_callback(_end, worker, worker.get_current_task())
     raise Reschedule
+
+
+async def _end(worker: Worker, key: Any) -> None:
+    """Ends the process once the scheduler has taken back the run of this key.
+
+    Not by `Worker.close_gracefully(restart=True)`, as `dask worker --lifetime-restart` does:
+    a worker that hears from its scheduler at the wrong moment takes its nanny along
+    (dask/distributed#4752). A process that died is always replaced.
+    """
+    while key in (await worker.scheduler.processing(workers=[worker.address])).get(
+        worker.address, ()
+    ):
+        await asyncio.sleep(0.01)
+    os._exit(0)
 
 
 @contextlib.contextmanager
@@ -106,17 +121,21 @@ def connected(scheduler: str | None = None, workers: int | None = None) -> Itera
         with _client(scheduler) as client:
             yield client
         return
-    # Before the process starts: the environment counts from TensorFlow's import on.
-    environment = {
+    settings = {
+        # Before the process starts: the environment counts from TensorFlow's import on.
         "distributed.nanny.pre-spawn-environ": {
             **dask.config.get("distributed.nanny.pre-spawn-environ"),
             "TF_CPP_MIN_LOG_LEVEL": "3",
             # Workers share a GPU, if there is one.
             "TF_FORCE_GPU_ALLOW_GROWTH": "true",
-        }
+        },
+        # A run that waits on a worker would be blamed for its death.
+        "distributed.scheduler.worker-saturation": 1.0,
+        # A worker whose process is being replaced when this ends would be given up.
+        "distributed.deploy.lost-worker-timeout": "365 days",
     }
     with (
-        dask.config.set(environment),
+        dask.config.set(settings),
         LocalCluster(
             n_workers=workers or CPU_COUNT,
             threads_per_worker=1,

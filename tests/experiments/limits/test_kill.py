@@ -178,7 +178,7 @@ def test_a_run_that_kills_its_workers_is_named_and_the_others_go_on(bench, monke
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("workers", "seeds"), [(1, 5), (2, 8)])
+@pytest.mark.parametrize(("workers", "seeds"), [(1, 6), (2, 10)])
 def test_workers_that_have_grown_start_anew_between_runs(
     bench, monkeypatch, workers, seeds
 ):
@@ -187,7 +187,7 @@ def test_workers_that_have_grown_start_anew_between_runs(
     check(bench, seeds)
     assert len(begun(bench)) == seeds, "A run was begun twice."
     processes = Counter((bench / "begun").read_text().split()[1::2])
-    assert max(processes.values()) <= 3  # with which it has grown by more than that
+    assert max(processes.values()) <= 4  # three after its first
 
 
 @pytest.mark.slow
