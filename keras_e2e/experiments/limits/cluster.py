@@ -92,15 +92,18 @@ def _start_anew(worker: Worker) -> None:
 async def _end(worker: Worker, key: Any) -> None:
     """Ends the process once the scheduler has taken back the run of this key.
 
-    Not by `Worker.close_gracefully(restart=True)`, as `dask worker --lifetime-restart` does:
+    Not by `Worker.close_gracefully(restart=True)`, as of `dask worker --lifetime-restart`:
     a worker that hears from its scheduler at the wrong moment takes its nanny along
     (dask/distributed#4752). A process that died is always replaced.
     """
-    while key in (await worker.scheduler.processing(workers=[worker.address])).get(
-        worker.address, ()
-    ):
-        await asyncio.sleep(0.01)
-    os._exit(0)
+    address = worker.address
+    try:
+        while key in (await worker.scheduler.processing(workers=[address])).get(
+            address, ()
+        ):
+            await asyncio.sleep(0.01)
+    finally:  # also of a scheduler that does not answer
+        os._exit(0)
 
 
 @contextlib.contextmanager

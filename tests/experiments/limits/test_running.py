@@ -1,10 +1,12 @@
 """One run of a sweep: what it measures, that it repeats, what it refuses."""
 
 import dataclasses
+import gc
 import json
 
 import numpy as np
 import pytest
+import tensorflow as tf
 
 from keras_e2e.experiments import regimes, tasks
 from keras_e2e.experiments.limits import names, results, run
@@ -75,6 +77,16 @@ def test_the_snr_covers_all_stages(regime, first, last):
         for name, series in found.items()
     }
     assert steps == {"symbols": first, "parity": last}
+
+
+@pytest.mark.slow
+def test_a_run_lets_go_of_what_it_traced():
+    """What is frozen is traced anew in each run, and TensorFlow itself would keep it."""
+    left = []
+    for seed in range(2):
+        run.run(Setting("parity", 1, "last_first", seed=seed, steps=200, examples=300))
+        left.append(sum(isinstance(each, tf.Graph) for each in gc.get_objects()))
+    assert left[1] <= left[0]
 
 
 @pytest.mark.parametrize("name", sorted(set(run.TASKS) - {"clothes_patches"}))
