@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 import keras
 import numpy as np
 
+from keras_e2e.rewards.prediction import Predictor
 from keras_e2e.rewards.spaces import Actions
 
 
@@ -41,6 +42,7 @@ class Policy:
         self, model: keras.Model, actions: Actions, states: Mapping[str, str] | None
     ):
         self.model, self.actions = model, actions
+        self._predict = Predictor(model)
         self.states = dict(states or {})
         self.carried: dict[str, np.ndarray] = {}
         self._inputs = _named_inputs(model) if self.states else {}
@@ -113,9 +115,7 @@ class Policy:
         """
         if self.states:
             observations = keras.tree.map_structure(lambda a: a[:, None], observations)
-        found = self.named(
-            self.model.predict_on_batch(self.inputs(observations, self.carried))
-        )
+        found = self.named(self._predict(self.inputs(observations, self.carried)))
         if self.states and remember:
             self.carried = {k: np.asarray(found[v]) for k, v in self.states.items()}
         outputs = np.asarray(found["policy"], "float32")
