@@ -35,6 +35,7 @@ import scipy.stats
 import tensorflow as tf
 from _shared import Results, deadline
 from absl import app, flags
+from rich import box
 from rich.console import Console
 from rich.table import Table
 
@@ -171,10 +172,17 @@ def interval(values: list[float]) -> tuple[float, float]:
     return statistics.mean(values) - reach, statistics.mean(values) + reach
 
 
+def within(theirs: list[float], ours: list[float]) -> bool:
+    """Whether the mean of ours lies in the interval of the mean of theirs."""
+    low, high = interval(theirs)
+    return low <= statistics.mean(ours) <= high
+
+
 def table_of_returns(runs: list[dict], what: str) -> Table:
-    """Returns by task and side, and whether ours lie in SB3's interval."""
-    table = Table("task", "side", "by seed", "mean", "95 % interval", title=RETURNS[what])
+    """Returns by task and side, and whether our mean lies in SB3's interval."""
+    table = Table("task", "side", "by seed", "mean", "95 % interval", box=box.MARKDOWN)
     table.add_column("ours within")
+    table.title = RETURNS[what]
     for task in SETTINGS:
         of_side = {
             side: [r[what] for r in runs if (r["task"], r["side"]) == (task, side)]
@@ -184,18 +192,19 @@ def table_of_returns(runs: list[dict], what: str) -> Table:
             if not values:
                 continue
             low, high = interval(values)
-            within = ""
+            verdict = ""
             if side == THEIRS and of_side[OURS] and len(values) > 1:
-                within = "yes" if low <= statistics.mean(of_side[OURS]) <= high else "no"
-            seeds = " ".join(f"{value:.4g}" for value in values)
+                verdict = "yes" if within(values, of_side[OURS]) else "no"
+            seeds = ", ".join(f"{value:.4g}" for value in values)
             mean = f"{statistics.mean(values):.4g}"
-            table.add_row(task, side, seeds, mean, f"{low:.4g} to {high:.4g}", within)
+            table.add_row(task, side, seeds, mean, f"{low:.4g} to {high:.4g}", verdict)
     return table
 
 
 def table_of_speed(runs: list[dict]) -> Table:
     """Environment steps per second: the median over seeds, and that of the ratios."""
-    table = Table("task", "steps per second of", *(OURS, THEIRS), "ratio")
+    columns = ("task", "steps per second of", OURS, THEIRS, "ratio")
+    table = Table(*columns, box=box.MARKDOWN)
     table.title = "environment steps per second, median over seeds"
     for task in SETTINGS:
         by_seed: dict = {}
@@ -219,31 +228,29 @@ def table_of_speed(runs: list[dict]) -> Table:
     return table
 
 
-def available() -> tuple[list[str], list[str]]:
+def available(tasks: list[str], sb3_python: str) -> tuple[list[str], list[str]]:
     """Sides and tasks whose packages are there; of others a line is printed."""
-    unknown = sorted(set(FLAGS.tasks) - set(SETTINGS))
+    unknown = sorted(set(tasks) - set(SETTINGS))
     if unknown:
         raise app.UsageError(f"--tasks: {unknown} not among {list(SETTINGS)}")
-    sides, tasks = [OURS], list(FLAGS.tasks)
     if importlib.util.find_spec("minigrid") is None:
         tasks = [task for task in tasks if not task.startswith("MiniGrid")]
         print("minigrid is not installed: its task is left out (pip install minigrid).")
     look = "import importlib.util as u; exit(u.find_spec('stable_baselines3') is None)"
-    if subprocess.run([FLAGS.sb3_python, "-c", look]).returncode:
-        print(
-            "stable-baselines3 is not installed: our side runs alone (pip install "
-            "stable-baselines3, or --sb3_python=PATH)."
-        )
-    else:
-        sides.append(THEIRS)
-    return sides, tasks
+    if not subprocess.run([sb3_python, "-c", look]).returncode:
+        return [OURS, THEIRS], tasks
+    print(
+        "stable-baselines3 is not installed: our side runs alone (pip install "
+        "stable-baselines3, or --sb3_python=PATH)."
+    )
+    return [OURS], tasks
 
 
 def main(argv):
     del argv
     tf.config.threading.set_intra_op_parallelism_threads(1)
     tf.config.threading.set_inter_op_parallelism_threads(1)
-    sides, tasks = available()
+    sides, tasks = available(FLAGS.tasks, FLAGS.sb3_python)
     path = pathlib.Path(FLAGS.output) / "rewards_baselines.json"
     results = Results(path, {"what": __doc__.splitlines()[0]}, FLAGS.fresh)
     until = deadline()

@@ -216,3 +216,25 @@ def test_a_step_of_a_backend_is_measured(benchmark_script, monkeypatch):
     assert script.table_of(results).row_count == 1
     failed = {"tiny/jax/local": {"error": "it is refused"}}
     assert script.table_of(failed).row_count == 1
+
+
+def test_policies_are_trained_and_compared(benchmark_script, capsys):
+    script = benchmark_script("rewards_baselines")
+    task = "CartPole-v1"
+    # In place of an interpreter: a program that fails, and one that does not.
+    assert script.available([task], "false") == ([script.OURS], [task])
+    assert "stable-baselines3 is not installed" in capsys.readouterr().out
+    assert script.available([task], "true")[0] == [script.OURS, script.THEIRS]
+    setting = script.SETTINGS[task]._replace(
+        env_steps=64, num_envs=2, steps=16, passes=2, batch_size=16, units=4, normalize=True
+    )
+    found = script.run(script.OURS, task, 0, setting)
+    assert len(found["curve"]) == 2 and 0 < found["evaluated"] <= 500
+    runs = [
+        {"task": task, "side": side, "seed": seed, **found, "last": last}
+        for side, lasts in ((script.OURS, [2.0, 2.5]), (script.THEIRS, [1.0, 3.0]))
+        for seed, last in enumerate(lasts)
+    ]
+    assert script.table_of_returns(runs, "last").row_count == 2
+    assert script.table_of_speed(runs).row_count == 4
+    assert script.within([1.0, 3.0], [2.0, 2.5]) and not script.within([1.0, 1.1], [2.0])
