@@ -1,7 +1,6 @@
 """The optimizers that `ModuleOptimizers` holds: which module has which."""
 
 import dataclasses
-import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -10,6 +9,7 @@ from keras import ops
 
 from keras_e2e.utils import compat
 from keras_e2e.utils.validation import did_you_mean
+from keras_e2e.utils.warned import warn_user
 
 EXPECTED = (
     "Expected the name of a Keras optimizer, its config, or an instance, as "
@@ -155,9 +155,8 @@ class OptimizerGroup:
         if not stepping:
             raise ValueError("No gradients provided for any variable.")  # as Keras
         if left_out:
-            warnings.warn(
-                f"Gradients do not exist for the variables of whole modules: {left_out}.",
-                stacklevel=2,
+            warn_user(
+                f"Gradients do not exist for the variables of whole modules: {left_out}."
             )
         for optimizer, own, theirs in stepping:
             # There is one loss, and one factor for all.

@@ -2,7 +2,6 @@
 
 import os
 import threading
-import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -13,6 +12,7 @@ from keras_e2e.modules.graph import OUTPUT, Graph
 from keras_e2e.optimizers.apply_apart import why_not_apart
 from keras_e2e.optimizers.module_optimizers import ModuleOptimizers
 from keras_e2e.trainers.one_pass import why_one_apply, why_together
+from keras_e2e.utils.warned import warn_user
 
 # Below this there is nothing to win that timings would show.
 _WORTH = 1.1
@@ -100,7 +100,7 @@ class ModuleParallel:
         """Warns of something, once."""
         if message not in self._said:
             self._said.add(message)
-            warnings.warn(message, stacklevel=2)
+            warn_user(message)
 
     def _judges(self, state: Any) -> bool:
         """Whether it is the first time that this asks for a model with this state."""

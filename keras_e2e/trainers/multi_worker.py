@@ -2,7 +2,11 @@
 
 import keras
 
-from keras_e2e.trainers.agreement import refuse_differences
+from keras_e2e.trainers.agreement import (
+    agree_on_fit,
+    agree_on_predict,
+    refuse_differences,
+)
 from keras_e2e.utils.compat.chief_files import let_chief_write
 from keras_e2e.utils.compat.multi_worker import let_workers_fit
 
@@ -14,9 +18,11 @@ def enable_multi_worker() -> None:
     holds for the process; where there is one worker nothing changes, and a second call does
     nothing.
 
-    - When `fit` begins, workers that differ (versions of packages, shapes of the weights,
-      the optimizer; of modular models also modules, objectives and the training mode) are
-      refused by name, on all of them. They would wait for each other for ever.
+    - Workers that differ are refused by name, on all of them, when `fit`, `evaluate` or
+      `predict` begins (versions of packages, layers, values of the weights, the optimizer,
+      arguments, how many batches there are; of modular models also modules, objectives and
+      the training mode) and between epochs (learning rates, `stop_training`). They would
+      wait for each other for ever, or their weights would part.
     - Keras's `ModelCheckpoint`, `CSVLogger` and `TensorBoard` write on the chief alone, and
       so does `BackupAndRestore`, whose backup all workers read: give all of them one
       `backup_dir`, on a disk that all hosts share.
@@ -46,5 +52,5 @@ def enable_multi_worker() -> None:
 
 def let_workers_train() -> None:
     """As `enable_multi_worker`, where the backend is known."""
-    let_workers_fit(refuse_differences)
+    let_workers_fit(refuse_differences, agree_on_fit, agree_on_predict)
     let_chief_write()

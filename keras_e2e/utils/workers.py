@@ -30,7 +30,7 @@ def on_several_workers(model: Any) -> bool:
 
 
 def told_by_all(
-    model: Any, what: str, told: Any = None, shown: str | None = None
+    model: Any, what: str, told: Any = None, shown: str | None = None, times: int = 1
 ) -> list[Any]:
     """What each of several workers tells, the chief's first.
 
@@ -41,24 +41,23 @@ def told_by_all(
         what: String, what it is about. All workers call this for it equally often.
         told: What this worker tells: what JSON can hold. Defaults to `None`.
         shown: String, what it is about on this worker, for errors. Defaults to `what`.
+        times: Integer, how many times `PATIENCE` to wait. Defaults to 1.
 
     Raises:
-        RuntimeError: If a worker does not tell it within `PATIENCE`.
+        RuntimeError: If a worker does not tell it in that time.
         tf.errors.InternalError, tf.errors.UnavailableError: If one has died.
     """
     from keras_e2e.utils.compat import told as service  # TensorFlow's alone
 
-    resolver, turn = _resolver(model), _turns[what]
+    resolver, turn, seconds = _resolver(model), _turns[what], times * PATIENCE
     _turns[what] += 1
     number, text = _number(resolver), json.dumps(told)
     try:
-        texts = service.exchanged(
-            _key(what, turn), number, _count(resolver), text, PATIENCE
-        )
+        texts = service.exchanged(_key(what, turn), number, _count(resolver), text, seconds)
     except TimeoutError as error:
         raise RuntimeError(
             f"{model.name!r}: worker {number} has come to {shown or what}, and not all "
-            f"others have within {PATIENCE} seconds. Start the same program on all "
+            f"others have within {seconds} seconds. Start the same program on all "
             "workers, with the same callbacks, and set modes on all of them alike. "
             f"TensorFlow says who: {error}"
         ) from None

@@ -22,22 +22,30 @@ from tests.callbacks.kept_training import X, Y
 EPOCHS = 4
 
 
-def model_of_three(boundaries=("a", "b"), objective="prediction", beta_1=0.9, **options):
+def model_of_three(
+    boundaries=("a", "b"),
+    objective="prediction",
+    beta_1=0.9,
+    loss_weights=None,
+    rate=0.2,
+    **options,
+):
     keras.utils.set_random_seed(1)
     dense = [keras.layers.Dense(8, activation="tanh", name=name) for name in "ab"]
-    drop = keras.layers.Dropout(0.2, seed=3)
+    drop = keras.layers.Dropout(rate, seed=3)
     last = keras.layers.Dense(2, name="out")
     base = keras.Sequential([keras.Input((4,)), dense[0], drop, dense[1], last], name="net")
     options = {"training_mode": "local", "objective": objective, **options}
     model = e2e.modularize(base, [*boundaries], **options)
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
-    model.compile(keras.optimizers.Adam(0.01, beta_1), loss)
+    optimizer = keras.optimizers.Adam(0.01, beta_1)
+    model.compile(optimizer, loss, loss_weights=loss_weights)
     return model
 
 
-def fit(model, *callbacks, epochs=EPOCHS):
+def fit(model, *callbacks, epochs=EPOCHS, count=64):
     options = {"verbose": 0, "shuffle": False, "callbacks": [*callbacks]}
-    return model.fit(X[:64], Y[:64], 16, epochs, **options)
+    return model.fit(X[:count], Y[:count], 16, epochs, **options)
 
 
 def refused(strategy, first):
@@ -48,6 +56,20 @@ def refused(strategy, first):
         "mode": {} if first else {"training_mode": "deep_supervision"},
         "optimizer": {} if first else {"beta_1": 0.5},
         "package": {},
+        "compile": {} if first else {"loss_weights": 0.5},
+        "layers": {} if first else {"rate": 0.3},
+        "values": {},
+        "rate": {},
+        "batches": {},
+        "epochs": {},
+        "predict": {},
+    }
+    rate = keras.callbacks.LearningRateScheduler(lambda _: 0.1 if first else 0.2)
+    train = {
+        "rate": lambda model: fit(model, rate),
+        "batches": lambda model: fit(model, count=64 if first else 48),
+        "epochs": lambda model: fit(model, epochs=4 if first else 3),
+        "predict": lambda model: model.predict(X[: 64 if first else 48], verbose=0),
     }
     found, stock_version = {}, agreement._version
     for name, options in odd.items():
@@ -56,10 +78,13 @@ def refused(strategy, first):
         try:
             with strategy.scope():
                 model = model_of_three(**options)
+            if name == "values" and not first:
+                model.set_weights([2 * weight for weight in model.get_weights()])
             before = numbers(model)
-            fit(model)
+            train.get(name, fit)(model)
         except ValueError as error:
-            same = name != "optimizer" or before == numbers(model)
+            changes = name not in ("optimizer", "values", "layers", "batches", "epochs")
+            same = changes or before == numbers(model)
             found[name] = str(error) if same else "something changed"
         finally:
             agreement._version = stock_version

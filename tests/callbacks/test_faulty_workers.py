@@ -49,6 +49,13 @@ def resumed(differed):
         "mode": ["training mode", "'local'", "'deep_supervision'", "model.training_mode"],
         "optimizer": ["the optimizer", "{beta_1: 0.9}", "{beta_1: 0.5}"],
         "package": ["keras-e2e", "'0.1'", "pip install keras-e2e=="],
+        "compile": ["the arguments of compile", "{loss_weights: None}", "0.5"],
+        "layers": ["the layers", "number 1, Dropout", "same program"],
+        "values": ["the values of what trains", "number 0, kernel", "Load and set weights"],
+        "rate": ["the learning rate", "[0.2", "learning rates on all workers alike"],
+        "batches": ["the number of batches", "the chief has 4", "worker 1 has 3"],
+        "epochs": ["the arguments of fit", "{epochs: 4}", "{epochs: 3}"],
+        "predict": ["the arguments of predict", "[[64, 4]]", "[[48, 4]]"],
     }.items(),
 )
 def test_workers_that_differ_are_refused_on_all_of_them(differed, what, said):

@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import tensorflow as tf
+from absl import logging
 
 from keras_e2e.modules.module import Module
 from keras_e2e.modules.step_context import step_context
@@ -151,7 +152,7 @@ def pipelined(model: Any, batches: int, plain: Callable[[Any], Any]) -> Callable
     def fetch(iterator: Any) -> list:
         return [iterator.get_next_as_optional() for _ in range(batches)]
 
-    take, fetch = tf.function(take), tf.function(fetch)
+    take, fetch, traced = tf.function(take), tf.function(fetch), list[bool]()
 
     def execute(iterator: Any) -> Any:
         if not isinstance(iterator, tf.data.Iterator):  # a batch given by hand
@@ -159,6 +160,9 @@ def pipelined(model: Any, batches: int, plain: Callable[[Any], Any]) -> Callable
         fetched = fetch(iterator)
         # The first trace of a step may make metrics, and is then made again by TensorFlow.
         if state.steps.traces and fetched[-1].has_value():
+            if not traced:
+                traced.append(True)
+                _tell_of_trace(model, batches)
             return take(fetched)
         rest = [optional for optional in fetched if optional.has_value()]
         if not rest:
@@ -166,6 +170,15 @@ def pipelined(model: Any, batches: int, plain: Callable[[Any], Any]) -> Callable
         return [take([optional]) for optional in rest][-1]
 
     return execute
+
+
+def _tell_of_trace(model: Any, batches: int) -> None:
+    """Says what Keras does not: tracing prints nothing, and takes a while."""
+    logging.warning(
+        "%s: ModuleParallel traces %d batches as one graph, once for this mode. It takes "
+        "about as long as tracing %d steps.",
+        *(model.name, batches, batches),
+    )
 
 
 def _data(optional: Any) -> Any:

@@ -1,7 +1,6 @@
 """The training step on TensorFlow: Keras's own numbers, plus diagnostics when asked."""
 
 import functools
-import warnings
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -28,6 +27,7 @@ from keras_e2e.utils import compat
 from keras_e2e.utils.compat.calls import keep_penalties
 from keras_e2e.utils.compat.multi_worker import several_workers
 from keras_e2e.utils.data import first_tensor, num_examples
+from keras_e2e.utils.warned import warn_user
 
 if TYPE_CHECKING:
     from keras import Model
@@ -178,10 +178,7 @@ class ModularStep(Model):
     def _apply(self, variables: list, found: list) -> None:
         """Applies the gradients of the variables."""
         if not variables:
-            warnings.warn(
-                f"{self.name!r} has nothing to train in mode '{self._modular.mode}'.",
-                stacklevel=2,
-            )
+            warn_user(f"{self.name!r} has nothing to train in mode '{self._modular.mode}'.")
             return
         if not self.optimizer.built:  # a step by hand
             build_optimizer(self)
