@@ -150,7 +150,7 @@ def _own_batch(strategy: Any, iterator: Any) -> Any:
     if isinstance(iterator.data_adapter, GeneratorDataAdapter):
         replicas = strategy.num_replicas_in_sync
         return tree.map_structure(
-            lambda value: None if value is None else value[: -(-len(value) // replicas)],
+            lambda v: None if v is None else v[: -(-v.shape[0] // replicas)],
             iterator.data_adapter._first_batches[0],
         )
     for _, _, batches in iterator:
