@@ -11,7 +11,7 @@ from keras_e2e.utils.validation import did_you_mean
 
 # The density of a normal distribution has no bound: a policy that is sure of its action
 # would divide by zero, one that knows nothing overflow. Wide enough never to be felt.
-LOG_STD_BOUNDS = (-20.0, 2.0)
+LOG_STD_BOUNDS = (-20.0, 20.0)
 
 
 class Distribution(NamedTuple):

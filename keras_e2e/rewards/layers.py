@@ -7,6 +7,8 @@ from typing import Any
 import keras
 from keras import ops
 
+from keras_e2e.rewards.distributions import LOG_STD_BOUNDS
+from keras_e2e.utils import compat
 from keras_e2e.utils.validation import check_number
 
 # Observations that normalization layers are shown at a time.
@@ -22,8 +24,8 @@ class GaussianPolicy(keras.layers.Layer):
     metrics then take `distribution="gaussian"`.
 
     Args:
-        initial_log_std: Float, what the logarithms are at first. Defaults to 0.0: a
-            standard deviation of 1.
+        initial_log_std: Float from -20 to 20, what the logarithms are at first. Defaults
+            to 0.0: a standard deviation of 1.
         kwargs: Other arguments of `keras.layers.Layer`.
 
     Call arguments:
@@ -33,7 +35,7 @@ class GaussianPolicy(keras.layers.Layer):
         Tensor `(..., 2 * entries)`.
 
     Raises:
-        ValueError: If `initial_log_std` is not a finite number.
+        ValueError: If `initial_log_std` is not such a number.
 
     Example:
 
@@ -45,7 +47,10 @@ class GaussianPolicy(keras.layers.Layer):
 
     def __init__(self, initial_log_std: float = 0.0, **kwargs: Any):
         self.initial_log_std = check_number(
-            "GaussianPolicy: initial_log_std", initial_log_std
+            "GaussianPolicy: initial_log_std",
+            initial_log_std,
+            least=LOG_STD_BOUNDS[0],
+            most=LOG_STD_BOUNDS[1],
         )
         super().__init__(**kwargs)
 
@@ -72,8 +77,8 @@ class ObservationNormalization(keras.layers.Layer):
     """Gives each number of the observations mean 0 and variance 1, of all seen so far.
 
     Unlike `keras.layers.BatchNormalization` it does not learn from the batches of the
-    training step: `Rollouts` tells it of the observations of each rollout, before the next
-    one begins, so the policy that acts and the one that learns see the same numbers. Mean
+    training step: `Rollouts` tells it of the observations of each rollout, once it was
+    trained on, so the policy that acts and the one that learns see the same numbers. Mean
     and variance are weights, saved with the model.
 
     Args:
@@ -100,7 +105,8 @@ class ObservationNormalization(keras.layers.Layer):
     def __init__(self, clip: float = 10.0, epsilon: float = 1e-8, **kwargs: Any):
         self.clip = check_number("ObservationNormalization: clip", clip, above=0)
         self.epsilon = check_number("ObservationNormalization: epsilon", epsilon, above=0)
-        super().__init__(**kwargs)
+        # Keras would round observations to the compute dtype before they are on one scale.
+        super().__init__(autocast=False, **kwargs)
         self._adapting = False
 
     def build(self, input_shape: Any) -> None:
@@ -110,6 +116,7 @@ class ObservationNormalization(keras.layers.Layer):
                 shape=shape,
                 initializer=initializer,
                 dtype="float32",
+                autocast=False,
                 trainable=False,
             )
 
@@ -179,7 +186,9 @@ def show_observations(
         observations: Array `(examples, ...)`, or a dict of them.
         as_inputs: Function from observations to what the model is called with.
     """
-    layers = [x for x in _layers_of(model) if isinstance(x, ObservationNormalization)]
+    layers = [
+        x for x in compat.all_layers(model) if isinstance(x, ObservationNormalization)
+    ]
     if not layers:
         return
     with ObservationNormalization.adapting(layers):
@@ -189,12 +198,3 @@ def show_observations(
                 lambda a, span=slice(begin, end): a[span], observations
             )
             model(as_inputs(some), training=False)
-
-
-def _layers_of(layer: Any) -> Iterator[Any]:
-    """A layer and all that are in it."""
-    yield layer
-    inner = [*getattr(layer, "layers", ()), getattr(layer, "layer", None)]
-    for one in inner:
-        if isinstance(one, keras.layers.Layer):
-            yield from _layers_of(one)

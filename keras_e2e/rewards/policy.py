@@ -48,6 +48,7 @@ class Policy:
         self._inputs = _named_inputs(model) if self.states else {}
         self._observation = self._observation_input()
         self._checked = self._has_value = False
+        self._others: list[str] = []
         # The name of the output of a model that has one alone.
         self._single: str | None = None
 
@@ -113,16 +114,19 @@ class Policy:
         Raises:
             ValueError: If the outputs do not fit the actions, or are not finite.
         """
+        rows = len(keras.tree.flatten(observations)[0])
         if self.states:
             observations = keras.tree.map_structure(lambda a: a[:, None], observations)
         found = self.named(self._predict(self.inputs(observations, self.carried)))
+        # Under a strategy each device has answered for all of them.
+        found = keras.tree.map_structure(lambda a: np.asarray(a)[:rows], found)
         if self.states and remember:
-            self.carried = {k: np.asarray(found[v]) for k, v in self.states.items()}
+            self.carried = {k: found[v] for k, v in self.states.items()}
         outputs = np.asarray(found["policy"], "float32")
-        values = np.asarray(found.get("value", np.zeros(len(outputs))), "float64")
-        outputs = outputs.reshape(len(outputs), -1)
+        values = np.asarray(found.get("value", np.zeros(rows)), "float64")
         if not self._checked:
             self._check(found, outputs, values)
+        outputs = outputs.reshape(rows, -1)
         if not np.isfinite(outputs).all() or not np.isfinite(values).all():
             raise ValueError(
                 "The model's outputs are not finite: training has diverged. Take a smaller "
@@ -171,8 +175,11 @@ class Policy:
         """
         if self._single is not None:
             return {self._single: targets, **labels} if labels else targets
-        values = {"value": returns} if self._has_value else {}
-        return {"policy": targets, **values, **labels}
+        # Keras's metrics ask for targets of all outputs, also where none is measured.
+        found = {name: np.zeros((len(targets), 1), "float32") for name in self._others}
+        if self._has_value:
+            found["value"] = returns
+        return {**found, "policy": targets, **labels}
 
     def single_step(self, observations: Any) -> Any:
         """Returns the model's inputs for examples that are not of one episode."""
@@ -187,13 +194,23 @@ class Policy:
         return self.inputs(alone, states)
 
     def _check(self, found: dict[str, Any], outputs: np.ndarray, values: Any) -> None:
-        self.actions.check_outputs(outputs, "policy")
+        axes = (1,) if self.states else ()
+        if outputs.shape[1:-1] != axes or outputs.ndim < 2:
+            expected = ("rows", *("steps" for _ in axes), self.actions.num_outputs)
+            raise ValueError(
+                f"The output 'policy' of the model has the shape {outputs.shape} for "
+                f"{len(outputs)} observations. Expected ({', '.join(map(str, expected))}): "
+                "put a keras.layers.Flatten() before its last Dense, or name the inputs of "
+                "its memory in states."
+            )
+        self.actions.check_outputs(outputs.reshape(len(outputs), -1), "policy")
         if values.size != len(outputs):
             raise ValueError(
                 f"The output 'value' of the model has the shape {values.shape}. Expected "
                 "one number for each observation: keras.layers.Dense(1)."
             )
         self._has_value = "value" in found
+        self._others = [name for name in found if name not in ("policy", "value")]
         self._checked = True
 
 

@@ -49,17 +49,48 @@ def labels_of(labels: Labels, observations: Any, infos: Mapping) -> dict[str, np
         infos: The info that came with them.
 
     Raises:
-        ValueError: If a function does not return a label for each observation.
+        ValueError: If a function fails or does not return a label for each observation.
     """
     num_envs = len(keras.tree.flatten(observations)[0])
-    found = {name: np.asarray(f(observations, infos)) for name, f in labels.items()}
-    for name, array in found.items():
+    found = {}
+    for name, function in labels.items():
+        try:
+            found[name] = array = np.asarray(function(observations, infos))
+        except Exception as error:
+            raise ValueError(
+                f"Rollouts: labels[{name!r}] failed on {num_envs} observations "
+                f"({type(error).__name__}: {error}). Expected a function of observations "
+                f"({num_envs}, ...) and infos that returns their labels."
+            ) from error
         if array.ndim == 0 or len(array) != num_envs:
             raise ValueError(
                 f"Rollouts: labels[{name!r}] returned the shape {array.shape} for "
                 f"{num_envs} observations. Expected ({num_envs}, ...)."
             )
     return found
+
+
+def empty_recording(policy: Policy, loop: VectorLoop, labels: Labels) -> Recording:
+    """Returns one step of zeros in one environment, with the shapes of a recording.
+
+    Args:
+        policy: The policy.
+        loop: The environments.
+        labels: Dict from the name of a boundary to the function that labels observations.
+    """
+    found = {
+        "observations": loop.observations,
+        "states": policy.carried,
+        "labels": labels_of(labels, loop.observations, loop.infos),
+        "actions": np.zeros((1, policy.actions.entries), "float32"),
+    }
+    zeros = keras.tree.map_structure(
+        lambda a: np.zeros((1, 1, *a.shape[1:]), a.dtype), found
+    )
+    flat, mask = np.zeros((1, 1)), np.ones((1, 1), bool)
+    return Recording(
+        **zeros, log_probs=flat, advantages=flat, returns=flat, begins=mask, real=mask
+    )
 
 
 def record(

@@ -1,18 +1,19 @@
 """Data of a policy that acts: a new rollout for each epoch of `fit`."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import keras
 import numpy as np
 
+from keras_e2e.rewards.checks import check_batch_size, check_loss, check_sequence_length
 from keras_e2e.rewards.layers import show_observations
-from keras_e2e.rewards.losses import PolicyLoss
 from keras_e2e.rewards.minibatches import Rows, examples, sequences, single_steps
 from keras_e2e.rewards.policy import Policy
-from keras_e2e.rewards.recording import Labels, Recording, labels_of, record
+from keras_e2e.rewards.recording import Labels, Recording, empty_recording, record
 from keras_e2e.rewards.spaces import Actions
 from keras_e2e.rewards.vector_loop import VectorLoop, make_environments
+from keras_e2e.utils import compat
 from keras_e2e.utils.validation import check_integer, check_number, check_seed
 
 
@@ -30,7 +31,9 @@ class Rollouts(keras.utils.PyDataset):
 
     A batch is `(observations, {"policy": targets, "value": returns, **labels})`, with
     sample weights if some of its steps do not count: where an environment only began anew
-    (Gymnasium's `NEXT_STEP` mode) or a sequence was filled up. Until the first epoch begins
+    (Gymnasium's `NEXT_STEP` mode) or a sequence was filled up; metrics take these if they
+    are compiled as `weighted_metrics`. `evaluate` lets the policy act, too, and changes
+    nothing of the model. By hand, `for x, y in rollouts` is an epoch. Outside of an epoch
     batches are zeros, of which Keras learns the shapes. Do not give `steps_per_epoch`: an
     epoch is a rollout.
 
@@ -50,9 +53,9 @@ class Rollouts(keras.utils.PyDataset):
         gae_lambda: Float from 0 to 1, as in `generalized_advantages`. Defaults to 0.95.
         normalize_advantages: Boolean, whether advantages get mean 0 and standard deviation
             1 in each batch. Defaults to `True`.
-        labels: Dict from the name of a module boundary to a function
-            `function(observations, infos)` that returns the labels `(num_envs, ...)` of
-            observations, for objectives that take labels. Defaults to `None`.
+        labels: Dict from the name of a module boundary, or of another output of the model,
+            to a function `function(observations, infos)` that returns the labels
+            `(num_envs, ...)` of observations. Defaults to `None`.
         states: Dict from the name of an input of the model to the name of the output that
             it is given in the next step of the episode, for policies with a memory; zeros
             where an episode begins. Observations and outputs then have an axis for steps
@@ -60,7 +63,6 @@ class Rollouts(keras.utils.PyDataset):
         sequence_length: Integer, over how many steps a memory is trained; divides
             `batch_size`. Defaults to `None`: 16 for a model with `states`.
         seed: Integer, seed of environments, actions and orders. Defaults to `None`.
-        kwargs: Arguments of `keras.utils.PyDataset`.
 
     Attributes:
         env_steps: Integer, the actions carried out so far, in all environments.
@@ -73,7 +75,8 @@ class Rollouts(keras.utils.PyDataset):
         TypeError: If `envs` is neither of the two.
         ValueError: If an argument is not as described, or the spaces are not supported.
             When an epoch begins, before anything is trained: if the model's outputs or its
-            loss do not fit the spaces, or a reward or output is not finite.
+            loss do not fit the spaces, or a reward, observation or output is not finite.
+            When one ends: if `steps_per_epoch` left batches out.
         RuntimeError: When an epoch begins: if the environments fail.
 
     Example: a policy for CartPole, a little of it.
@@ -108,9 +111,8 @@ class Rollouts(keras.utils.PyDataset):
         states: Mapping[str, str] | None = None,
         sequence_length: int | None = None,
         seed: int | None = None,
-        **kwargs: Any,
     ):
-        super().__init__(**kwargs)
+        super().__init__()
         self.steps = check_integer("Rollouts: steps", steps, 1)
         self.passes = check_integer("Rollouts: passes", passes, 1)
         self.batch_size = check_integer("Rollouts: batch_size", batch_size, 1)
@@ -123,39 +125,21 @@ class Rollouts(keras.utils.PyDataset):
         actions = Actions(self.envs.single_action_space)
         self._loop = VectorLoop(self.envs)
         self._policy = Policy(model, actions, states)
-        self.sequence_length = self._check_sizes(sequence_length)
+        check_batch_size(self.steps, self.envs.num_envs, self.batch_size)
+        self.sequence_length = check_sequence_length(
+            sequence_length, self.batch_size, bool(self._policy.states)
+        )
         # Otherwise some rows have no weight, if not in each batch.
         self._always_real = self.sequence_length is None and self._loop.same_step
         self._recording: Recording | None = None
         self._batches: list[Rows] = []
         self._rng: np.random.Generator | None = None
-
-    def _check_sizes(self, sequence_length: int | None) -> int | None:
-        """Checks what has to divide what, and returns the length of sequences."""
-        total = self.steps * self.envs.num_envs
-        if total % self.batch_size:
-            raise ValueError(
-                f"Rollouts: steps={self.steps} in each of {self.envs.num_envs} "
-                f"environments are {total} steps, which batch_size={self.batch_size} does "
-                "not divide. "
-                f"Expected a divisor, such as {_divisor_near(total, self.batch_size)}."
-            )
-        if not self._policy.states:
-            if sequence_length is not None:
-                raise ValueError(
-                    f"Rollouts: sequence_length={sequence_length} is for models with a "
-                    "memory. Name its inputs and outputs in states, or leave it out."
-                )
-            return None
-        length = 16 if sequence_length is None else sequence_length
-        length = check_integer("Rollouts: sequence_length", length, 1)
-        if self.batch_size % length:
-            raise ValueError(
-                f"Rollouts: sequence_length={length} does not divide "
-                f"batch_size={self.batch_size}. Expected a divisor, such as "
-                f"{_divisor_near(self.batch_size, length)}."
-            )
-        return length
+        # The optimizer's steps when the present rollout began, and which of its batches
+        # were taken.
+        self._began_at = 0
+        self._taken: set[int] = set()
+        self._acts = self._has_trained = False
+        self._seeded_at = 0
 
     # What became of the episodes
 
@@ -183,9 +167,21 @@ class Rollouts(keras.utils.PyDataset):
 
     def on_epoch_begin(self) -> None:
         """Lets the policy act: the batches from now on are of a new rollout."""
+        check_loss(
+            self.model,
+            self._policy.actions.distribution.name,
+            self.envs.single_action_space,
+        )
         rng = self._begin()
-        if self._recording is not None:
-            self._adapt(self._recording.observations)
+        # Before Keras trains on JAX or under a strategy it begins an epoch, to build what
+        # is not built yet from a batch, and begins it once more.
+        looked_at = self._recording is not None and len(self._taken) < self.num_batches
+        if not looked_at or self._trained():
+            self._record(rng)
+        self._taken, self._acts = set(), True
+
+    def _record(self, rng: np.random.Generator) -> None:
+        began_at = self._steps_taken()
         recording = record(
             self._policy,
             self._loop,
@@ -201,80 +197,84 @@ class Rollouts(keras.utils.PyDataset):
                 batches += single_steps(recording, self.batch_size, rng)
             else:
                 batches += sequences(recording, self.batch_size, self.sequence_length, rng)
-        self._recording, self._batches = recording, batches
+        self._recording, self._batches, self._began_at = recording, batches, began_at
 
-    def _begin(self) -> np.random.Generator:
-        """Checks the model and begins the first episodes, if that is not done yet."""
-        self._check_loss()
-        if self._rng is None:
-            # A run that was resumed is to draw other numbers than at its beginning.
-            optimizer = getattr(self.model, "optimizer", None)
-            done = 0 if optimizer is None else int(optimizer.iterations)
-            entropy = None if self.seed is None else [self.seed, done]
-            self._rng = np.random.default_rng(entropy)
-            self._reset(int(self._rng.integers(2**31)))
-        return self._rng
+    def on_epoch_end(self) -> None:
+        """Shows what was trained on to the layers that normalize observations.
 
-    def _reset(self, seed: int | None) -> None:
-        self._loop.reset(seed)
-        self._policy.begin(self.envs.num_envs)
-
-    def _check_loss(self) -> None:
-        loss = getattr(self.model, "loss", None)
-        for one in keras.tree.flatten(loss):
-            wanted = self._policy.actions.distribution.name
-            if isinstance(one, PolicyLoss) and one.distribution.name != wanted:
-                raise ValueError(
-                    f"The model is compiled with {type(one).__name__}(distribution="
-                    f"{one.distribution.name!r}), but the action space is "
-                    f"{self.envs.single_action_space}. Compile it with "
-                    f"{type(one).__name__}(distribution={wanted!r})."
-                )
-
-    def _adapt(self, observations: Any) -> None:
-        """Shows the observations to the layers that normalize them."""
-        flat = keras.tree.map_structure(lambda a: a.reshape(-1, *a.shape[2:]), observations)
+        Raises:
+            ValueError: If only some of the batches were trained on.
+        """
+        if not self._acts or self._recording is None:
+            return
+        self._acts = False
+        # On JAX the variables are the step's during the epoch.
+        getattr(self.model, "jax_state_sync", lambda: None)()
+        if not self._trained():
+            return
+        self._has_trained = True
+        # After an epoch that was interrupted the next `fit` ends it.
+        history = getattr(self.model, "history", None)
+        steps = (getattr(history, "params", None) or {}).get("steps")
+        if len(self._taken) < self.num_batches and steps != self.num_batches:
+            raise ValueError(
+                f"Only {len(self._taken)} of the {self.num_batches} batches of a rollout "
+                "were taken, and Keras would train on the rest of them, which are of an "
+                "older policy then, in the next epoch. Leave steps_per_epoch out; for "
+                "shorter epochs give Rollouts fewer steps or passes."
+            )
+        flat = keras.tree.map_structure(
+            lambda a: a.reshape(-1, *a.shape[2:]), self._recording.observations
+        )
         show_observations(self.model, flat, self._policy.single_step)
 
-    def __getitem__(self, index: int) -> tuple:
-        if self._recording is None:
-            return self._zeros()
-        rows = self._batches[index]
-        x, y = examples(self._recording, rows, self._policy, self.normalize_advantages)
-        if self._always_real:
-            return x, y
-        return x, y, rows.weight
+    def __iter__(self) -> Iterator[tuple]:
+        """An epoch by hand: lets the policy act and yields the batches."""
+        self.on_epoch_begin()
+        for index in range(self.num_batches):
+            yield self[index]
+        self.on_epoch_end()
 
-    def _zeros(self) -> tuple:
-        """A batch of the right shapes, before the first rollout."""
+    def __getitem__(self, index: int) -> tuple:
+        if self._recording is None or not self._acts:
+            return self._example()
+        rows = self._batches[index]
+        self._taken.add(index)
+        return self._batch(self._recording, rows, self.normalize_advantages)
+
+    def _batch(self, recording: Recording, rows: Rows, normalize: bool) -> tuple:
+        x, y = examples(recording, rows, self._policy, normalize)
+        return (x, y) if self._always_real else (x, y, rows.weight)
+
+    def _begin(self) -> np.random.Generator:
+        """Begins the first episodes, if that is not done yet."""
+        done = self._steps_taken()
+        restored = not self._has_trained and done != self._seeded_at
+        if self._rng is None or restored:
+            # A run that was resumed is to draw other numbers than at its beginning.
+            entropy = None if self.seed is None else [self.seed, done]
+            self._rng, self._seeded_at = np.random.default_rng(entropy), done
+            self._loop.reset(int(self._rng.integers(2**31)))
+            self._policy.begin(self.envs.num_envs)
+        return self._rng
+
+    def _steps_taken(self) -> int:
+        """How many training steps the model's optimizer has taken."""
+        optimizer = getattr(self.model, "optimizer", None)
+        return 0 if optimizer is None else int(np.asarray(compat.batches_taken(optimizer)))
+
+    def _trained(self) -> bool:
+        """Whether the model was trained since it acted."""
+        return self._steps_taken() != self._began_at
+
+    def _example(self) -> tuple:
+        """A batch of zeros, of the right shapes, where there is no rollout."""
         self._begin()
-        loop, policy = self._loop, self._policy
-        policy.decide(loop.observations, None, remember=False)
+        self._policy.decide(self._loop.observations, None, remember=False)
         shape: tuple[int, ...] = (self.batch_size,)
         if self.sequence_length is not None:
             shape = (self.batch_size // self.sequence_length, self.sequence_length)
-        found = {
-            "observations": loop.observations,
-            "states": policy.carried,
-            "labels": labels_of(self.labels, loop.observations, loop.infos),
-            "actions": np.zeros((1, policy.actions.entries), "float32"),
-        }
-        zeros = keras.tree.map_structure(
-            lambda a: np.zeros((1, 1, *a.shape[1:]), a.dtype), found
-        )
-        flat, mask = np.zeros((1, 1)), np.ones((1, 1), bool)
-        recording = Recording(
-            **zeros, log_probs=flat, advantages=flat, returns=flat, begins=mask, real=mask
-        )
         place = np.zeros(shape, "int64")
         rows = Rows(place, place, np.ones(shape, "float32"))
-        x, y = examples(recording, rows, policy, normalize=False)
-        if self._always_real:
-            return x, y
-        return x, y, rows.weight
-
-
-def _divisor_near(total: int, size: int) -> int:
-    """The divisor of a number that is nearest to another one."""
-    divisors = (n for n in range(1, total + 1) if total % n == 0)
-    return min(divisors, key=lambda n: abs(n - size))
+        recording = empty_recording(self._policy, self._loop, self.labels)
+        return self._batch(recording, rows, normalize=False)

@@ -103,7 +103,9 @@ def check_observations(space: Any, where: str = "the observation space") -> None
 
 
 def as_arrays(observations: Any) -> Any:
-    """Returns observations as Keras takes them: float64 becomes float32.
+    """Returns a copy of observations as Keras takes them: float64 becomes float32.
+
+    A copy, for environments may go on writing into the arrays that they return.
 
     Args:
         observations: An array, or a dict of arrays.
@@ -111,4 +113,4 @@ def as_arrays(observations: Any) -> Any:
     if isinstance(observations, Mapping):
         return {name: as_arrays(array) for name, array in observations.items()}
     array = np.asarray(observations)
-    return array.astype("float32") if array.dtype == np.float64 else array
+    return array.astype("float32") if array.dtype == np.float64 else array.copy()

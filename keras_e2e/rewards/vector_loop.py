@@ -4,6 +4,7 @@ from collections import deque
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
+import keras
 import numpy as np
 
 from keras_e2e.rewards.spaces import as_arrays, check_observations
@@ -120,12 +121,13 @@ class VectorLoop:
         Args:
             seed: Integer seed of the environments, or None.
         """
-        observations, self.infos = self.envs.reset(seed=seed)
-        self.observations = as_arrays(observations)
+        observations, self.infos = self._ask("reset", seed=seed)
         self._return = np.zeros(self.envs.num_envs)
         self._length = np.zeros(self.envs.num_envs, "int64")
         self.begins = np.ones(self.envs.num_envs, bool)
         self._ended = np.zeros(self.envs.num_envs, bool)
+        self.observations = as_arrays(observations)
+        self._check_observations(self.observations)
 
     def step(self, actions: np.ndarray) -> Transition:
         """Carries out an action in each environment.
@@ -134,33 +136,61 @@ class VectorLoop:
             actions: Array `(num_envs, ...)` as the environments take them.
 
         Raises:
-            ValueError: If a reward is not a finite number.
+            ValueError: If a reward or an observation is not finite, or the last
+                observation of an episode that was cut off is missing.
             RuntimeError: If the environments cannot be stepped any more.
         """
-        try:
-            found = self.envs.step(actions)
-        except Exception as error:
-            raise RuntimeError(
-                f"The environments failed after {self.num_steps} steps "
-                f"({type(error).__name__}: {error}). The model has the weights of its "
-                "latest training step: make the environments anew, give them to a new "
-                "Rollouts and call fit again."
-            ) from error
-        observations, rewards, terminated, truncated, infos = found
+        observations, rewards, terminated, truncated, infos = self._ask("step", actions)
         real = ~self._ended if not self.same_step else np.ones_like(self._ended)
         rewards = np.where(real, np.asarray(rewards, "float64"), 0.0)
-        self._check(rewards)
+        self._check_rewards(rewards)
+        # Environments may go on writing into the arrays that they return.
+        terminated, truncated = np.array(terminated, bool), np.array(truncated, bool)
         ended = terminated | truncated
-        self._count(rewards, ended, real)
-        final = infos.get("final_obs") if self.same_step and ended.any() else None
         self.observations, self.infos = as_arrays(observations), infos
+        self._check_observations(self.observations)
+        final = infos.get("final_obs") if self.same_step and ended.any() else None
         if final is not None:
             final = with_final(self.observations, final, ended)
+            self._check_observations(final)
+        elif self.same_step and truncated.any():
+            raise ValueError(
+                f"Environment {np.flatnonzero(truncated)[0]} was cut off, and the "
+                "environments' infos have no 'final_obs': its last observation, whose "
+                "value stands for what would have come. Expected them as Gymnasium's "
+                "SAME_STEP mode has them; AutoresetMode.NEXT_STEP needs none."
+            )
+        self._count(rewards, ended, real)
         self.begins = ended if self.same_step else self._ended
         self._ended = ended
         return Transition(rewards, terminated, truncated, final, real)
 
-    def _check(self, rewards: np.ndarray) -> None:
+    def _ask(self, method: str, *args: Any, **kwargs: Any) -> Any:
+        """Calls a method of the environments."""
+        try:
+            return getattr(self.envs, method)(*args, **kwargs)
+        except Exception as error:
+            raise RuntimeError(
+                f"The environments failed at {method!r} after {self.num_steps} steps "
+                f"({type(error).__name__}: {error}). The model has the weights of its "
+                "latest training step: make the environments anew, give them to a new "
+                "Rollouts and call fit again."
+            ) from error
+
+    def _check_observations(self, observations: Any) -> None:
+        for array in keras.tree.flatten(observations):
+            if not np.issubdtype(array.dtype, np.floating):
+                continue
+            finite = np.isfinite(array.reshape(len(array), -1)).all(axis=1)
+            if not finite.all():
+                index = np.flatnonzero(~finite)[0]
+                raise ValueError(
+                    f"Environment {index} gave an observation that is not finite at step "
+                    f"{self._length[index]} of its episode: {_shortened(array[index])}. "
+                    "Expected finite numbers. The model was not trained with it."
+                )
+
+    def _check_rewards(self, rewards: np.ndarray) -> None:
         wrong = np.flatnonzero(~np.isfinite(rewards))
         if wrong.size:
             raise ValueError(
@@ -183,6 +213,10 @@ class VectorLoop:
         self.num_episodes += len(self.just_ended)
         self._return[ended] = 0.0
         self._length[ended] = 0
+
+
+def _shortened(array: np.ndarray) -> str:
+    return np.array2string(array, threshold=10, precision=3)
 
 
 def with_final(observations: Any, final: Any, ended: np.ndarray) -> Any:
