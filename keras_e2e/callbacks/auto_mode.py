@@ -34,6 +34,10 @@ class AutoMode(ModuleDiagnostics):
     to learn, and only once: there may be nothing more to learn. It goes back when the local
     losses have plateaued, whatever the task loss does.
 
+    Of a task loss that is a surrogate (`rewards.PPO`) a starved module is known by
+    predictions that have been the same for all examples for 500 steps; it goes back as a
+    stalled one does.
+
     Where the task loss does not fall although the local losses of starved modules have
     plateaued, training stays local. Whether a local objective without labels leads to
     what the task needs, the callback cannot know: it uses what it is given.

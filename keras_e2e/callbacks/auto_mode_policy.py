@@ -229,8 +229,9 @@ def needing_help(history: History) -> dict[str, Verdict]:
 
 def _train_locally(history: History, no_signal: Mapping[str, Verdict]) -> Decision:
     causes = {module: verdict.no_signal_reason for module, verdict in no_signal.items()}
-    # Where the task loss had fallen before, it need not fall again.
-    starved = "starved" in causes.values()
+    # Where the task loss had fallen before, it need not fall again; a surrogate need never.
+    surrogate = any(verdict.place.surrogate for verdict in no_signal.values())
+    starved = "starved" in causes.values() and not surrogate
     stop = sorted({*history.mode.stop, *no_signal})
     said = [
         f"{name}: {states.summary(causes[name], math.nan, no_signal[name].numbers)}"

@@ -40,9 +40,16 @@ def places(model: Any) -> dict[str, Place]:
             if module.objective is not None and module.objective.requires_labels
             else None,
             trained=bool(model._modular.trained_variables(module)),
+            surrogate=module.boundary is None and _is_surrogate(model),
             normalized=any(
                 type(layer).__name__.endswith(NORMALIZING) for layer in module.layers
             ),
         )
         for module in model.modules
     }
+
+
+def _is_surrogate(model: Any) -> bool:
+    """Whether a part of the compiled loss is a surrogate."""
+    losses = keras.tree.flatten(getattr(model, "loss", None))
+    return any(getattr(loss, "is_surrogate", False) for loss in losses)

@@ -48,6 +48,7 @@ class Learning(NamedTuple):
         far: Boolean, whether much of the loss is left.
         rests: Boolean, whether it fell by less than 5 % over the latest measurements
             (`plateau.plateaued`): no proof that it will not fall again.
+        surrogate: Boolean, whether its value says nothing of progress.
     """
 
     start: float
@@ -57,6 +58,7 @@ class Learning(NamedTuple):
     above: bool
     far: bool
     rests: bool
+    surrogate: bool = False
 
     @property
     def gained(self) -> float:
@@ -186,7 +188,7 @@ class Evidence:
         some_act = self.numbers.get("dormant_fraction", 1.0) < ALL
         silenced = learned.is_uninformed() and learned.is_hopeless() and some_act
         born = any(value >= bound for value in self._first)
-        if (fine or silenced) and not born:
+        if (fine or silenced or learned.surrogate) and not born:
             return 0.0
         return self.share("dormant_fraction", lambda value: value >= bound)
 

@@ -34,6 +34,8 @@ class Place(NamedTuple):
         normalized: Boolean, whether a layer that normalizes is in it.
         trained: Boolean, whether the steps change any of its weights; `None` where that
             is not known. It goes into no log.
+        surrogate: Boolean, whether the loss that it serves is a surrogate: its value says
+            nothing of progress, as that of `rewards.PPO`.
     """
 
     task: bool = False
@@ -41,19 +43,22 @@ class Place(NamedTuple):
     labels: bool | None = None
     normalized: bool = False
     trained: bool | None = None
+    surrogate: bool = False
 
     @property
     def code(self) -> int:
         """The place as a number for a log file."""
         labels = (None, False, True).index(self.labels)
-        return self.task + 2 * bool(self.objective) + 4 * labels + 16 * self.normalized
+        own = self.task + 2 * bool(self.objective) + 4 * labels
+        return own + 16 * self.normalized + 32 * self.surrogate
 
     @classmethod
     def from_code(cls, code: int) -> "Place":
         """The place of a `code`; the objective goes by no name."""
         labels = (None, False, True, None)[code // 4 % 4]
         objective = "objective" if code & 2 else ""
-        return cls(bool(code & 1), objective, labels, bool(code & 16))
+        normalized, surrogate = bool(code & 16), bool(code & 32)
+        return cls(bool(code & 1), objective, labels, normalized, surrogate=surrogate)
 
 
 # The order is that of the codes in log files: new ones go to the end.
@@ -152,6 +157,15 @@ STATES = (
 )
 BY_NAME = {state.name: state for state in STATES}
 CODES = {state.name: code for code, state in enumerate(STATES)}
+
+# What is said in place of a state's meaning where the loss is a surrogate.
+OF_SURROGATES = {
+    "unclear": "The loss is a surrogate, whose value says nothing of progress: a module "
+    "that serves it is found starved or faulty, or is not judged. Look at episode_return, "
+    "and at gradient_snr while it does not rise.",
+    "starved": "No usable signal: the predictions are the same for all examples, and have "
+    "been for hundreds of steps.",
+}
 
 
 def summary(state: str, confidence: float, numbers: Mapping[str, float]) -> str:

@@ -7,9 +7,9 @@ import keras
 import numpy as np
 from keras import ops, tree
 
+from keras_e2e.diagnostics.idle import IDLE
 from keras_e2e.diagnostics.on_demand import OnDemand, check_weights
 from keras_e2e.diagnostics.plateau import UNMOVED, fallen
-from keras_e2e.diagnostics.verdicts import IDLE
 from keras_e2e.utils.state import freeze, preserve_state
 from keras_e2e.utils.validation import check_integer, is_number
 

@@ -16,6 +16,8 @@ from keras_e2e.diagnostics.evidence import (
     GAIN_HIGH,
     GAIN_LOW,
     LOOKBACK,
+    NEGLIGIBLE,
+    SETTLED,
     Evidence,
     Learning,
     learning,
@@ -34,9 +36,8 @@ STILL = 1e-7
 CONFLICT = -0.1
 # How certain it must be that the mean is below zero.
 OPPOSED = 0.999
-# Of what training achieves, the share that is lost with the module frozen. Below it
-# training does as well without.
-IDLE = 0.02
+# Numbers that advice takes for those of a loss.
+_OF_VALUES = ("loss", "loss at start")
 # How certain a fault must be: eight of ten measurements, say.
 CERTAIN = 0.94
 # No verdict is more certain than this: it rests on one training.
@@ -90,10 +91,12 @@ class Verdict(NamedTuple):
         """The verdict as a text, with the numbers and what to do."""
         if self.cause:
             return f"{self.summary}. Effect of {self.cause}: mend that first."
-        known = states.BY_NAME[self.state]
-        said = " ".join(filter(None, [known.meaning, self.why]))
+        meaning = states.BY_NAME[self.state].meaning
+        if self.place.surrogate:
+            meaning = states.OF_SURROGATES.get(self.state, meaning)
+        said = " ".join(filter(None, [meaning, self.why]))
         if self.state in ("unclear", "exploding"):
-            said = self.why or known.meaning
+            said = self.why or meaning
         advice = advise(self.state, self.place, self.numbers)
         return " ".join(filter(None, [f"{self.summary}.", said, advice]))
 
@@ -116,7 +119,10 @@ def judge(
     dormant, vanishing, frozen, conflicting. Then the loss that the module serves, its own
     or the task's: whether it has left the level of a constant prediction (`skill`),
     whether it falls, and whether as many steps again would bring next to nothing. One
-    fault has many effects: `Verdict.cause` says which module comes first.
+    fault has many effects: `Verdict.cause` says which module comes first. The value of a
+    surrogate (`Place.surrogate`) says nothing: a module that serves one is starved where
+    the predictions have been the same for all examples over the latter half of 500 steps or
+    more, and else unclear.
 
     Args:
         history: Dict of dicts: by quantity and module the measurements over time, NaN where
@@ -165,54 +171,20 @@ def judge(
         if serves not in of_loss:
             losses = history.get("loss", {}).get(serves, ())
             skills = history.get("skill", {}).get(serves, ())
-            of_loss[serves] = learning(steps, losses, skills, since)
+            of_loss[serves] = learning(steps, losses, skills, since)._replace(
+                surrogate=places.get(serves, Place()).surrogate
+            )
         first = history.get("dormant_fraction", {}).get(module, ())[:1]
         evidence[module] = Evidence(measured, of_loss[serves], first)
     gradients = [e.numbers.get("grad_rms", math.nan) for e in evidence.values()]
     largest = max(filter(math.isfinite, gradients), default=math.nan)
     for module in modules:
         place = places.get(module, Place(task=module == modules[-1]))
+        place = place._replace(surrogate=evidence[module].learning.surrogate)
         trained = bool(place.trained)
         verdict = _judge_one(evidence[module], largest, module in frozen, trained)
         found[module] = verdict._replace(place=place)
     return name_causes(found)
-
-
-def with_measured(
-    verdicts: Mapping[str, Verdict], measured: Mapping[str, Mapping[str, float]]
-) -> dict[str, Verdict]:
-    """Adds to verdicts what was measured on demand, and says which modules are idle.
-
-    A module is idle if it is healthy or converged otherwise, and the task does as well
-    without training it: `frozen_utility` is below 0.02. The confidence stays that of the
-    verdict that this one replaces.
-
-    Args:
-        verdicts: Dict of verdicts by module, from `judge`.
-        measured: Dict of dicts by quantity and module, NaN where there is no number, from
-            `OnDemand.measure`.
-
-    Returns:
-        A dict with a `Verdict` for each module.
-
-    Example:
-
-    >>> from keras_e2e.diagnostics.verdicts import Verdict, with_measured
-    >>> verdicts = {name: Verdict("healthy", 0.9, {}) for name in ("encoder", "out")}
-    >>> measured = {"frozen_utility": {"encoder": 0.01, "out": 0.6}}
-    >>> [verdict.state for verdict in with_measured(verdicts, measured).values()]
-    ['idle', 'healthy']
-    """
-    found = {}
-    for module, verdict in verdicts.items():
-        own = {name: values[module] for name, values in measured.items()}
-        own = {name: value for name, value in own.items() if not math.isnan(value)}
-        numbers = {**verdict.numbers, **own}
-        state = verdict.state
-        if state in ("healthy", "converged") and own.get("frozen_utility", 1.0) < IDLE:
-            state = "idle"
-        found[module] = verdict._replace(state=state, numbers=numbers)
-    return found
 
 
 def _judge_one(evidence: Evidence, largest: float, frozen: bool, trained: bool) -> Verdict:
@@ -245,7 +217,8 @@ def _faults(evidence: Evidence, largest: float) -> list[tuple[str, float]]:
     """How certain each plain fault is, causes before effects."""
     share = evidence.share
     # Steps get small where there is nothing left to learn.
-    converged = evidence.learning.is_informed() and evidence.learning.is_flat()
+    learned = evidence.learning
+    converged = not learned.surrogate and learned.is_informed() and learned.is_flat()
     aligned = evidence.mean("local_alignment")
     still = evidence.is_frozen(0.0 if converged else STILL)
     # Of an expensive quantity there are too few looks to add up their errors.
@@ -266,7 +239,8 @@ def _faults(evidence: Evidence, largest: float) -> list[tuple[str, float]]:
 def _judge_by_loss(evidence: Evidence) -> Verdict:
     """The verdict on a module without a plain fault, by the loss that it serves."""
     learned, numbers = evidence.learning, evidence.numbers
-
+    if learned.surrogate:
+        return _judge_by_surrogate(evidence)
     reason = "stalled" if learned.is_informed() and learned.far and learned.rests else ""
 
     def verdict(state: str, confidence: float, reason: str = reason) -> Verdict:
@@ -283,3 +257,19 @@ def _judge_by_loss(evidence: Evidence) -> Verdict:
         return verdict("starved", 1.0 - learned.informed(), "starved")
     missing = reasons.undecided(learned, evidence)
     return Verdict("unclear", 0.0, numbers, why=missing)
+
+
+def _judge_by_surrogate(evidence: Evidence) -> Verdict:
+    """The verdict on a module without a plain fault whose loss says nothing of progress.
+
+    Whether the predictions depend on the inputs shows all the same: the skill is 0 if they
+    do not. More than that it does not say: of examples that are gone through several times
+    some are learned by heart, and where all actions are right the differences are noise.
+    """
+    skill, trend = evidence.learning.skill, evidence.learning.trend
+    settled = trend is not None and trend.steps >= SETTLED
+    blind = skill.known and skill.low > -NEGLIGIBLE and skill.high < NEGLIGIBLE
+    numbers = {n: v for n, v in evidence.numbers.items() if n not in _OF_VALUES}
+    if settled and blind and not evidence.has_signal():
+        return Verdict("starved", MOST, numbers, "starved")
+    return Verdict("unclear", 0.0, numbers)

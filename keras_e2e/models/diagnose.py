@@ -10,7 +10,7 @@ import keras
 from keras_e2e.callbacks.module_diagnostics import ModuleDiagnostics
 from keras_e2e.callbacks.steps import batches_per_step
 from keras_e2e.diagnostics import OnDemand
-from keras_e2e.diagnostics.verdicts import with_measured
+from keras_e2e.diagnostics.idle import with_measured
 from keras_e2e.models.diagnosed import as_modules, refuse_model
 from keras_e2e.models.diagnosis import Diagnosis
 from keras_e2e.models.diagnosis_data import TrainingData, ValidationData

@@ -27,7 +27,14 @@ class PolicyLoss(keras.losses.Loss):
         entropy: Float, 0 or larger, what the entropy of the policy is worth.
         name: String, name of the loss.
         kwargs: Other arguments of `keras.losses.Loss`.
+
+    Attributes:
+        is_surrogate: Boolean, that the gradient alone means something: the value is near 0
+            whatever the policy is worth, and no verdict rests on it. A loss of your own may
+            have this attribute, too.
     """
+
+    is_surrogate = True
 
     def __init__(self, distribution: str, entropy: float, name: str, **kwargs: Any):
         who = type(self).__name__

@@ -9,6 +9,7 @@ import pytest
 from keras_e2e import TrainingMode
 from keras_e2e.callbacks.auto_mode_policy import AutoModePolicy, Decision, History
 from keras_e2e.diagnostics import Verdict, judge
+from keras_e2e.diagnostics.states import Place
 
 END_TO_END = TrainingMode("end_to_end")
 NAMES = ("a", "b", "out")
@@ -64,6 +65,13 @@ def test_a_starved_module_is_trained_locally_and_the_reason_has_the_numbers():
     assert found.reason.startswith("b: Starved") and "skill" in found.reason
     assert found.reason.count(".") == found.reason.count("0.") + 1  # no advice
     assert found.reason.endswith(").") and "Give the module" not in found.reason
+
+
+def test_a_surrogate_need_not_fall_before_modules_go_back_end_to_end():
+    starved = verdict("starved", "starved")._replace(place=Place(surrogate=True))
+    given = history(verdicts=stuck() | {"b": starved})
+    found = AutoModePolicy().decide(given)
+    assert (found.mode, found.task_loss) == (mixed("b"), math.inf)
 
 
 def test_later_ones_join_those_that_are_trained_locally_already():

@@ -5,8 +5,9 @@ import pytest
 
 from keras_e2e.diagnostics import judge, states
 from keras_e2e.diagnostics.advice import advise
+from keras_e2e.diagnostics.idle import with_measured
 from keras_e2e.diagnostics.states import Place
-from keras_e2e.diagnostics.verdicts import Verdict, with_measured
+from keras_e2e.diagnostics.verdicts import Verdict
 
 NAN, INF = float("nan"), float("inf")
 COUNT, EVERY = 100, 10
@@ -425,3 +426,55 @@ def test_what_is_not_a_number_is_no_evidence_in_words():
     assert states.summary("vanishing", 0.9, {"signal_gain": NAN, "grad_rms": 0.0}) == (
         "Vanishing (90 % confidence): grad_rms 0"
     )
+
+
+def judged_by_surrogate(since=0, module="m", **changed):
+    """The verdict on a module that serves a surrogate, without a loss of its own."""
+    task = {**HEALTHY, **changed}
+    none = {"loss": [NAN] * COUNT, "skill": [NAN] * COUNT}
+    history = {
+        name: {"m": list({**task, **none}[name]), "out": list(task[name])}
+        for name in HEALTHY
+    }
+    places = {"m": Place(), "out": Place(task=True, surrogate=True)}
+    return judge(history, STEPS, since, places=places)[module]
+
+
+@pytest.mark.parametrize("module", ["m", "out"])
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {},  # it falls
+        {"loss": RESTING, **HALF},
+        {"loss": 0.01 * SCATTER, "skill": np.sign(SCATTER)},  # all actions are right
+        {"loss": 0.01 * SCATTER, "skill": -0.7 + 0.1 * SCATTER},
+        {"loss": 0.01 * SCATTER, "skill": 0.2 + 0.1 * SCATTER},  # learned by heart
+    ],
+)
+def test_the_value_of_a_surrogate_says_nothing(changed, module):
+    found = judged_by_surrogate(module=module, **changed)
+    assert found.state == "unclear" and not found.no_signal_reason
+    assert found.place.surrogate and "surrogate" in found.message
+    assert not {"loss", "loss at start"} & {*found.numbers}
+
+
+def test_predictions_that_stay_the_same_for_all_examples_are_starved():
+    found = judged_by_surrogate(**FLAT)
+    assert found.state == found.no_signal_reason == "starved"
+    assert "thousand" not in found.message and "skill" in found.message
+    early = judged_by_surrogate(since=60, **FLAT)  # for 400 steps
+    assert early.state == "unclear"
+    usable = {**FLAT, "descent": np.full(COUNT, 1e-3)}
+    assert judged_by_surrogate(**usable).state == "unclear"
+
+
+def test_faults_show_whatever_the_loss_is():
+    assert judged_by_surrogate(update_ratio=[0.0] * COUNT, module="out").state == "frozen"
+    nan = np.where(np.arange(COUNT) < 80, 0.1, NAN)
+    assert judged_by_surrogate(loss=nan, module="out").state == "exploding"
+
+
+def test_a_place_with_a_surrogate_goes_through_a_log():
+    for surrogate in (False, True):
+        place = Place(task=True, labels=True, normalized=True, surrogate=surrogate)
+        assert Place.from_code(place.code) == place

@@ -38,7 +38,9 @@ def test_each_stage_trains_its_modules_and_all_have_equal_environment_steps(task
 
     plan = [Stage(mode="sequential:symbols"), Stage(2, frozen=("symbols",)), Stage()]
     rollouts.labels.update(task.labels)
-    found = regimes.train_policy(model, plan, rollouts, epochs=4, callbacks=[Keep()])
+    watch = e2e.callbacks.ModuleDiagnostics(1, [e2e.diagnostics.ModuleLoss()])
+    used = [Keep(), watch]
+    found = regimes.train_policy(model, plan, rollouts, epochs=4, callbacks=used)
     moved = [
         [not np.array_equal(a, b) for a, b in zip(before, after, strict=True)]
         for before, after in itertools.pairwise(seen)
@@ -47,6 +49,8 @@ def test_each_stage_trains_its_modules_and_all_have_equal_environment_steps(task
     assert [logs["env_steps"] for logs in found.history] == [64, 128, 192, 256]
     assert [logs["step"] for logs in found.history] == [2, 4, 6, 8]
     assert (found.steps, found.examples) == (8, 256)
+    # No verdict rests on the value of PPO.
+    assert all(verdict.place.surrogate for verdict in watch.verdicts().values())
 
 
 def test_a_plan_that_does_not_fit_is_refused_before_anything_is_trained(task, model):

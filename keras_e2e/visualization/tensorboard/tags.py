@@ -73,8 +73,8 @@ def descriptions(
         "cause": "The number of the module whose fault this state is an effect of, or 0.",
         "place": (
             "What the module has, which advice depends on: 1 for the last, 2 with an "
-            "objective, 4 without the labels it requires, 8 with them, 16 normalized; "
-            "added up."
+            "objective, 4 without the labels it requires, 8 with them, 16 normalized, "
+            "32 served by a surrogate loss; added up."
         ),
         "parameters": "Number of parameters of the module.",
         "trained_by": (
