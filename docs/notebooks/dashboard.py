@@ -1,7 +1,3 @@
-# ---
-# jupyter: {jupytext: {text_representation: {extension: .py, format_name: percent}}}
-# ---
-
 # %% [markdown]
 # # Watch the modules
 #

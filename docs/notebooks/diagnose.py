@@ -1,7 +1,3 @@
-# ---
-# jupyter: {jupytext: {text_representation: {extension: .py, format_name: percent}}}
-# ---
-
 # %% [markdown]
 # # Diagnose: find the block that is at fault
 #
@@ -10,7 +6,6 @@
 
 # %%
 import keras
-import numpy as np
 from sklearn.datasets import load_digits
 
 import keras_e2e as e2e
@@ -39,7 +34,7 @@ planted.set_weights([planted.get_weights()[0], planted.get_weights()[1] - 3])
 
 # %%
 blocks = [f"block_{i}" for i in (1, 2, 3)]
-diagnosis = e2e.diagnose(model, x, y, boundaries=blocks)
+diagnosis = e2e.diagnose(model, x, y, boundaries=blocks, verbose=0)
 diagnosis
 
 # %% [markdown]
@@ -52,5 +47,5 @@ diagnosis
 # And beside it the network without the fault:
 
 # %%
-healthy = e2e.diagnose(build(), x, y, boundaries=blocks)
+healthy = e2e.diagnose(build(), x, y, boundaries=blocks, verbose=0)
 {name: verdict.state for name, verdict in healthy.verdicts.items()}

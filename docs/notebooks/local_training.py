@@ -1,7 +1,3 @@
-# ---
-# jupyter: {jupytext: {text_representation: {extension: .py, format_name: percent}}}
-# ---
-
 # %% [markdown]
 # # Local training: each module by its own loss
 #
@@ -38,7 +34,7 @@ model.module_summary()
 for mode in ("end_to_end", "deep_supervision", "local"):
     model = e2e.modularize(build(), ["block_1", "block_2", "block_3"], training_mode=mode)
     model.compile(keras.optimizers.Adam(0.003), "sparse_categorical_crossentropy", metrics=["accuracy"])
-    model.fit(x_train, y_train, epochs=8, batch_size=64, verbose=0)
+    model.fit(x_train, y_train, epochs=15, batch_size=64, verbose=0)
     accuracy = model.evaluate(x_test, y_test, verbose=0)[1]
     print(f"{mode:18} test accuracy {accuracy:.3f}")
 
