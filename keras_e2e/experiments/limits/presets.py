@@ -3,7 +3,8 @@
 import dataclasses
 import itertools
 
-from keras_e2e.experiments.limits.setting import Setting
+from keras_e2e.experiments.limits.names import WITH_REWARDS
+from keras_e2e.experiments.limits.setting import ROLLOUT, Setting
 
 # The seeds of tuning begin here, those of the runs that are reported end before.
 FIRST_TUNING_SEED = 1_000_000
@@ -91,6 +92,16 @@ PRESETS: dict[str, tuple[Grid, ...]] = {
             labels=(10, 20, 50, 100, 400),
         ),
         Grid(k=(3, 4), data=("fashion_mnist",), regimes=("end_to_end", *MODULAR)),
+    ),
+    # Parity learned by reward, with labels of all images and of one of each class.
+    "rewards": (
+        Grid(
+            task=("parity_by_reward",),
+            k=(1, 2, 3),
+            regimes=WITH_REWARDS,
+            labels=(None, 10),
+            steps=36 * ROLLOUT,
+        ),
     ),
 }
 """Sweeps by name: each is all that its grids hold."""

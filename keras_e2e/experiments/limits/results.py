@@ -8,7 +8,7 @@ import numpy as np
 
 from keras_e2e.callbacks import ModuleDiagnostics
 from keras_e2e.experiments import regimes
-from keras_e2e.experiments.tasks import Task
+from keras_e2e.experiments.tasks import RewardTask, Task
 from keras_e2e.models.modularize import strip
 
 
@@ -49,24 +49,69 @@ def measured(
         for split in (task.test, task.validation)
     )
     metric = next(name for name in test if name != "loss")
+    curve = [[logs["step"], logs.get(metric, math.nan)] for logs in trained.history]
+    scores = test[metric], validation[metric]
+    snr = _snr(watch, trained.history)
+    labels = _labels(task) if labeled else 0
+    return _results(task, model, trained, watch, scores, curve, snr, labels)
+
+
+def rewarded(
+    task: RewardTask, found: regimes.TrainedPolicy, validation: float, labels: int
+) -> dict[str, Any]:
+    """Returns the results of a run by reward; see `by_reward.run`.
+
+    Args:
+        task: The `RewardTask`.
+        found: The `TrainedPolicy`; its callback is `Signals` or `AutoMode`.
+        validation: Float, the mean return in the environments of that split.
+        labels: Integer, how many labels the regime sees.
+
+    Returns:
+        A dict that can be written as JSON.
+    """
+    trained = found.trained
+
+    def in_environments(step: int) -> int:
+        return step * trained.examples // trained.steps
+
     curve = [
-        [logs["step"], logs[metric]]
-        for logs in trained.history
-        if not math.isnan(logs.get(metric, math.nan))  # one that makes no predictions
+        [in_environments(logs["step"]), logs["episode_return"]] for logs in trained.history
     ]
+    snr = {
+        name: [[in_environments(step), value] for step, value in series]
+        for name, series in _snr(found.watch, trained.history).items()
+    }
+    scores = found.reward, validation
+    return _results(task, found.model, trained, found.watch, scores, curve, snr, labels)
+
+
+def _results(
+    task: Task | RewardTask,
+    model: Any,
+    trained: regimes.Trained,
+    watch: ModuleDiagnostics | None,
+    scores: tuple[float, float],
+    curve: list,
+    snr: dict[str, list],
+    labels: int,
+) -> dict[str, Any]:
+    """What all runs have; `scores` are those of the test and of the validation."""
+    # Some stages make no predictions.
+    curve = [[step, value] for step, value in curve if not math.isnan(value)]
     above = [step for step, value in curve if value >= task.success]
     modules = _modules(task, model)
     first = next(iter(modules.values()), {})
     ceiling = task.ceiling(first["error"]) if first else math.nan
     return _plain(
         {
-            "accuracy": test[metric],
-            "validation": validation[metric],
-            "success": bool(test[metric] >= task.success),
+            "accuracy": scores[0],
+            "validation": scores[1],
+            "success": bool(scores[0] >= task.success),
             "reached": above[0] if above else None,
             "curve": curve,
             "modules": modules,
-            "snr": _snr(watch, trained.history),
+            "snr": snr,
             "decisions": [
                 [d.step, str(d.mode), d.reason] for d in getattr(watch, "decisions", [])
             ],
@@ -76,7 +121,7 @@ def measured(
             "spent": {
                 "steps": trained.steps,
                 "examples": trained.examples,
-                "labels": _labels(task) if labeled else 0,
+                "labels": labels,
                 "parameters": trained.parameters,
                 "seconds": trained.seconds,
             },
@@ -104,7 +149,7 @@ def purity(units: np.ndarray, labels: np.ndarray) -> float:
     return float(table.max(axis=1).sum() / units.size)
 
 
-def _snr(watch: ModuleDiagnostics, history: list[dict[str, float]]) -> dict[str, list]:
+def _snr(watch: Any, history: list[dict[str, float]]) -> dict[str, list]:
     """The gradient SNR of each module: steps, all stages counted, and values."""
     if not isinstance(watch, Signals):  # AutoMode, whose training is of one stage
         return {
@@ -124,7 +169,7 @@ def _snr(watch: ModuleDiagnostics, history: list[dict[str, float]]) -> dict[str,
     }
 
 
-def _modules(task: Task, model: Any) -> dict[str, dict[str, float]]:
+def _modules(task: Task | RewardTask, model: Any) -> dict[str, dict[str, float]]:
     """How well the activation at each cut predicts the labels, up to their names.
 
     `purity`: the share of positions whose label is the most frequent one where that unit

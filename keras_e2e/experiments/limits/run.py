@@ -11,7 +11,13 @@ import numpy as np
 
 from keras_e2e.callbacks import AutoMode, ModuleDiagnostics
 from keras_e2e.experiments import regimes, tasks
-from keras_e2e.experiments.limits.names import CURRICULUM, LABEL_FREE, WITHOUT_LABELS
+from keras_e2e.experiments.limits import by_reward
+from keras_e2e.experiments.limits.names import (
+    BY_REWARD,
+    CURRICULUM,
+    LABEL_FREE,
+    WITHOUT_LABELS,
+)
 from keras_e2e.experiments.limits.results import Signals, measured
 from keras_e2e.experiments.limits.setting import WINDOW, Setting
 from keras_e2e.experiments.tasks import Task
@@ -37,7 +43,7 @@ TASKS: dict[str, Callable[[Setting], Task]] = {
     "decimal_arithmetic": lambda s: tasks.arithmetic("decimal", n=s.examples, seed=s.seed),
     "scenes": lambda s: tasks.scenes(s.examples, s.seed),
 }
-"""What makes the task of a setting, by its name (`names.TASKS`)."""
+"""What makes the task of a setting, by its name; of those by reward `by_reward.TASKS`."""
 
 
 def run(setting: Setting) -> dict[str, Any]:
@@ -55,6 +61,8 @@ def run(setting: Setting) -> dict[str, Any]:
     """
     setting.check()
     try:
+        if setting.task in BY_REWARD:
+            return by_reward.run(setting)
         return _curriculum(setting) if setting.regime == CURRICULUM else _whole(setting)
     finally:
         # TensorFlow would keep what the run traced, and with it the run's examples.

@@ -12,6 +12,9 @@ from keras_e2e.utils.validation import check_integer, did_you_mean
 WINDOW = 100
 """Steps from one entry of the learning curve to the next, and between measurements."""
 
+ROLLOUT = 1024
+"""The same by reward: the environment steps of a rollout, one in each environment."""
+
 
 @dataclasses.dataclass(frozen=True)
 class Setting:
@@ -24,10 +27,11 @@ class Setting:
         regime: String, the name of the way of training (`names.REGIMES`).
         labels: Integer, the number of training images whose class is known; None for all.
         seed: Integer seed for the splits, the weights and the batches.
-        steps: Integer, the training steps of all stages together.
+        steps: Integer, the training steps of all stages together; by reward those in
+            environments.
         batch_size: Integer, the examples in a batch.
         learning_rate: Float, the learning rate of Adam.
-        examples: Integer, the number of training examples.
+        examples: Integer, the number of training examples; by reward it has no meaning.
 
     Example:
 
@@ -50,9 +54,11 @@ class Setting:
 
     def check(self) -> None:
         """Raises a ValueError if the setting cannot be run."""
+        by_reward = self.task in names.BY_REWARD
+        regimes = names.WITH_REWARDS if by_reward else names.WITH_TARGETS
         for name, value, known in (
             ("task", self.task, names.TASKS),
-            ("regime", self.regime, names.REGIMES),
+            ("regime", self.regime, regimes),
             ("data", self.data, names.DATASETS),
         ):
             if value not in known:
@@ -69,21 +75,40 @@ class Setting:
                 f"data={self.data!r}: {self.task} has images of its own; a choice of "
                 f"them exists for {', '.join(names.WITH_DATA)}."
             )
-        if self.labels is not None and self.task not in names.OF_SYMBOLS:
+        if self.labels is not None and self.task not in names.WITH_BUDGETS:
             raise ValueError(
                 f"labels={self.labels}: a budget of labels exists for "
-                f"{', '.join(names.OF_SYMBOLS)}; {self.task} takes all of them."
+                f"{', '.join(names.WITH_BUDGETS)}; {self.task} takes all of them."
             )
-        if self.steps % WINDOW:
-            raise ValueError(f"steps={self.steps}: expected a multiple of {WINDOW}.")
-        stages = self.k if self.regime == names.CURRICULUM else 2
-        if self.steps < stages * WINDOW:
-            raise ValueError(
-                f"steps={self.steps}: {self.regime} needs {stages * WINDOW} or more."
-            )
+        self._check_steps()
         if not 0 < self.learning_rate < math.inf:
             raise ValueError(
                 f"learning_rate={self.learning_rate}: expected a number above 0."
+            )
+
+    def _check_steps(self) -> None:
+        window, stages = WINDOW, 2
+        if self.task in names.BY_REWARD:
+            window, stages = ROLLOUT, 3  # of those that pretrain
+            if self.examples != Setting.examples:
+                raise ValueError(
+                    f"examples={self.examples}: {self.task} is learned in environments, "
+                    "which have no number of examples; steps says how long. Leave it out."
+                )
+            if ROLLOUT % self.batch_size:
+                raise ValueError(
+                    f"batch_size={self.batch_size}: expected a divisor of {ROLLOUT}, the "
+                    f"environment steps of a rollout, for {self.task}."
+                )
+        elif self.regime == names.CURRICULUM:
+            stages = self.k
+        if self.steps % window:
+            raise ValueError(
+                f"steps={self.steps}: expected a multiple of {window} for {self.task}."
+            )
+        if self.steps < stages * window:
+            raise ValueError(
+                f"steps={self.steps}: {self.regime} needs {stages * window} or more."
             )
 
     def text(self) -> str:

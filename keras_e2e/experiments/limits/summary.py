@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 from scipy.stats import binomtest
 
 from keras_e2e.experiments.command import CommandError
-from keras_e2e.experiments.limits.names import REGIMES, WITHOUT_LABELS
+from keras_e2e.experiments.limits.names import BY_REWARD, REGIMES, WITHOUT_LABELS
 from keras_e2e.experiments.limits.setting import Setting
 
 Interval = tuple[float, float]
@@ -87,7 +87,8 @@ class Conditions(NamedTuple):
 
     def words(self, labels: str | None = None) -> str:
         """For people, with the number of labels if it is given."""
-        words = [f"{self.task} on {self.data}", f"{self.steps} steps"]
+        kind = "environment steps" if self.task in BY_REWARD else "steps"
+        words = [f"{self.task} on {self.data}", f"{self.steps} {kind}"]
         if labels is not None:
             words.insert(1, labels)
         if self.batch_size != Setting.batch_size:

@@ -9,10 +9,11 @@ import pytest
 import tensorflow as tf
 
 from keras_e2e.experiments import regimes, tasks
-from keras_e2e.experiments.limits import names, results, run
+from keras_e2e.experiments.limits import by_reward, names, results, run
 from keras_e2e.experiments.limits.setting import Setting
 
 SHORT = Setting("parity", 1, "local", steps=400, examples=2000)
+REWARDED = {"task": "parity_by_reward", "steps": 3072, "examples": Setting.examples}
 
 
 @pytest.fixture(scope="module")
@@ -89,6 +90,23 @@ def test_a_run_lets_go_of_what_it_traced():
     assert left[1] <= left[0]
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("regime", ["deep_supervision", "auto"])
+def test_a_run_by_reward_measures_the_same(local, regime):
+    setting = dataclasses.replace(SHORT, regime=regime, labels=10, **REWARDED)
+    setting.check()
+    found = run.run(setting)
+    assert json.loads(json.dumps(found, allow_nan=False)) == found
+    assert set(found) == set(local) and set(found["spent"]) == set(local["spent"])
+    assert 0.3 < found["accuracy"] < 1.0 and 0.3 < found["validation"] < 1.0
+    assert [step for step, _ in found["curve"]] == [1024, 2048, 3072]
+    assert found["spent"]["examples"] == 3072 and found["spent"]["steps"] == 96
+    assert found["spent"]["labels"] == 10
+    assert set(found["snr"]) == {"symbols", "outputs"}
+    assert all(step <= 3072 for series in found["snr"].values() for step, _ in series)
+    assert set(found["modules"]) == {"symbols"}
+
+
 @pytest.mark.parametrize("name", sorted(set(run.TASKS) - {"clothes_patches"}))
 def test_every_task_is_made_of_its_setting(name):
     k = 2 if name in names.SIZED else 1
@@ -104,8 +122,10 @@ def test_every_task_is_made_of_its_setting(name):
 
 
 def test_names_are_those_of_the_code():
-    assert tuple(run.TASKS) == names.TASKS
+    assert set(names.TASKS) == {*run.TASKS, *by_reward.TASKS}
+    assert tuple(by_reward.TASKS) == names.BY_REWARD
     assert tuple(regimes.PLANS) == names.PLANS
+    assert tuple(regimes.REWARD_REGIMES) == names.WITH_REWARDS
     assert tuple(tasks.DATASETS) == names.DATASETS
 
 
@@ -130,6 +150,12 @@ def test_purity_is_blind_to_names():
         ({"regime": "curriculum", "k": 5}, "needs 500 or more"),
         ({"learning_rate": 0.0}, "learning_rate"),
         ({"batch_size": 0}, "batch_size=0"),
+        ({"task": "parity_by_reward", "regime": "greedy"}, "regime='greedy'.*auto"),
+        ({"regime": "local_barlow_twins"}, "regime='local_barlow_twins'.*local"),
+        ({**REWARDED, "steps": 3000}, "steps=3000: expected a multiple of 1024"),
+        ({**REWARDED, "steps": 2048}, "steps=2048: local needs 3072 or more"),
+        ({**REWARDED, "batch_size": 100}, "batch_size=100: expected a divisor of 1024"),
+        ({**REWARDED, "examples": 2000}, "examples=2000: parity_by_reward .* environments"),
     ],
 )
 def test_what_cannot_be_run_is_refused(change, message):
