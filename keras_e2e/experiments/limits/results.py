@@ -72,8 +72,8 @@ def rewarded(
     """
     trained = found.trained
 
-    def in_environments(step: int) -> int:
-        return step * trained.examples // trained.steps
+    def in_environments(step: float) -> int:
+        return round(step * trained.examples / trained.steps)
 
     curve = [
         [in_environments(logs["step"]), logs["episode_return"]] for logs in trained.history
