@@ -4,8 +4,8 @@ A network of three modules without BatchNormalization is trained for 20 steps on
 batches by one device, by a `MirroredStrategy` of 2 and of 4 virtual devices of the CPU, and
 by a `MultiWorkerMirroredStrategy` of two processes on this machine. Printed: the largest
 difference of a weight from those of one device. Each side is a process of its own: two
-strategies in one abort TensorFlow. Objectives that augment do so without chance here, for
-layers draw other noise for half a batch than for a whole one, in Keras as well.
+strategies in one abort TensorFlow. Views are the inputs with noise, what is corrupted is
+masked at random.
 
 The last column is the time of a step of 4 devices as a ratio to that of one: all of them
 are the same cores, so it says what the strategy costs, not what devices gain.
@@ -62,8 +62,12 @@ def define_flags() -> None:
     flags.DEFINE_string("folder", None, "Where a process writes what it finds.")
 
 
-def _zoom() -> keras.layers.Layer:
-    return keras.layers.Rescaling(1.5, name="zoom")
+def _noise() -> keras.layers.Layer:
+    return keras.layers.GaussianNoise(0.5, seed=1, name="noise")
+
+
+def _masks() -> keras.layers.Layer:
+    return keras.layers.Dropout(0.5, seed=1, name="masks")
 
 
 def objectives() -> dict[str, tuple[str, Callable[[], Any]]]:
@@ -76,15 +80,16 @@ def objectives() -> dict[str, tuple[str, Callable[[], Any]]]:
         "supcon": ("dense", kinds.SupervisedContrastive),
         "transport": ("dense", kinds.Transport),
         "reconstruction": ("dense", kinds.Reconstruction),
+        "denoising": ("dense", lambda: kinds.Reconstruction(corrupt=_masks())),
         "intermediate_target": (
             "dense",
             lambda: kinds.IntermediateTarget(head="mlp", units=4),
         ),
         "feature_bank": ("conv", lambda: kinds.FeatureBank(6, head="linear")),
         "infonce": ("conv", lambda: kinds.InfoNCE(seed=1)),
-        "barlow_twins": ("dense", lambda: kinds.BarlowTwins(_zoom(), projection_dim=8)),
-        "vicreg": ("dense", lambda: kinds.VICReg(_zoom(), projection_dim=8)),
-        "view_contrast": ("dense", lambda: kinds.ViewContrast(_zoom(), projection_dim=8)),
+        "barlow_twins": ("dense", lambda: kinds.BarlowTwins(_noise(), projection_dim=8)),
+        "vicreg": ("dense", lambda: kinds.VICReg(_noise(), projection_dim=8)),
+        "view_contrast": ("dense", lambda: kinds.ViewContrast(_noise(), projection_dim=8)),
         "forward_forward": ("dense", lambda: kinds.ForwardForward(seed=1)),
         "feedback_alignment": ("dense", kinds.FeedbackAlignment),
         "direct_feedback_alignment": ("dense", kinds.DirectFeedbackAlignment),

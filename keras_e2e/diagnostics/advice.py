@@ -63,7 +63,7 @@ def advise(state: str, place: Place, numbers: Mapping[str, float] | None = None)
 def _check_first(numbers: Mapping[str, float]) -> str:
     """What is soon checked, and would look the same."""
     ratio = numbers.get("update_ratio", math.nan)
-    if ratio < SMALL_STEPS:
+    if 0.0 < ratio < SMALL_STEPS:
         return (
             f"The steps are small (update_ratio {ratio:.3g}, about 0.001 is usual): raise "
             "the learning rate first."
@@ -85,6 +85,12 @@ def _scales(numbers: Mapping[str, float]) -> str:
             f"At the start the loss was {times:.2g} times that of a constant prediction: "
             "scale inputs and targets first (mean 0, standard deviation 1), or take "
             "smaller initial weights."
+        )
+    if numbers.get("grad_rms") == 0.0:
+        return (
+            "The gradient is exactly 0, as where probabilities are 0 or 1, at which "
+            "their loss is cut off: scale inputs and targets first (mean 0, standard "
+            "deviation 1), or let the model return logits (`from_logits=True`)."
         )
     if _is_blind(numbers):
         return (

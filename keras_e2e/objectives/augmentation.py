@@ -5,19 +5,30 @@ from collections.abc import Callable, Hashable, Mapping
 from typing import Any
 
 import keras
+from keras import tree
 
+from keras_e2e.objectives.global_batch import GlobalBatch
 from keras_e2e.objectives.specs import Batch
+from keras_e2e.utils.data import first_tensor
 
 
 def augmented_view(layer: Any) -> Mapping[Hashable, Callable[[Batch], Any]]:
     """Returns a further pass of the model, on its inputs as a layer augments them.
 
     Layers of equal configuration (the same layer given to several objectives, or what a
-    saved model made of it) share one pass.
+    saved model made of it) share one pass. Under a distribution strategy each replica
+    augments the whole batch, and takes its own examples of it: a layer draws by the shape
+    that it is given, and may mix examples, so that nothing less is what one device does.
     """
     config = _unbuilt(keras.saving.serialize_keras_object(layer))
     key = json.dumps(config, sort_keys=True)
-    return {("augmented", key): lambda batch: layer(batch.x, training=True)}
+    return {("augmented", key): lambda batch: _view(layer, batch.x)}
+
+
+def _view(layer: Any, x: Any) -> Any:
+    every = GlobalBatch(first_tensor(x))
+    view = layer(tree.map_structure(every.all, x), training=True)
+    return tree.map_structure(every.own, view)
 
 
 def _unbuilt(config: Any) -> Any:

@@ -8,6 +8,13 @@ from typing import Any
 import keras
 from keras import ops
 
+# TensorFlow gathers tensors of a few dtypes; all numbers of the others are among these.
+_CARRIED_AS = {
+    **{dtype: dtype for dtype in ("float16", "float32", "float64", "int32", "int64")},
+    **dict.fromkeys(("bool", "int8", "int16", "uint8", "uint16"), "int32"),
+    **{"bfloat16": "float32", "uint32": "int64"},
+}
+
 
 class _Kept(threading.local):
     keep: Callable[[], Callable[[], None]] | None = None
@@ -81,12 +88,32 @@ class GlobalBatch:
             ) from error
 
     def _gathered(self, tensor: Any) -> Any:
+        import tensorflow as tf
+
+        # What a traced step is given is on no device, and TensorFlow asks for the device.
+        tensor = tf.identity(tensor)
         with meeting():
             return self._context.all_gather(tensor, axis=0)
 
     def all(self, tensor: Any) -> Any:
-        """A tensor `(batch, ...)` with the examples of all replicas."""
-        return tensor if self._context is None else self._gathered(tensor)
+        """A tensor `(batch, ...)` with the examples of all replicas.
+
+        Raises:
+            ValueError: If replicas cannot tell each other tensors of its dtype.
+        """
+        if self._context is None:
+            return tensor
+        dtype = keras.backend.standardize_dtype(tensor.dtype)
+        if dtype not in _CARRIED_AS:
+            raise ValueError(
+                f"The examples of all replicas are compared or drawn for here, and found "
+                f"was a tensor of dtype {dtype!r}; expected one of {[*_CARRIED_AS]}. Turn "
+                "it into numbers before the model, or train on one device."
+            )
+        carried = self._gathered(ops.cast(tensor, _CARRIED_AS[dtype]))
+        # Of a batch of unknown size TensorFlow forgets the other axes, too.
+        carried = ops.reshape(carried, (self.size, *ops.shape(tensor)[1:]))
+        return ops.cast(carried, dtype)
 
     def own(self, tensor: Any) -> Any:
         """Of a tensor `(batch of all, ...)` what belongs to this replica's examples."""

@@ -26,7 +26,8 @@ class TwoViews(LocalObjective):
         augment: A Keras layer or model that changes the model's inputs at random in
             training and keeps their shape, such as
             `keras.Sequential([RandomCrop(...), RandomFlip(...)])`. What the views have in
-            common is what is learned, so choose with the data in mind. Defaults to `None`:
+            common is what is learned, so choose with the data in mind. Under a
+            distribution strategy each device gives it the whole batch. Defaults to `None`:
             `keras.layers.GaussianNoise(0.1)`, which any input takes.
         head: The projector from the activation to `projection_dim` values: a string or a
             Keras layer, as in `heads.make_head`. Defaults to `"mlp"`.

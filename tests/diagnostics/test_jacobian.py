@@ -8,6 +8,7 @@ from keras import layers
 import keras_e2e as e2e
 from keras_e2e.diagnostics import JacobianSingularValues
 from tests.conformance import models
+from tests.diagnostics.backends import slow_on_jax
 
 X = models.inputs("dense", 10)
 
@@ -28,6 +29,7 @@ def by_hand(model):
     return found
 
 
+@slow_on_jax
 def test_the_singular_values_are_those_of_the_jacobian_of_each_example():
     base = keras.Sequential([keras.Input((6,))])
     base.add(layers.Dense(8, activation="tanh", name="first"))
@@ -45,6 +47,7 @@ def test_the_singular_values_are_those_of_the_jacobian_of_each_example():
     assert few == again
 
 
+@slow_on_jax
 def test_few_directions_and_iterations_come_near_it():
     model = e2e.modularize(models.build("conv"), list(models.CUTS))
     x = models.inputs("conv", 32)

@@ -14,6 +14,7 @@ from keras_e2e.diagnostics import (
     ResetUtility,
 )
 from tests.conformance import cases, models
+from tests.diagnostics.backends import slow_on_jax
 
 X, Y = models.inputs("rich", 24), models.targets("rich", 24)
 
@@ -57,6 +58,7 @@ def unchanged(before, after):
     assert before[3] is after[3]
 
 
+@slow_on_jax
 @pytest.mark.parametrize("name", cases.ON_DEMAND)
 def test_a_model_is_as_it_was_and_trains_on(graph, name):
     model, began = graph
@@ -75,6 +77,7 @@ def test_a_model_is_as_it_was_and_trains_on(graph, name):
         assert not np.array_equal(earlier, now)
 
 
+@slow_on_jax
 @pytest.mark.parametrize("name", cases.ON_DEMAND)
 def test_so_is_a_subclassed_one_and_the_numbers_are_the_same_again(code, name):
     model, began = code

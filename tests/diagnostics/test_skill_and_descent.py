@@ -3,11 +3,12 @@
 import keras
 import numpy as np
 import pytest
-import tensorflow as tf
+from keras import ops
 
 import keras_e2e as e2e
 from keras_e2e.callbacks import ModuleDiagnostics
 from keras_e2e.diagnostics import Descent, Skill
+from tests.diagnostics.backends import gradients
 
 layers = keras.layers
 RNG = np.random.default_rng(0)
@@ -31,7 +32,7 @@ def model_of_two(outputs=1, activation=None, **compiled):
 def measured(model, quantity, x=X, y=Y, epochs=1, **fit):
     """What a callback measures at each step, each of all examples."""
     watch = ModuleDiagnostics(1, [quantity])
-    count = len(tf.nest.flatten(x)[0])
+    count = len(keras.tree.flatten(x)[0])
     model.fit(x, y, count, epochs=epochs, verbose=0, callbacks=[watch], **fit)
     return watch.history
 
@@ -48,7 +49,7 @@ def test_skill_with_the_squared_error_is_the_share_of_the_variance():
 def test_skill_of_a_constant_prediction_is_zero_whatever_the_classes_frequencies():
     model = model_of_two(3, "softmax", loss="sparse_categorical_crossentropy")
     kernel = model.get_layer("out").kernel
-    kernel.assign(tf.zeros_like(kernel))
+    kernel.assign(np.zeros(kernel.shape))
     model.get_layer("out").bias.assign([2.0, 0.0, -1.0])
     classes = np.array([0] * 20 + [1] * 3 + [2])
     history = measured(model, Skill(), y=classes)
@@ -58,7 +59,7 @@ def test_skill_of_a_constant_prediction_is_zero_whatever_the_classes_frequencies
 def test_skill_rises_with_what_is_learned_and_penalties_do_not_count():
     model = model_of_two(optimizer=keras.optimizers.Adam(0.05))
     model.get_layer("a").kernel.regularizer = keras.regularizers.L2(1.0)
-    history = measured(model, Skill(), epochs=60)["skill"]["out"]
+    history = measured(model, Skill(), epochs=100)["skill"]["out"]
     assert history[0] < 0.5 < 0.9 < history[-1] < 1.0
 
 
@@ -105,7 +106,7 @@ def test_padding_counts_in_no_mean():
     error = np.mean((y[:, :4] - found) ** 2)
     expected = 1.0 - error / np.mean((y[:, :4] - found.mean(0)) ** 2)
     history = measured(model, Skill(), tokens, y)
-    np.testing.assert_allclose(history["skill"]["out"], [expected], rtol=1e-4)
+    np.testing.assert_allclose(history["skill"]["out"], [expected], rtol=1e-4, atol=1e-6)
 
 
 def test_a_batch_of_one_example_has_no_skill_for_its_prediction_is_the_mean():
@@ -123,7 +124,7 @@ def test_skill_has_the_right_sign_where_the_loss_is_below_zero(offset):
 
     model = model_of_two(optimizer=keras.optimizers.Adam(0.05), loss=shifted)
     kernel = model.get_layer("out").kernel
-    kernel.assign(tf.zeros_like(kernel))
+    kernel.assign(np.zeros(kernel.shape))
     history = measured(model, Skill(), epochs=60)["skill"]["out"]
     assert history[0] == pytest.approx(0.0, abs=1e-6)
     assert history[-1] > 0.004 and np.abs(history).max() <= 2.0
@@ -144,14 +145,12 @@ def by_hand(model, steps, decay):
     """Descent and its cosine of each module at the last of so many steps of SGD."""
     updates = {m.name: [] for m in model.modules}
     for _ in range(steps):
-        with tf.GradientTape() as tape:
-            loss = tf.reduce_mean((Y - model(X, training=True)) ** 2)
         own = [m.trainable_variables for m in model.modules]
-        gradients = tape.gradient(loss, own)
-        for module, variables, found in zip(model.modules, own, gradients, strict=True):
+        taken = gradients(lambda: ops.mean((Y - model(X, training=True)) ** 2), own)
+        for module, variables, found in zip(model.modules, own, taken, strict=True):
             for variable, gradient in zip(variables, found, strict=True):
                 variable.assign_add(-0.05 * gradient)
-            updates[module.name].append([-0.05 * g.numpy() for g in found])
+            updates[module.name].append([-0.05 * np.asarray(g) for g in found])
     numbers = {}
     for name, found in updates.items():
         weights = decay ** np.arange(steps - 1)[::-1]

@@ -408,6 +408,14 @@ def test_a_loss_far_above_a_constant_prediction_s_is_a_matter_of_scale():
     assert advise("unclear", Place(), {**wild, "loss": -2.0}) == ""
 
 
+def test_no_gradient_at_all_is_told_from_inputs_next_to_nothing():
+    still = {"grad_rms": 0.0, "update_ratio": 0.0, "skill": 0.0, "loss": 15.0}
+    for state in ("starved", "unclear"):
+        assert advise(state, Place(), still).startswith("The gradient is exactly 0")
+        moving = advise(state, Place(), {**still, "grad_rms": 1e-3, "update_ratio": 1e-3})
+        assert moving.startswith("The predictions do not depend on the inputs")
+
+
 def test_what_is_not_trainable_is_told_from_what_does_not_move():
     words = "None of its weights is trainable"
     assert words in advise("frozen", Place(), {"grad_rms": 0.1})

@@ -6,6 +6,7 @@ import pytest
 
 import keras_e2e as e2e
 from keras_e2e.experiments import tasks
+from tests.diagnostics.backends import slow_on_jax
 
 layers = keras.layers
 RNG = np.random.default_rng(0)
@@ -74,11 +75,13 @@ def test_a_training_with_batches_of_one_example_is_healthy():
     assert [verdict.state for verdict in watch.verdicts().values()] == ["healthy"] * 3
 
 
+@slow_on_jax
 @pytest.mark.parametrize(
     "factor, says",
     [
-        (1e4, "times that of a constant prediction: scale inputs and targets first"),
-        (1e6, "times that of a constant prediction: scale inputs and targets first"),
+        # By the loss at the start; on JAX, where that is cut off, by a gradient of 0.
+        (1e4, "scale inputs and targets first"),
+        (1e6, "scale inputs and targets first"),
         (1e-4, "do not depend on the inputs: check first that these are not scaled down"),
     ],
 )

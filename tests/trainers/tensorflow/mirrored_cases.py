@@ -2,7 +2,7 @@
 
 import keras
 import numpy as np
-from keras import layers, optimizers
+from keras import layers, ops, optimizers
 
 import keras_e2e as e2e
 
@@ -10,11 +10,38 @@ RNG = np.random.default_rng(1)
 # The last batch of 8 has 5 examples: three for one device, two for the other.
 X = RNG.normal(size=(21, 6)).astype("float32")
 Y = RNG.integers(0, 3, 21).astype("int32")
+
+
+class Mixed(layers.Layer):
+    """Adds noise and another example: with part of a batch it would do something else."""
+
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        self.generator = keras.random.SeedGenerator(4)
+
+    def call(self, x):
+        noise = keras.random.normal(ops.shape(x), stddev=0.5, seed=self.generator)
+        return x + noise + 0.5 * ops.roll(x, 1, axis=0)
+
+
+def views():
+    """An objective with two further passes, each with chance in it."""
+    return {
+        e2e.objectives.ViewContrast(
+            Mixed(name="mixed"), projection_dim=4, temperature=0.5
+        ): 1.0,
+        e2e.objectives.Reconstruction(
+            corrupt=layers.Dropout(0.5, seed=5, name="masks")
+        ): 1.0,
+    }
+
+
 # Of each: the training mode, the objective of both boundaries, and noise at the first.
 # Penalties of activations are a replica's own, also where it waits for others amid a pass.
 UNEVEN = {
     "comparing, noise": ("local", "sim", 0.3),
     "drawn": ("deep_supervision", lambda: e2e.objectives.ForwardForward(seed=2), 0.0),
+    "views": ("local", views),
     "end to end": ("end_to_end",),  # as in Keras; what is measured counts examples
 }
 
