@@ -238,3 +238,31 @@ def test_policies_are_trained_and_compared(benchmark_script, capsys):
     assert script.table_of_returns(runs, "last").row_count == 2
     assert script.table_of_speed(runs).row_count == 4
     assert script.within([1.0, 3.0], [2.0, 2.5]) and not script.within([1.0, 1.1], [2.0])
+
+
+def test_digits_by_reward_counts_runs_and_takes_up_where_it_was_cut_off(
+    benchmark_script, tmp_path
+):
+    script = benchmark_script("rewards_digits")
+    noise = np.random.default_rng(0).normal(size=36)
+
+    def run(seed, success):
+        curve = [0.5] * 30 + [0.9 if success else 0.5] * 6
+        of_task = {"symbols": [None] * 36, "outputs": [*(1e-3 * noise)]}
+        snr = {module: [2.0] * 3 + [0.04] * 27 + [0.0] * 6 for module in of_task}
+        kept = {"loss": of_task, "skill": of_task, "gradient_snr": snr}
+        names = {"k": 3, "regime": "end_to_end", "labels": 0, "rollouts": 36}
+        found = {"success": success, "reward": curve[-1], "curve": curve, "numbers": kept}
+        return {**names, "seed": seed, **found}
+
+    path = tmp_path / "runs.jsonl"
+    lines = [json.dumps(run(seed, seed < 2)) + "\n" for seed in range(5)]
+    path.write_text("".join(lines) + lines[0][:50])
+    records = script.load(path)
+    assert [record["seed"] for record in records] == [0, 1, 2, 3, 4]
+    assert "| end_to_end | none | 2/5 (.500) [.12, .77] |" in script.table(records)
+    rows = script.signals(records).splitlines()
+    assert rows[2].startswith("| 3 | 2 succeed | 0.040 (0.040 to 0.040) |")
+    assert rows[3].endswith("| 3 starved |")
+    script.draw(records, 1024, tmp_path / "figure.png")
+    assert (tmp_path / "figure.png").stat().st_size > 1000
