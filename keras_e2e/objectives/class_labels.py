@@ -113,6 +113,22 @@ def present(batch: Batch, activation: Any) -> Any:
     return ops.cast(ops.not_equal(weight, 0), "float32")
 
 
+def present_positions(batch: Batch, activation: Any) -> Any:
+    """Returns 1 for each position that counts, as `present`: `(batch, positions, ...)`.
+
+    Weights hold for an example, or for each position along the first axis if there are as
+    many of them.
+    """
+    there = ops.ones_like(activation[..., 0], dtype="float32")
+    counts = present(batch, activation)[:, None]
+    weight = batch.sample_weight
+    if weight is not None and len(weight.shape) > 1 and weight.shape[1] == there.shape[1]:
+        counts = ops.cast(ops.not_equal(ops.convert_to_tensor(weight), 0), "float32")
+        counts = ops.max(ops.reshape(counts, (*ops.shape(counts)[:2], -1)), axis=-1)
+    others = [1] * (len(there.shape) - 2)
+    return there * ops.reshape(counts, (*ops.shape(counts), *others))
+
+
 def unit(rows: Any, epsilon: float = 1e-8) -> Any:
     """Returns rows scaled to length 1; a row of zeros stays, with gradient zero."""
     squares = ops.sum(ops.square(rows), axis=-1, keepdims=True)

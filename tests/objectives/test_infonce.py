@@ -146,7 +146,7 @@ def test_a_module_learns_what_stays_the_same():
     assert history[-1] < 0.7 * history[0]
 
 
-@pytest.mark.parametrize("shape", [(7,), (1, 7), (None, 7), (1, 5, 7)], ids=str)
+@pytest.mark.parametrize("shape", [(7,), (1, 7), (1, 5, 7)], ids=str)
 def test_an_activation_without_later_positions_is_refused(shape):
     with pytest.raises(ValueError) as caught:
         built(InfoNCE(), *shape)
