@@ -64,7 +64,7 @@ def load_digits(seed: int = 0) -> tuple[Examples, Examples]:
     except ImportError as error:
         raise ImportError(
             "The digits come with scikit-learn, which cannot be imported "
-            f"({error}). Install it: pip install keras-e2e[demo]."
+            f"({error}). Install it: pip install 'keras-e2e[demo]'."
         ) from error
     digits = datasets.load_digits()
     x_train, x_test, y_train, y_test = model_selection.train_test_split(

@@ -122,7 +122,7 @@ def test_the_digits_refuse_a_bad_seed(seed):
 
 def test_without_scikit_learn_the_digits_say_how_to_get_it(monkeypatch):
     monkeypatch.setitem(sys.modules, "sklearn", None)
-    with pytest.raises(ImportError, match=r"pip install keras-e2e\[demo\]"):
+    with pytest.raises(ImportError, match=r"pip install 'keras-e2e\[demo\]'"):
         tasks.load_digits()
 
 
