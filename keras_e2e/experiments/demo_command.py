@@ -7,7 +7,6 @@ from absl import flags
 from keras_e2e.experiments.command import Command, CommandError
 from keras_e2e.experiments.demo_settings import Settings
 from keras_e2e.experiments.limits.names import DATASETS
-from keras_e2e.experiments.terminal import quiet_import
 
 
 def define_flags() -> flags.FlagValues:
@@ -60,8 +59,7 @@ def settings_of(values: flags.FlagValues) -> Settings:
 
 def _run(values: flags.FlagValues, words: list[str]) -> int:
     settings = settings_of(values)
-    with quiet_import():
-        from keras_e2e.experiments import demo
+    from keras_e2e.experiments import demo
 
     try:
         demo.run(settings)

@@ -5,7 +5,7 @@ import warnings
 from typing import Any
 
 from keras_e2e.experiments.command import CommandError, Word
-from keras_e2e.experiments.terminal import quiet_import, shortened
+from keras_e2e.experiments.terminal import shortened
 
 # What Keras says if a model was compiled and saved, and never trained: its optimizer has no
 # state yet.
@@ -46,10 +46,9 @@ def load(path: str, *, compile: bool, instead: str) -> Any:
     Raises:
         CommandError: If it cannot be loaded.
     """
-    with quiet_import():
-        import keras
+    import keras
 
-        _register()
+    _register()
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", NO_STATE)

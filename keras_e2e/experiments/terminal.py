@@ -1,13 +1,17 @@
 """What a command shows in the terminal, and what it keeps off it."""
 
 import contextlib
+import importlib.abc
+import importlib.util
 import logging
 import os
 import re
 import sys
 import tempfile
+import types
 import warnings
 from collections.abc import Iterator
+from typing import Any
 
 # How much is shown of an error that is not ours: Keras writes paragraphs.
 LONGEST = 400
@@ -53,24 +57,44 @@ def quiet(wanted: bool) -> Iterator[None]:
     warnings.formatwarning = lambda message, *_, **__: f"Warning: {on_one_line(message)}\n"
     for logger in loggers:
         logger.setLevel(logging.ERROR)
+    finder = QuietTensorFlow()
+    if os.environ["TF_CPP_MIN_LOG_LEVEL"] == "3":
+        sys.meta_path.insert(0, finder)
     try:
         yield
     finally:
+        if finder in sys.meta_path:
+            sys.meta_path.remove(finder)
         warnings.formatwarning = format_warning
         for logger, level in zip(loggers, levels, strict=True):
             logger.setLevel(level)
 
 
-@contextlib.contextmanager
-def quiet_import() -> Iterator[None]:
-    """Keeps off a terminal that is to be quiet what TensorFlow logs while it is imported.
+class QuietTensorFlow(importlib.abc.MetaPathFinder):
+    """Keeps off the terminal what TensorFlow logs while it is imported, wherever that is.
 
-    TensorFlow 2.21 logs that whatever `TF_CPP_MIN_LOG_LEVEL` says. It is written by native
-    code, so the file itself is another one meanwhile; other lines come afterwards.
+    TensorFlow 2.21 logs that whatever `TF_CPP_MIN_LOG_LEVEL` says.
     """
-    if os.environ.get("TF_CPP_MIN_LOG_LEVEL") != "3":
-        yield
-        return
+
+    def find_spec(self, fullname: str, path: Any, target: Any = None) -> Any:
+        if fullname != "tensorflow":
+            return None
+        sys.meta_path.remove(self)
+        spec = importlib.util.find_spec(fullname)
+        if spec is not None and spec.loader is not None:
+            run = spec.loader.exec_module
+
+            def exec_module(module: types.ModuleType) -> None:
+                with _native_log_off():
+                    run(module)
+
+            spec.loader.exec_module = exec_module  # type: ignore[method-assign]
+        return spec
+
+
+@contextlib.contextmanager
+def _native_log_off() -> Iterator[None]:
+    """Drops what native code logs; other lines of the standard error stream come later."""
     sys.stderr.flush()
     with tempfile.TemporaryFile() as log, os.fdopen(os.dup(2), "wb") as terminal:
         os.dup2(log.fileno(), 2)

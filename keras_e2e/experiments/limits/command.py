@@ -10,7 +10,6 @@ from absl import flags
 from keras_e2e.experiments.command import Command, CommandError
 from keras_e2e.experiments.limits.arguments import check, flag_values, wanted
 from keras_e2e.experiments.limits.setting import Setting
-from keras_e2e.experiments.terminal import quiet_import
 
 RESULTS = "results.sqlite"
 
@@ -42,10 +41,9 @@ def run(given: flags.FlagValues, words: Sequence[str]) -> int:
 def _run(given: flags.FlagValues, settings: list[Setting]) -> int:
     """Runs what is missing, reports on what is there."""
     try:
-        with quiet_import():
-            # Need the packages of the extra [limits]; --help does not.
-            from keras_e2e.experiments.limits import report
-            from keras_e2e.experiments.limits.store import Store
+        # Need the packages of the extra [limits]; --help does not.
+        from keras_e2e.experiments.limits import report
+        from keras_e2e.experiments.limits.store import Store
     except ImportError as error:
         raise _lacking(error) from error
     folder = given.output_dir
