@@ -266,3 +266,42 @@ def test_digits_by_reward_counts_runs_and_takes_up_where_it_was_cut_off(
     assert rows[3].endswith("| 3 starved |")
     script.draw(records, 1024, tmp_path / "figure.png")
     assert (tmp_path / "figure.png").stat().st_size > 1000
+
+
+def test_a_grid_world_shows_what_minigrid_shows(benchmark_script):
+    pytest.importorskip("minigrid")
+    import gymnasium
+
+    script = benchmark_script("_minigrid")
+    for world in script.WORLDS.values():
+        quick = script.QuickView(gymnasium.make(world.env_id))
+        stock, rng = gymnasium.make(world.env_id), np.random.default_rng(0)
+        for seed in range(3):
+            found = [env.reset(seed=seed) for env in (quick, stock)]
+            for _ in range(40):
+                np.testing.assert_array_equal(*(step[0]["image"] for step in found))
+                action = int(rng.choice(world.actions))
+                found = [env.step(action) for env in (quick, stock)]
+                if any(found[0][2:4]):
+                    break
+
+
+@pytest.mark.slow
+def test_a_grid_world_is_trained_in_every_phase(benchmark_script, monkeypatch, tmp_path):
+    pytest.importorskip("minigrid")
+    script = benchmark_script("rewards_minigrid")
+    for name, value in {"NUM_ENVS": 2, "STEPS": 16, "WIDTH": 4}.items():
+        monkeypatch.setattr(script.grid, name, value)
+    monkeypatch.setattr(script, "BATCH", 32)
+    monkeypatch.setattr(script, "EVALUATED", 2)
+    world = script.grid.WORLDS["Empty-5x5"]._replace(env_steps=64)
+    runs = []
+    for name in ("InfoNCE", "pre-trained"):
+        run = script.train(world, script.REGIMES[name], seed=0)
+        phases = len(script.REGIMES[name].phases)
+        assert len(run["curve"]) == max(phases, 2) and 0 <= run["success"] <= 1
+        runs.append({**run, "world": "Empty-5x5", "regime": name, "seed": 0})
+    table = script.reports.report(runs, "Empty-5x5", script.REGIMES)
+    assert table.row_count == len(runs)
+    script.reports.draw(runs, dict.fromkeys(script.REGIMES, "k"), tmp_path / "a.png")
+    assert (tmp_path / "a.png").stat().st_size > 1000
