@@ -17,6 +17,10 @@ from typing import Any
 LONGEST = 400
 # Lines of the log of TensorFlow's native code, fatal errors left out.
 NATIVE_LOG = re.compile(rb"WARNING: All log messages before absl::|[IWE]\d{4} ")
+# Where in a graph, and in which code: TensorFlow says so before it says what went wrong.
+GRAPH_TRACE = re.compile(
+    r"\s*(Graph execution error:|Detected at node |File \".*\", line |\[\[\{\{)"
+)
 
 
 def on_one_line(text: object) -> str:
@@ -26,8 +30,9 @@ def on_one_line(text: object) -> str:
 
 
 def shortened(error: object) -> str:
-    """The begin of a message, on one line."""
-    text = on_one_line(error)
+    """The begin of a message, on one line; of an error in a graph what went wrong there."""
+    lines = str(error).splitlines()
+    text = on_one_line("\n".join(line for line in lines if not GRAPH_TRACE.match(line)))
     return text if len(text) <= LONGEST else f"{text[:LONGEST].rstrip()} ..."
 
 

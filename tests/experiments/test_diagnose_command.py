@@ -149,6 +149,16 @@ def test_a_modular_model_in_a_process_of_the_command(tmp_path):
     assert ours <= {*registered.split()}
 
 
+def test_a_training_that_fails_is_said_on_the_last_line(files, arrays, tmp_path, capsys):
+    path = tmp_path / "data.npz"
+    np.savez(path, **{**arrays, "y": arrays["y"] + 7})
+    assert call(files / "compiled.keras", f"--data={path}") == 1
+    last = capsys.readouterr().err.splitlines()[-1]
+    assert last.startswith(
+        "keras-e2e diagnose: InvalidArgumentError: Received a label value"
+    )
+
+
 # What is refused, before anything is trained.
 
 
