@@ -32,11 +32,13 @@ test: setup
 test-quick: setup
 	$(BIN)/python $(PYTEST) --quick --doctest-modules tests keras_e2e
 
-# The promises of tests/conformance/ that apply on JAX; `make test` has isolation alone.
+# The promises of tests/conformance/ that apply on JAX, of which `make test` has isolation
+# alone, and the quantities.
 ON_JAX := end_to_end_is_stock everywhere isolation refusals registry strip switching
 
 test-jax: setup
-	KERAS_BACKEND=jax $(BIN)/python $(PYTEST) $(ON_JAX:%=tests/conformance/test_%.py)
+	KERAS_BACKEND=jax $(BIN)/python $(PYTEST) $(ON_JAX:%=tests/conformance/test_%.py) \
+		tests/diagnostics
 
 # The oldest Keras and TensorFlow that pyproject.toml allows, in an environment of their own:
 # without JAX, which needs newer packages than TensorFlow 2.18 bears, and without a browser.

@@ -63,7 +63,7 @@ def same(found, expected):
         np.testing.assert_array_equal(ours, theirs)
 
 
-@pytest.mark.sampled(2)
+@pytest.mark.sampled(1)
 @pytest.mark.slow
 @pytest.mark.parametrize("order", ["auto", "backup"])
 @pytest.mark.parametrize("save_freq", ["epoch", 7])
@@ -191,7 +191,7 @@ DAMAGE = {
 }
 
 
-@pytest.mark.sampled(4)
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("damage", DAMAGE.values(), ids=DAMAGE)
 def test_a_damaged_state_is_named_and_training_goes_on(tmp_path, caplog, damage):
     killed(tmp_path, 15, fickle())

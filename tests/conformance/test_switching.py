@@ -252,7 +252,7 @@ def test_looking_changes_nothing_where_branches_meet(mode, eager):
     assert models.same(results[0][1], results[1][1])
 
 
-@pytest.mark.sampled(6)
+@pytest.mark.sampled(4)
 @pytest.mark.slow
 @cases.each_distinct
 def test_looking_changes_nothing_whatever_the_objective(case):

@@ -125,7 +125,7 @@ def assert_same(one, other):
         np.testing.assert_array_equal([*a.values()], [*b.values()])
 
 
-@pytest.mark.sampled(3)
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize(
     ("make", "precision", "where"),
     [

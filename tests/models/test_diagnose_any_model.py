@@ -247,7 +247,7 @@ def trained(make, first, diagnosed):
     return numbers(model), history, named, found
 
 
-@pytest.mark.sampled(7)
+@pytest.mark.sampled(5)
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("make", "first"),

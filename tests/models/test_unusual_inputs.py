@@ -133,7 +133,7 @@ def same_flags(one, other):
     ]
 
 
-@pytest.mark.sampled(5)
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("case", CASES)
 def test_they_train_as_in_keras_and_locally_and_come_back(case, tmp_path):
     make, data = CASES[case]
@@ -162,7 +162,7 @@ def test_they_train_as_in_keras_and_locally_and_come_back(case, tmp_path):
             fit(loaded, data, epochs=1)
 
 
-@pytest.mark.sampled(3)
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("on", ["modular", "base"])
 @pytest.mark.parametrize("mode", ["int8", "int4", "float8"])
 def test_quantized_afterwards(mode, on, tmp_path):
