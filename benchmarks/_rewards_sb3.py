@@ -1,8 +1,9 @@
-"""A run of stable-baselines3's PPO, for `rewards_baselines.py`.
+"""A run of stable-baselines3's PPO, for `rewards_baselines.py` and `rewards_update.py`.
 
     python benchmarks/_rewards_sb3.py '{"task": "CartPole-v1", "seed": 0, "setting": {...}}'
 
-prints what it got as JSON. It needs stable-baselines3, and minigrid for its tasks.
+prints what it got as JSON; with `"path": FILE` it saves one rollout, and the weights before
+and after it was learned from. It needs stable-baselines3, and minigrid for its tasks.
 """
 
 import json
@@ -50,12 +51,11 @@ def environments(task: str, setting: Setting, seed: int, training: bool):
     return envs
 
 
-def train(task: str, seed: int, setting: Setting) -> dict:
-    """Trains once, and returns returns and seconds."""
+def model_of(setting: Setting, envs, seed: int) -> PPO:
+    """PPO with the setting's numbers."""
     torch.set_num_threads(1)
-    envs = environments(task, setting, seed, training=True)
     rate = setting.learning_rate
-    model = PPO(
+    return PPO(
         "MlpPolicy",
         envs,
         learning_rate=(lambda left: rate * left) if setting.falling else rate,
@@ -69,6 +69,12 @@ def train(task: str, seed: int, setting: Setting) -> dict:
         seed=seed,
         device="cpu",
     )
+
+
+def train(task: str, seed: int, setting: Setting) -> dict:
+    """Trains once, and returns returns and seconds."""
+    envs = environments(task, setting, seed, training=True)
+    model = model_of(setting, envs, seed)
     curve = Curve()
     env_steps = setting.rollouts * setting.num_envs * setting.steps
     model.learn(env_steps, callback=curve, log_interval=None)
@@ -84,7 +90,53 @@ def train(task: str, seed: int, setting: Setting) -> dict:
     }
 
 
+class Recorder(BaseCallback):
+    """What a rollout was made of, before stable-baselines3 works on it."""
+
+    def __init__(self):
+        super().__init__()
+        self.steps: list[dict] = []
+        self.arrays: dict[str, np.ndarray] = {}
+
+    def _on_step(self):
+        # Rewards are given the value of what was cut off only after this call.
+        infos, final = self.locals["infos"], np.array(self.locals["new_obs"])
+        for i in np.flatnonzero(self.locals["dones"]):
+            final[i] = infos[i]["terminal_observation"]
+        cut = np.array([info["TimeLimit.truncated"] for info in infos])
+        step = {"rewards": self.locals["rewards"], "final": final, "truncated": cut}
+        step["terminated"] = self.locals["dones"] & ~cut
+        self.steps.append({name: np.array(array) for name, array in step.items()})
+        return True
+
+    def _on_rollout_end(self):
+        buffer = self.model.rollout_buffer
+        names = ("observations", "actions", "values", "log_probs", "advantages", "returns")
+        self.arrays = {name: getattr(buffer, name).copy() for name in names}
+        for name in self.steps[0]:
+            self.arrays[name] = np.stack([step[name] for step in self.steps])
+
+
+def record(task: str, seed: int, setting: Setting, path: str) -> dict:
+    """Saves a rollout, the order of its examples, and the weights before and after."""
+    recorder, orders = Recorder(), []
+    model = model_of(setting, environments(task, setting, seed, training=True), seed)
+    before = {f"before/{k}": v.numpy().copy() for k, v in model.policy.state_dict().items()}
+    draw = np.random.permutation
+
+    def permutation(count):
+        orders.append(draw(count))
+        return orders[-1]
+
+    np.random.permutation = permutation  # by which SB3 shuffles
+    model.learn(setting.steps * setting.num_envs, callback=recorder, log_interval=None)
+    after = {f"after/{k}": v.numpy() for k, v in model.policy.state_dict().items()}
+    np.savez(path, orders=np.stack(orders), **recorder.arrays, **before, **after)
+    return {"updates": len(orders) * setting.steps * setting.num_envs // setting.batch_size}
+
+
 if __name__ == "__main__":
     asked = json.loads(sys.argv[1])
-    setting = Setting(**asked["setting"])
-    print(json.dumps(train(asked["task"], asked["seed"], setting)))
+    asked["setting"] = Setting(**asked["setting"])
+    run = record if "path" in asked else train
+    print(json.dumps(run(**asked)))

@@ -98,13 +98,18 @@ def compiled(task: str, setting: Setting, seed: int) -> e2e.ModularModel:
     hidden = {("policy_second", "value_second"): None}
     model = e2e.modularize(networks(task, setting, seed), hidden)
     model.training_mode = "end_to_end"
+    optimized(model, setting, Adam)
+    return model
+
+
+def optimized(model: keras.Model, setting: Setting, optimizer: type) -> None:
+    """Compiles a model with PPO's losses and the optimizer's numbers of SB3."""
     model.compile(
-        Adam(setting.learning_rate, epsilon=1e-5, global_clipnorm=0.5),
+        optimizer(setting.learning_rate, epsilon=1e-5, global_clipnorm=0.5),
         loss={"policy": e2e.rewards.PPO(setting.clip), "value": "mse"},
         loss_weights={"policy": 1.0, "value": 0.5},
         steps_per_execution=setting.batches,
     )
-    return model
 
 
 def environments(task: str, setting: Setting) -> gymnasium.vector.VectorEnv:
@@ -149,17 +154,22 @@ def train(task: str, seed: int, setting: Setting) -> dict:
     }
 
 
+def of_sb3(task: str, seed: int, setting: Setting, **more: str) -> dict:
+    """What `_rewards_sb3.py` prints."""
+    asked = json.dumps({"task": task, "seed": seed, "setting": setting._asdict(), **more})
+    script = pathlib.Path(__file__).parent / "_rewards_sb3.py"
+    command = [FLAGS.sb3_python, str(script), asked]
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
+    return json.loads(done.stdout.splitlines()[-1])
+
+
 def run(side: str, task: str, seed: int, setting: Setting) -> dict:
     """A run of one side: ours here, that of SB3 in a process of its own."""
     if side == OURS:
         keras.backend.clear_session()
         found = train(task, seed, setting)
     else:
-        asked = json.dumps({"task": task, "seed": seed, "setting": setting._asdict()})
-        script = pathlib.Path(__file__).parent / "_rewards_sb3.py"
-        command = [FLAGS.sb3_python, str(script), asked]
-        done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
-        found = json.loads(done.stdout.splitlines()[-1])
+        found = of_sb3(task, seed, setting)
     return {**found, "last": found["curve"][-1]}
 
 
