@@ -7,6 +7,7 @@ import keras
 import numpy as np
 
 from keras_e2e.rewards.checks import check_batch_size, check_loss, check_sequence_length
+from keras_e2e.rewards.epochs import Epochs
 from keras_e2e.rewards.layers import show_observations
 from keras_e2e.rewards.minibatches import Rows, examples, sequences, single_steps
 from keras_e2e.rewards.policy import Policy
@@ -17,7 +18,7 @@ from keras_e2e.utils import compat
 from keras_e2e.utils.validation import check_integer, check_number, check_seed
 
 
-class Rollouts(keras.utils.PyDataset):
+class Rollouts(Epochs, keras.utils.PyDataset):
     """Lets a policy act at the beginning of each epoch and yields what it lived through.
 
     `model.fit(Rollouts(envs, model), epochs=100)` trains the model by reward: in each epoch
