@@ -4,8 +4,7 @@ Both train the same networks (an MLP of two tanh layers for the policy, another 
 value, orthogonal initialization) with the same numbers, Adam, clipping of the gradients'
 norm and treatment of time limits, for as many environment steps, on environments in the
 process that trains, which has one thread. The sides take turns, seed by seed. Ours is a
-modular model in end_to_end mode, in batches that are not shuffled once more, so that passes
-follow one another as in stable-baselines3.
+modular model in end_to_end mode.
 
     pip install stable-baselines3 minigrid
     python benchmarks/rewards_baselines.py [--seeds=5] [--tasks=CartPole-v1]
@@ -141,9 +140,7 @@ def train(task: str, seed: int, setting: Setting) -> dict:
     ]
     if setting.falling:
         callbacks.append(keras.callbacks.LearningRateScheduler(setting.falling_rate))
-    history = model.fit(
-        rollouts, epochs=setting.rollouts, shuffle=False, verbose=0, callbacks=callbacks
-    )
+    history = model.fit(rollouts, epochs=setting.rollouts, verbose=0, callbacks=callbacks)
     evaluated = e2e.rewards.evaluate_policy(
         model, environments(task, setting), EVALUATED_EPISODES, seed=seed + 1000
     )

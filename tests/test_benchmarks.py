@@ -305,3 +305,34 @@ def test_a_grid_world_is_trained_in_every_phase(benchmark_script, monkeypatch, t
     assert table.row_count == len(runs)
     script.reports.draw(runs, dict.fromkeys(script.REGIMES, "k"), tmp_path / "a.png")
     assert (tmp_path / "a.png").stat().st_size > 1000
+
+
+def test_an_update_is_compared_weight_by_weight(benchmark_script):
+    script = benchmark_script("rewards_update")
+    setting = script.SETTINGS["CartPole-v1"]._replace(batch_size=4, units=4)
+    rng = np.random.default_rng(0)
+    model = script.networks("CartPole-v1", setting, seed=1)
+    found = {
+        "observations": rng.normal(size=(4, 2, 4)),
+        "final": rng.normal(size=(4, 2, 4)),
+        "actions": rng.integers(2, size=(4, 2, 1)),
+        "rewards": np.ones((4, 2)),
+        "terminated": np.zeros((4, 2), bool),
+        "truncated": rng.random((4, 2)) < 0.5,
+        "orders": np.stack([rng.permutation(8) for _ in range(2)]),
+        **{name: np.zeros((4, 2)) for name in ("log_probs", "advantages", "returns")},
+    }
+    said = model.predict(found["observations"].reshape(8, 4), verbose=0)
+    found["values"] = said["value"].reshape(4, 2)
+    for ours, theirs in script.LAYERS.items():
+        kernel, bias = model.get_layer(ours).get_weights()
+        for when, moved in (("before", 0), ("after", 1)):
+            found[f"{when}/{theirs}.weight"] = kernel.T + moved
+            found[f"{when}/{theirs}.bias"] = bias + moved
+    numbers = script.compare("CartPole-v1", setting, found)
+    assert numbers["values"] < 1e-6 and numbers["cut"] == found["truncated"].sum()
+    assert numbers["returns"] > 0.5 and numbers["updates"] == 4
+    # Each weight should have moved by 1, and moves by the learning rate at most each time.
+    assert 0.99 < numbers["weights"] < 1.01
+    script.begin_with(model, found)
+    assert script.distance(model, found) == pytest.approx(1.0)
