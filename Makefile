@@ -34,7 +34,7 @@ test-quick: setup
 
 # The promises of tests/conformance/ that apply on JAX, of which `make test` has isolation
 # alone, and the quantities.
-ON_JAX := end_to_end_is_stock everywhere isolation refusals registry strip switching
+ON_JAX := end_to_end_is_stock everywhere isolation refusals registry rewards strip switching
 
 test-jax: setup
 	KERAS_BACKEND=jax $(BIN)/python $(PYTEST) $(ON_JAX:%=tests/conformance/test_%.py) \

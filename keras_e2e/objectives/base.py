@@ -221,6 +221,14 @@ class LocalObjective(keras.layers.Layer):
         """
         return ()
 
+    def idle_networks(self, outputs: tuple[Output, ...]) -> list[keras.layers.Layer]:
+        """Returns the networks of the head that nothing trains. By default there are none.
+
+        Args:
+            outputs: Tuple of `Output`: the model's outputs with their compiled losses.
+        """
+        return []
+
     def head_metrics(self) -> list[keras.metrics.Metric]:
         """Returns the metrics of the head's predictions. By default there are none.
 

@@ -102,6 +102,9 @@ class Mixture(LocalObjective):
     def exits(self, outputs: tuple[Output, ...]) -> tuple[Exit, ...]:
         return tuple(way for part, _ in self.counting for way in part.exits(outputs))
 
+    def idle_networks(self, outputs: tuple[Output, ...]) -> list[keras.layers.Layer]:
+        return [one for part, _ in self.counting for one in part.idle_networks(outputs)]
+
     def head_metrics(self) -> list[keras.metrics.Metric]:
         return [metric for part, _ in self.counting for metric in part.head_metrics()]
 

@@ -170,6 +170,15 @@ class Prediction(LocalObjective):
                 total = total + _loss_of(loss, output, y_pred)
         return ops.convert_to_tensor(total)
 
+    def idle_networks(self, outputs: tuple[Output, ...]) -> list[keras.layers.Layer]:
+        """Returns the networks that predict outputs without a loss."""
+        chosen = [o for o in outputs if self.output_name in (None, o.name)]
+        return [
+            network
+            for network, output in zip(self.networks, chosen, strict=True)
+            if (self.own_loss or output.loss) is None
+        ]
+
     def head_metrics(self) -> list[keras.metrics.Metric]:
         return [metric for metrics in self.metrics_by_output for metric in metrics]
 

@@ -139,7 +139,7 @@ class Rollouts(Epochs, keras.utils.PyDataset):
         # were taken.
         self._began_at = 0
         self._taken: set[int] = set()
-        self._acts = self._has_trained = False
+        self._acts = self._has_trained = self._builds = False
         self._seeded_at = 0
 
     # What became of the episodes
@@ -175,10 +175,13 @@ class Rollouts(Epochs, keras.utils.PyDataset):
         )
         rng = self._begin()
         # Before Keras trains on JAX or under a strategy it begins an epoch, to build what
-        # is not built yet from a batch, and begins it once more.
-        looked_at = self._recording is not None and len(self._taken) < self.num_batches
-        if not looked_at or self._trained():
+        # is not built yet from a batch, and begins it once more. Batches that it fetches
+        # ahead may be all there are.
+        looked_at = self._builds or len(self._taken) < self.num_batches
+        if self._recording is None or not looked_at or self._trained():
             self._record(rng)
+        loss = compat.compiled_loss(self.model)
+        self._builds = loss is not None and not loss.built
         self._taken, self._acts = set(), True
 
     def _record(self, rng: np.random.Generator) -> None:

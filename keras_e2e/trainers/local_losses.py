@@ -31,6 +31,12 @@ def build_outputs(
     )
 
 
+def compiled_outputs(model: Any) -> tuple[Output, ...]:
+    """The outputs with their compiled losses, without targets; none until known."""
+    keys = model._modular.keys()
+    return build_outputs(model, keys, None, None) if keys else ()
+
+
 @contextlib.contextmanager
 def error_context(boundary: str) -> Iterator[None]:
     """Puts the boundary's name before a ValueError that an objective raises."""

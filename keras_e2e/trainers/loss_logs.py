@@ -10,7 +10,7 @@ from keras import ops
 
 from keras_e2e.modules.step_context import context_of
 from keras_e2e.modules.training_mode import TrainingMode
-from keras_e2e.trainers.local_losses import build_outputs
+from keras_e2e.trainers.local_losses import compiled_outputs
 from keras_e2e.utils.compat import logs as compat
 from keras_e2e.utils.data import num_examples
 from keras_e2e.utils.graphs import strategy_scope
@@ -76,7 +76,7 @@ class LossLogs:
     def build(self, model: Any) -> None:
         """Makes the tracker, for all that any mode may log."""
         state = model._modular
-        outputs = build_outputs(model, state.keys(), None, None)
+        outputs = compiled_outputs(model)
         with_loss = [output.name for output in outputs if output.loss is not None]
         self._task = with_loss[0] if len(with_loss) == 1 else None
         names = self._names_in(state, None)

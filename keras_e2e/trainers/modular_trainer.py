@@ -19,6 +19,7 @@ from keras_e2e.trainers.build_heads import build_heads
 from keras_e2e.trainers.build_optimizer import build_optimizer
 from keras_e2e.trainers.compiled_names import refuse_boundary_names
 from keras_e2e.trainers.forward_pass import forward, record_pass
+from keras_e2e.trainers.local_losses import compiled_outputs
 from keras_e2e.trainers.logs import ModularLogs
 from keras_e2e.trainers.module_parallel import (
     batches_at_once,
@@ -265,7 +266,9 @@ class ModularTrainer(ModularLogs, ModularStep, Model):
     def losses(self):
         """As in Keras, without the penalties of heads that do not count."""
         state = self._modular
-        idle = state.idle_objectives(context_of(state).testing)
+        idle: list = [*state.idle_objectives(context_of(state).testing)]
+        if getattr(self, "compiled", False):
+            idle += state.idle_networks(compiled_outputs(self))
         return calls.losses_without(self, idle) if idle else super().losses
 
     def _refuse_unknown_modules(self, what: str) -> None:

@@ -3,11 +3,13 @@
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+from keras.layers import Layer
+
 from keras_e2e.modules.gradient_flow import GradientFlow, gradient_flow
 from keras_e2e.modules.module import Module
 from keras_e2e.modules.step_context import context_of
 from keras_e2e.modules.training_mode import TrainedBy, TrainingMode
-from keras_e2e.objectives.base import LocalObjective, OutputSpec
+from keras_e2e.objectives.base import LocalObjective, Output, OutputSpec
 from keras_e2e.trainers.compiled_steps import CompiledSteps
 from keras_e2e.trainers.loss_logs import LossLogs
 from keras_e2e.trainers.saved_with_weights import SavedWithWeights
@@ -144,15 +146,24 @@ class ModularState:
             return [local.objective for local in self.with_objective()]
         return [o for module, o in self.with_objective() if not self.weight(module)]
 
-    def frozen_variables(self) -> set[int]:
-        """`id`s of the variables that may not change: of frozen modules and idle heads."""
+    def idle_networks(self, outputs: tuple[Output, ...]) -> list[Layer]:
+        """The networks of objectives that count which predict outputs without a loss."""
+        return [one for _, o in self.active() for one in o.idle_networks(outputs)]
+
+    def frozen_variables(self, outputs: tuple[Output, ...]) -> set[int]:
+        """`id`s of the variables that may not change: of frozen modules and idle heads.
+
+        Args:
+            outputs: The model's outputs with their compiled losses.
+        """
         frozen = set(self.frozen)
         for module in self.modules:
             if self.is_frozen(module):
                 frozen.update(id(v) for v in module.trainable_variables)
             if not self.weight(module):
                 frozen.update(id(v) for v in module.head_variables)
-        return frozen
+        networks = self.idle_networks(outputs)
+        return frozen | {id(v) for network in networks for v in network.weights}
 
     def trained_variables(self, module: Module) -> list:
         """The variables of a module, its head left out, that the compiled steps train."""

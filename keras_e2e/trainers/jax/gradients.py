@@ -13,6 +13,7 @@ from keras import ops, tree
 from keras_e2e.modules.forward_record import Crossing
 from keras_e2e.modules.loss_parts import LossPart
 from keras_e2e.modules.step_context import StepContext
+from keras_e2e.trainers.local_losses import compiled_outputs
 from keras_e2e.trainers.module_views import Signals
 from keras_e2e.trainers.part_losses import part_loss, part_penalties, part_variables
 from keras_e2e.trainers.sharing import refuse_inseparable_losses, shares_variables
@@ -263,7 +264,7 @@ def are_apart(model: Any) -> bool:
     gradients are left out.
     """
     state = model._modular
-    if state.frozen_variables():
+    if state.frozen_variables(compiled_outputs(model)):
         return True
     shared = shares_variables(model) and state.mode.name == "sequential"
     return shared or bool(_parts(model))

@@ -15,6 +15,7 @@ from keras_e2e.modules.probabilities import (
 from keras_e2e.trainers.jax.extra_passes import ExtraPasses
 from keras_e2e.trainers.jax.gradients import StepGradients, unscaled
 from keras_e2e.trainers.jax.recorder import Recorder
+from keras_e2e.trainers.local_losses import compiled_outputs
 from keras_e2e.trainers.module_views import Further, Seen, Signals, module_views
 from keras_e2e.trainers.optimizer_step import OptimizerStep
 from keras_e2e.trainers.recorder_state import prepare_recorder
@@ -58,7 +59,8 @@ class StepInstrumentation:
             optimizer_values: List of those of the optimizer's after the step.
         """
         model, state = self.model, self.model._modular
-        measured, frozen = state.steps.measuring, state.frozen_variables()
+        measured = state.steps.measuring
+        frozen = state.frozen_variables(compiled_outputs(model))
         with self._optimizer_at(optimizer_values):
             outcome = self.step.outcome(found)
         variables = model.trainable_variables

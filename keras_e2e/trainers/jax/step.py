@@ -16,6 +16,7 @@ from keras_e2e.modules.step_context import StepContext, step_context
 from keras_e2e.trainers.jax.extra_passes import ExtraPasses
 from keras_e2e.trainers.jax.gradients import StepGradients, are_apart
 from keras_e2e.trainers.jax.instrumentation import StepInstrumentation
+from keras_e2e.trainers.local_losses import compiled_outputs
 from keras_e2e.trainers.state import ModularState
 from keras_e2e.utils import compat
 from keras_e2e.utils.compat.jax_state import state_in_variables
@@ -76,7 +77,7 @@ class ModularStep(Model):
 
     def _movable(self, gradients: list) -> list:
         """The gradients of variables that may change; None of the others."""
-        frozen = self._modular.frozen_variables()
+        frozen = self._modular.frozen_variables(compiled_outputs(self))
         return [
             None if id(variable) in frozen else gradient
             for variable, gradient in zip(self.trainable_variables, gradients, strict=True)

@@ -12,6 +12,7 @@ from keras_e2e.modules.step_context import StepContext, context_of, step_context
 from keras_e2e.objectives.global_batch import kept_while_waiting, share_of_batch
 from keras_e2e.optimizers.apply_apart import apply_apart, apply_at, count_step
 from keras_e2e.trainers.build_optimizer import build_optimizer
+from keras_e2e.trainers.local_losses import compiled_outputs
 from keras_e2e.trainers.multi_worker import let_workers_train
 from keras_e2e.trainers.one_pass import why_one_apply
 from keras_e2e.trainers.state import ModularState
@@ -129,7 +130,7 @@ class ModularStep(Model):
     def _movable(self) -> list:
         """The variables that the step may change."""
         state = self._modular
-        frozen = state.frozen_variables()
+        frozen = state.frozen_variables(compiled_outputs(self))
         return [v for v in state.steps.variables(self) if id(v) not in frozen]
 
     def _apply_early(self) -> Callable[[list, list], None] | None:

@@ -11,6 +11,7 @@ import tensorflow as tf
 from keras import layers, optimizers
 
 import keras_e2e as e2e
+from tests.rewards.mirrored import check_policies
 from tests.trainers.tensorflow import mirrored_cases
 
 cpu = tf.config.list_physical_devices("CPU")[0]
@@ -76,6 +77,7 @@ def main():
     keras.config.set_dtype_policy("float32")
     further = mirrored_cases.check_uneven(strategy)
     further += mirrored_cases.check_compiled(strategy)
+    further += check_policies(strategy)
     print(*further, "compared", sep="\n")
     sys.exit(failed or bool(further))
 
