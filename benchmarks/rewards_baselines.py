@@ -271,7 +271,7 @@ def main(argv):
                 key["setting"] = setting._asdict()
                 if results.find(**key) is None and time.monotonic() < until:
                     results.put(run(side, task, seed, setting), **key)
-    console = Console(width=120)
+    console = Console(width=150)  # so that a row is a line
     for what in RETURNS:
         console.print(table_of_returns(results.runs, what))
     console.print(table_of_speed(results.runs))
