@@ -34,6 +34,7 @@ def draw(records: list[dict], num_envs: int, path: pathlib.Path) -> None:
         ]
         _lines(left, runs, num_envs, name, color)
     left.axhline(0.75, color="#888888", linestyle="--", linewidth=1)
+    left.set_yticks(np.arange(0.4, 1.05, 0.1))
     left.set(ylabel=f"mean return (k={largest})", ylim=(0.35, 1.2))
     for k, color in SIZES.items():
         runs = [

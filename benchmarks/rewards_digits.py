@@ -77,7 +77,7 @@ class Keep(keras.callbacks.Callback):
 
     def on_epoch_end(self, epoch, logs=None):
         """Takes the latest measurements and verdicts."""
-        for quantity in ("gradient_snr", "skill", "loss", "grad_rms"):
+        for quantity in ("gradient_snr", "skill", "loss"):
             for module, values in self.watch.history[quantity].items():
                 kept = self.numbers.setdefault(quantity, {}).setdefault(module, [])
                 kept.append(plain(values[-1]) if values else None)
@@ -87,7 +87,7 @@ class Keep(keras.callbacks.Callback):
 
 def plain(value: float) -> float | None:
     """A number that can be written as JSON."""
-    return round(float(value), 6) if np.isfinite(value) else None
+    return round(float(value), 4) if np.isfinite(value) else None
 
 
 def run(k: int, regime: str, labels: int | None, seed: int, rollouts: int, model) -> tuple:
@@ -221,6 +221,11 @@ def verdicts(record: dict) -> dict[str, str]:
     return {module: verdict.state for module, verdict in found.items()}
 
 
+def spread(values: list[float]) -> str:
+    """The lowest and the highest."""
+    return f"({min(values):.3f} to {max(values):.3f})"
+
+
 def signals(records: list[dict]) -> str:
     """The table of SNR and verdicts of runs end to end, in Markdown."""
     lines = [
@@ -236,8 +241,8 @@ def signals(records: list[dict]) -> str:
             cells = []
             for module in ("symbols", "outputs"):
                 values = [snr_before(run, module) for run in runs]
-                low, high = np.nanmin(values), np.nanmax(values)
-                cells.append(f"{np.nanmedian(values):.3f} ({low:.3f} to {high:.3f})")
+                known = [value for value in values if np.isfinite(value)]
+                cells.append(f"{np.median(known):.3f} {spread(known)}" if known else "")
             states = collections.Counter(verdicts(run)["symbols"] for run in runs)
             counts = ", ".join(f"{n} {state}" for state, n in states.most_common())
             lines.append(f"| {k} | {len(runs)} {said} | {' | '.join(cells)} | {counts} |")
