@@ -40,12 +40,14 @@ class World(NamedTuple):
         actions: the actions that do something in it, of MiniGrid's seven.
         env_steps: how many steps a run takes, in all environments together.
         sequence_length: over how many steps its memory is trained.
+        has_cue: whether there is something that a memory has to hold (`Cue`).
     """
 
     env_id: str
     actions: tuple[int, ...]
     env_steps: int
     sequence_length: int
+    has_cue: bool = False
 
 
 MOVES = (LEFT, RIGHT, FORWARD)
@@ -53,7 +55,7 @@ WORLDS = {
     "Empty-5x5": World("MiniGrid-Empty-5x5-v0", MOVES, 40_960, 16),
     "Empty-8x8": World("MiniGrid-Empty-8x8-v0", MOVES, 81_920, 16),
     "DoorKey-5x5": World("MiniGrid-DoorKey-5x5-v0", (*MOVES, PICK_UP, TOGGLE), 61_440, 16),
-    "MemoryS7": World("MiniGrid-MemoryS7-v0", MOVES, 204_800, 32),
+    "MemoryS7": World("MiniGrid-MemoryS7-v0", MOVES, 204_800, 32, has_cue=True),
 }
 
 
@@ -132,13 +134,37 @@ def environments(world: World) -> gymnasium.vector.VectorEnv:
     """Copies of a world; observations are symbols, `(7, 7, 3)`."""
 
     def make() -> gymnasium.Env:
-        env = QuickView(ImgObsWrapper(gymnasium.make(world.env_id)))
+        env = Cue(QuickView(ImgObsWrapper(gymnasium.make(world.env_id))))
         few = gymnasium.spaces.Discrete(len(world.actions))
         return TransformAction(env, world.actions.__getitem__, few)
 
     return gymnasium.vector.SyncVectorEnv(
         [make] * NUM_ENVS, autoreset_mode=gymnasium.vector.AutoresetMode.SAME_STEP
     )
+
+
+class Cue(gymnasium.Wrapper):
+    """Says in the info which object a memory is to hold: that of `MemoryS7`'s first room.
+
+    1 for a ball, 0 for a key, -1 where there is neither.
+    """
+
+    def reset(self, **kwargs: Any) -> tuple:
+        observation, info = self.env.reset(**kwargs)
+        world = self.unwrapped
+        first = world.grid.get(1, world.height // 2 - 1)
+        kind = None if first is None else first.type
+        self.cue = {"ball": 1, "key": 0}.get(kind, -1)
+        return observation, {**info, "cue": self.cue}
+
+    def step(self, action: Any) -> tuple:
+        *found, info = self.env.step(action)
+        return (*found, {**info, "cue": self.cue})
+
+
+def cue(observations: np.ndarray, infos: Mapping) -> np.ndarray:
+    """Labels: the object that a memory is to hold (`Cue`)."""
+    return infos["cue"]
 
 
 def in_view(observations: np.ndarray, infos: Mapping) -> np.ndarray:

@@ -19,7 +19,7 @@ REACHED = 0.8
 def values_of(runs: list[dict], world: str, regime: str, name: str) -> list:
     """What the runs of a regime have under a name, by seed."""
     found = [r for r in runs if r["world"] == world and r["regime"] == regime]
-    return [run[name] for run in sorted(found, key=lambda run: run["seed"])]
+    return [run.get(name) for run in sorted(found, key=lambda run: run["seed"])]
 
 
 def worlds_of(runs: list[dict]) -> list[str]:
@@ -29,7 +29,8 @@ def worlds_of(runs: list[dict]) -> list[str]:
 
 def report(runs: list[dict], world: str, regimes: Iterable[str]) -> Table:
     """What became of the runs in a world, by regime; of several seeds the median."""
-    table = Table(title=f"{world}: {grid.WORLDS[world].env_steps:,} environment steps")
+    steps = max(run["env_steps"] for run in runs if run["world"] == world)
+    table = Table(title=f"{world}: {steps:,} environment steps")
     table.add_column("perception trained by")
     for column in (
         "seeds",
@@ -37,6 +38,7 @@ def report(runs: list[dict], world: str, regimes: Iterable[str]) -> Table:
         "at the end",
         f"above {REACHED} from",
         "goals",
+        "clipped",
     ):
         table.add_column(column, justify="right")
     table.add_column("gradient SNR: perception, memory, policy", justify="right")
@@ -45,14 +47,16 @@ def report(runs: list[dict], world: str, regimes: Iterable[str]) -> Table:
         if not curves:
             continue
         snr = values_of(runs, world, regime, "snr")
-        successes = values_of(runs, world, regime, "success")
+        found = values_of(runs, world, regime, "success")
+        successes = [value for value in found if value is not None]
         table.add_row(
             regime,
             str(len(curves)),
             spread([curve[len(curve) // 2 - 1] for curve in curves]),
             spread([curve[-1] for curve in curves]),
             reached(curves),
-            f"{statistics.mean(successes):.0%}",
+            f"{statistics.mean(successes):.0%}" if successes else "-",
+            clipped(values_of(runs, world, regime, "clipped")),
             ", ".join(middle([run[module] for run in snr]) for module in snr[0]),
         )
     return table
@@ -78,6 +82,13 @@ def reached(curves: list[list]) -> str:
         firsts.append(first if first <= len(curve) else np.inf)
     steps = statistics.median_high(firsts) * grid.STEPS * grid.NUM_ENVS / 1000
     return "not" if np.isinf(steps) else f"{steps:.0f}k"
+
+
+def clipped(shares: list[list | None]) -> str:
+    """The mean share of actions that PPO clipped; a dash where that was not noted."""
+    noted = [[value for value in run or () if value is not None] for run in shares]
+    there = [statistics.mean(run) for run in noted if run]
+    return f"{statistics.median(there):.1%}" if there else "-"
 
 
 def middle(series: list[list]) -> str:

@@ -6,7 +6,8 @@ environment steps; they differ in what trains the perception: the reward alone, 
 of its own with or without labels beside it or in its place, or nothing at all.
 
     python benchmarks/rewards_minigrid.py [--worlds=Empty-5x5,MemoryS7] [--seeds=5]
-        [--regimes="end to end,labels"] [--minutes=60] [--table] [--figure=FILE]
+        [--regimes="end to end,labels"] [--env_steps=8192] [--minutes=60] [--table]
+        [--figure=FILE]
 
 Every finished run goes to the JSON file at once, and what is in there is not run again: the
 first seed of everything comes first, then the second. `--table` only prints what is there.
@@ -41,6 +42,13 @@ UPDATE_FREQ = 16
 SUCCESS = 0.0
 """A return above it is a goal that was reached in time."""
 
+LOGS = {
+    "curve": "episode_return",
+    "entropy": "policy_entropy",
+    "clipped": "policy_clip_fraction",
+}
+"""What is noted of each epoch, and its name in the logs of `fit`."""
+
 # The perception by its own objective alone; the reward trains memory and policy.
 OWN = e2e.TrainingMode("mixed", stop=["perception"])
 
@@ -63,14 +71,16 @@ class Regime(NamedTuple):
     """What trains the perception.
 
     Attributes:
-        objective: makes the objective at its boundary.
+        objective: makes the objective at its boundary, or None.
         phases: one after the other.
         color: in the figure.
+        memory: makes the objective of the memory, or None.
     """
 
-    objective: Callable[[], e2e.objectives.LocalObjective]
+    objective: Callable[[], Any]
     phases: tuple[Phase, ...]
     color: str
+    memory: Callable[[], Any] = lambda: None
 
 
 def labels() -> e2e.objectives.LocalObjective:
@@ -83,6 +93,13 @@ def labels() -> e2e.objectives.LocalObjective:
 def following() -> e2e.objectives.LocalObjective:
     """The next observation."""
     return grid.Observation(ahead=1)
+
+
+def cue() -> e2e.objectives.LocalObjective:
+    """Which object the memory is to hold, of its outputs at each step."""
+    return e2e.objectives.IntermediateTarget(
+        head="linear", units=2, per_position=True, tensors=0
+    )
 
 
 REGIMES = {
@@ -108,6 +125,9 @@ REGIMES = {
         ),
         "#1f618d",
     ),
+    "memory: labels": Regime(
+        lambda: None, (Phase(1, "deep_supervision"),), "#2e4053", memory=cue
+    ),
     "AutoMode": Regime(grid.Observation, (Phase(1, None),), "#000000"),
 }
 
@@ -118,6 +138,7 @@ def define_flags() -> None:
     flags.DEFINE_list("worlds", list(grid.WORLDS), "Which worlds.")
     flags.DEFINE_list("regimes", list(REGIMES), "Which regimes.")
     flags.DEFINE_float("minutes", None, "Begin no run after so many minutes.")
+    flags.DEFINE_integer("env_steps", None, "Of each run, in place of the world's own.")
     flags.DEFINE_bool("table", False, "Run nothing, print what there is.")
     flags.DEFINE_string("figure", None, "Draw the curves into this file.")
     flags.DEFINE_string(
@@ -131,7 +152,9 @@ def compiled(model: e2e.ModularModel) -> e2e.ModularModel:
         keras.optimizers.Adam(LEARNING_RATE, global_clipnorm=CLIP_NORM),
         loss={"policy": e2e.rewards.PPO(entropy=ENTROPY), "value": "mse"},
         loss_weights={"policy": 1.0, "value": 0.5},
-        weighted_metrics={"policy": [e2e.rewards.PolicyEntropy()]},
+        weighted_metrics={
+            "policy": [e2e.rewards.PolicyEntropy(), e2e.rewards.ClipFraction()]
+        },
         jit_compile=False,  # for some 50 epochs it does not pay
     )
     return model
@@ -145,7 +168,7 @@ class Run:
         self.envs, self.seed = grid.environments(world), seed
         self.model = e2e.modularize(
             grid.policy(len(world.actions)),
-            {"perception": regime.objective(), "memory": None},
+            {"perception": regime.objective(), "memory": regime.memory()},
         )
         self.rollouts = e2e.rewards.Rollouts(
             self.envs,
@@ -155,15 +178,14 @@ class Run:
             batch_size=BATCH,
             states={"state": "state"},
             sequence_length=world.sequence_length,
-            labels={"perception": grid.in_view} if regime.objective is labels else None,
+            labels={
+                **({"perception": grid.in_view} if regime.objective is labels else {}),
+                **({"memory": grid.cue} if regime.memory is cue else {}),
+            },
             seed=seed,
         )
-        self.found: dict[str, Any] = {
-            "curve": [],
-            "entropy": [],
-            "snr": {},
-            "decisions": [],
-        }
+        self.found: dict[str, Any] = {name: [] for name in (*LOGS, "decisions")}
+        self.found["snr"] = {}
 
     def train(self, phase: Phase, epochs: int) -> None:
         """Trains for a phase."""
@@ -180,8 +202,8 @@ class Run:
         logs = model.fit(
             self.rollouts, epochs=epochs, verbose=0, callbacks=[watch, returns]
         ).history
-        self.found["curve"] += map(rounded, logs["episode_return"])
-        self.found["entropy"] += map(rounded, logs["policy_entropy"])
+        for name, log in LOGS.items():
+            self.found[name] += map(rounded, logs[log])
         for name, values in watch.history["gradient_snr"].items():
             self.found["snr"].setdefault(name, []).extend(map(rounded, values))
         self.found["verdicts"] = {n: v.state for n, v in watch.verdicts().items()}
@@ -233,11 +255,14 @@ def main(_: list[str]) -> None:
         for seed in range(FLAGS.seeds)
         for world in FLAGS.worlds
         for regime in FLAGS.regimes
+        if grid.WORLDS[world].has_cue or REGIMES[regime].memory is not cue
     ]
     for seed, world, regime in [] if FLAGS.table else order:
-        key = {"world": world, "regime": regime, "seed": seed}
+        steps = FLAGS.env_steps or grid.WORLDS[world].env_steps
+        key = {"world": world, "regime": regime, "seed": seed, "env_steps": steps}
         if results.find(**key) is None and time.monotonic() < until:
-            run = train(grid.WORLDS[world], REGIMES[regime], seed)
+            made = grid.WORLDS[world]._replace(env_steps=steps)
+            run = train(made, REGIMES[regime], seed)
             results.put(run, **key)
             print(key, run["return"], run["success"], run["seconds"], flush=True)
     console = Console(width=160)
