@@ -41,10 +41,11 @@ def heat_maps(
             figures.Line(module, Series(list(steps), list(values)), "", "solid")
             for module, values in history[name].items()
         ]
-        (trace,) = figures.heat_map(lines).figure.data
+        trace = figures.colored(figures.heat_map(lines).figure["data"][0])
         axis = next(figure.select_yaxes(row=place, col=1))
         low, high = axis.domain
-        trace.colorbar.update(len=high - low, y=(low + high) / 2, yanchor="middle")
+        place_of_bar = {"len": high - low, "y": (low + high) / 2, "yanchor": "middle"}
+        trace["colorbar"] |= place_of_bar
         figure.add_trace(trace, row=place, col=1)
     figure.update_yaxes(type="category", autorange="reversed", automargin=True)
     figure.update_xaxes(title_text="step", row=len(names), col=1)

@@ -7,6 +7,10 @@ import numpy as np
 # More points than this in a curve, or columns in a heat map, no screen can show.
 POINTS = 1000
 COLUMNS = 400
+# Of all the curves of a page, and of all its heat maps: about 15 and 8 bytes each, so that
+# a report of many runs can still be sent to somebody.
+POINTS_IN_ALL = 30_000
+FEWEST = 24
 
 
 def thin(values: Sequence[float], limit: int = POINTS) -> list[int]:
@@ -38,6 +42,18 @@ def thin(values: Sequence[float], limit: int = POINTS) -> list[int]:
         if not finite.all():
             kept.add(int(stretch[np.argmin(finite)]))
     return sorted(kept)
+
+
+def shared(series: int, most: int) -> int:
+    """How many points each of so many series has at most.
+
+    Example:
+
+    >>> from keras_e2e.visualization.report.downsampling import shared
+    >>> shared(50, most=1000), shared(600, most=1000), shared(10, most=1000)
+    (600, 50, 1000)
+    """
+    return max(FEWEST, min(most, POINTS_IN_ALL // max(1, series)))
 
 
 def grid(

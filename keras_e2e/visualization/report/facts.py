@@ -9,6 +9,9 @@ from keras_e2e.visualization.tensorboard.run_data import RunData, Series, named
 
 # What most want to see first; the others follow as they were logged.
 FIRST = ("loss", "gradient_snr")
+# One color each, as in TensorBoard's tab: all is well, worth a look, or nothing is said.
+KINDS = {"healthy": "good", "converged": "good", "unclear": "unclear"}
+SIGNS = {"alarm": "⚠", "good": "✓", "notice": "◆", "unclear": "?", "effect": "↳"}
 
 
 class Judged(NamedTuple):
@@ -18,6 +21,12 @@ class Judged(NamedTuple):
     kind: str
     confidence: str
     message: str
+    effects: str = ""  # the modules whose states are effects of this one's fault
+
+    @property
+    def sign(self) -> str:
+        """What says the same as the color to those who do not tell colors apart."""
+        return SIGNS[self.kind]
 
 
 class Module(NamedTuple):
@@ -54,11 +63,18 @@ def judged(run: RunData, module: str) -> Judged | None:
     found = run.verdict(module)
     if found is None:
         return None
-    kind = "effect" if found.cause else "alarm" if found.alarm else found.state
+    if found.cause:
+        kind = "effect"
+    else:
+        kind = "alarm" if found.alarm else KINDS.get(found.state, "notice")
     # Nobody is "0 % confident" that it is unclear; old logs have no confidence.
     known = math.isfinite(found.confidence) and found.state != "unclear"
     confidence = f"{100 * found.confidence:.0f} % confidence" if known else ""
-    return Judged(found.state, kind, confidence, found.message)
+    name = module.split("_", 1)[1]
+    effects = [
+        other for other in run.modules if (v := run.verdict(other)) and v.cause == name
+    ]
+    return Judged(found.state, kind, confidence, found.message, ", ".join(effects))
 
 
 def trained_by(series: Series | None) -> str:
@@ -76,9 +92,27 @@ def trained_by(series: Series | None) -> str:
 
 
 def alarms_first(chain: Sequence[Module]) -> list[Module]:
-    """The modules that have a verdict."""
-    found = [module for module in chain if module.judged]
-    return sorted(found, key=lambda m: m.judged is not None and m.judged.kind != "alarm")
+    """The modules that have a verdict, above all those that explain other states."""
+    ranked = []
+    for module in chain:
+        if module.judged:
+            calm = module.judged.kind != "alarm"
+            ranked.append((calm, not module.judged.effects, module))
+    return [module for *_, module in sorted(ranked, key=lambda each: each[:2])]
+
+
+def titled(about: str, name: str) -> tuple[str, str]:
+    """What a quantity is in plain words, and the rest of its description, in Markdown.
+
+    Example:
+
+    >>> from keras_e2e.visualization.report.facts import titled
+    >>> titled("Size of the step. `norm(dtheta)`. About 1e-3.", "update_ratio")
+    ('Size of the step', '`norm(dtheta)`. About 1e-3.')
+    """
+    words, formula, rest = about.partition("`")
+    words = words.strip().rstrip(".")
+    return (words, formula + rest) if words and formula else (name, about)
 
 
 def quantities(run: RunData) -> list[str]:

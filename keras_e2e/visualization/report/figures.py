@@ -1,12 +1,13 @@
-"""The charts of the report, as Plotly figures without a theme: the page gives them one."""
+"""The charts of the report, as Plotly reads them: dicts, without what all have in common.
+
+Not `plotly.graph_objects`, which checks each entry and takes a hundred times as long. Look
+and margins are in `templates/charts.js`, once for the whole page.
+"""
 
 import html
 import math
 from collections.abc import Iterable, Sequence
-from typing import NamedTuple
-
-import numpy as np
-import plotly.graph_objects as go
+from typing import Any, NamedTuple
 
 from keras_e2e.visualization.report import downsampling
 from keras_e2e.visualization.tensorboard.run_data import RunData, Series
@@ -27,7 +28,6 @@ DASHES = ("solid", "dash", "dot", "dashdot")
 MOST_IN_LEGEND = 24
 MOST_SWITCHES = 40
 MOST_NAMED_SWITCHES = 6
-_GRAY = "rgba(128, 128, 128, 0.3)"
 _BAND = "rgba(42, 157, 74, 0.16)"
 
 
@@ -43,7 +43,7 @@ class Line(NamedTuple):
 class Chart(NamedTuple):
     """A figure, and what a reader must know of how it was drawn, a sentence each."""
 
-    figure: go.Figure
+    figure: dict[str, Any]
     notes: list[str]
 
 
@@ -77,6 +77,7 @@ def curves(
     lines: Sequence[Line],
     band: tuple[float, float] | None = None,
     switches: Sequence[tuple[int, str]] = (),
+    points: int = downsampling.POINTS,
 ) -> Chart:
     """Values over steps.
 
@@ -84,70 +85,76 @@ def curves(
         lines: One or more.
         band: The healthy low and high, which are shaded. Defaults to `None`, no band.
         switches: Steps from which on a mode applied, and its name; they are marked.
+        points: Integer, how many points a line has at most. Defaults to 1000.
     """
     notes = []
     figure = _figure(height=300 + 12 * min(len(lines), MOST_IN_LEGEND))
+    many = len(lines) > 8
     for line in lines:
-        kept = downsampling.thin(line.series.values)
+        kept = downsampling.thin(line.series.values, points)
         heights = [_point(line.series.values[i]) for i in kept]
         # A lone point between gaps is no line.
         dotted = len(kept) <= 60 or None in heights
-        figure.add_scatter(
-            x=[line.series.steps[i] for i in kept],
-            y=heights,
-            name=label(line.name),
-            mode="lines+markers" if dotted else "lines",
-            line={"color": line.color, "dash": line.dash, "width": 1.8},
-            marker={"size": 4},
-            hovertemplate="%{y:.4g}",
-        )
-    if any(len(line.series.values) > downsampling.POINTS for line in lines):
+        trace = {
+            "x": [line.series.steps[i] for i in kept],
+            "y": heights,
+            "name": label(line.name),
+            "mode": "lines+markers" if dotted else "lines",
+            "line": {"color": line.color, "dash": line.dash, "width": 1.8},
+            "marker": {"size": 4},
+            "hovertemplate": "%{y:.4g}",
+        }
+        if many:  # only the unified box names the lines by itself
+            trace["hovertemplate"] = "%{fullData.name}<br>step %{x}: %{y:.4g}"
+            trace["hoverlabel"] = {"namelength": 0}
+        figure["data"].append(trace)
+    if any(len(line.series.values) > points for line in lines):
         notes.append(
-            f"The curves are thinned to about {downsampling.POINTS:,} points each; the "
+            f"The curves are thinned to about {points:,} points each; the "
             "highest and the lowest of each stretch are kept."
         )
     values = _finite(value for line in lines for value in line.series.values)
     log = logarithmic(values)
     low, high = _range(values, band, log)
-    figure.update_yaxes(
-        type="log" if log else "linear",
-        range=[math.log10(low), math.log10(high)] if log else [low, high],
-    )
+    layout = figure["layout"]
+    layout["yaxis"] = {
+        "type": "log" if log else "linear",
+        "range": [math.log10(low), math.log10(high)] if log else [low, high],
+    }
     notes += _shade(figure, band, (low, high))
     notes += _mark(figure, switches)
     if len(lines) > MOST_IN_LEGEND:
         notes.append("There are too many lines for a legend: point at one for its name.")
-    figure.update_layout(
-        showlegend=len(lines) <= MOST_IN_LEGEND,
-        legend={"orientation": "h", "y": -0.22, "yanchor": "top", "x": 0},
-        hovermode="x unified" if len(lines) <= 8 else "closest",
-    )
-    if len(lines) > 8:  # only the unified box names the lines by itself
-        figure.update_traces(hovertemplate="%{fullData.name}<br>step %{x}: %{y:.4g}")
-        figure.update_traces(hoverlabel_namelength=0)
+    layout["showlegend"] = len(lines) <= MOST_IN_LEGEND
+    layout["hovermode"] = "closest" if many else "x unified"
     return Chart(figure, notes)
 
 
-def heat_map(lines: Sequence[Line]) -> Chart:
-    """Lines as rows, steps as columns; the first line at the top."""
-    steps, cells = downsampling.grid([line.series for line in lines])
+def heat_map(lines: Sequence[Line], columns: int = downsampling.COLUMNS) -> Chart:
+    """Lines as rows, steps as columns; the first line at the top.
+
+    The page takes the logarithms of the cells itself where `meta` says so.
+    """
+    steps, cells = downsampling.grid([line.series for line in lines], columns)
     finite = _finite(cells.flat)
     log = logarithmic(finite)
-    colors = np.log10(cells) if log else cells
-    figure = _figure(height=min(130 + 30 * len(lines), 900))
-    figure.add_heatmap(
-        x=steps,
-        y=[label(line.name, 24) for line in lines],
-        z=[[_point(cell) for cell in row] for row in colors],
-        customdata=[[_point(cell) for cell in row] for row in cells],
-        colorscale="Viridis",
-        colorbar={"thickness": 12, **(_decades(finite) if log else {})},
-        hoverongaps=False,
-        hovertemplate="%{y}<br>step %{x}: %{customdata:.4g}<extra></extra>",
-    )
-    figure.update_yaxes(type="category", autorange="reversed", automargin=True)
+    figure = _figure(height=min(110 + (30 if len(lines) <= 12 else 18) * len(lines), 900))
+    trace = {
+        "type": "heatmap",
+        "x": steps,
+        "y": [label(line.name, 24) for line in lines],
+        "z": [[_point(cell, 4) for cell in row] for row in cells],
+        "meta": {"log": log},
+        "colorscale": "Viridis",
+        "colorbar": {"thickness": 12, **(_decades(finite) if log else {})},
+        "hoverongaps": False,
+        "hovertemplate": "%{y}<br>step %{x}: %{customdata:.4g}<extra></extra>",
+    }
+    figure["data"].append(trace)
+    axis = {"type": "category", "autorange": "reversed", "automargin": True}
+    figure["layout"]["yaxis"] = axis
     if len(steps) > 1:  # as in the curves, without the outer half of the outer cells
-        figure.update_xaxes(range=[steps[0], steps[-1]])
+        figure["layout"]["xaxis"] = {"range": [steps[0], steps[-1]]}
     notes = []
     taken = {step for line in lines for step in line.series.steps}
     if len(steps) < len(taken):
@@ -156,6 +163,22 @@ def heat_map(lines: Sequence[Line]) -> Chart:
             "the measurement that is furthest from the middle of its row."
         )
     return Chart(figure, notes)
+
+
+def colored(trace: dict[str, Any]) -> dict[str, Any]:
+    """A heat map's trace with its colors, as the page of the report makes it by script.
+
+    Example:
+
+    >>> from keras_e2e.visualization.report.figures import colored
+    >>> colored({"z": [[100.0, None]], "meta": {"log": True}})
+    {'z': [[2.0, None]], 'customdata': [[100.0, None]]}
+    """
+    values, rest = trace["z"], {k: v for k, v in trace.items() if k not in ("z", "meta")}
+    colors = values
+    if trace["meta"]["log"]:
+        colors = [[v if v is None else math.log10(v) for v in row] for row in values]
+    return {"z": colors, **rest, "customdata": values}
 
 
 def label(name: str, longest: int = 40) -> str:
@@ -171,22 +194,12 @@ def logarithmic(values: Sequence[float]) -> bool:
     return len(values) > 0 and min(values) > 0 and max(values) / min(values) > 100
 
 
-def _figure(height: int) -> go.Figure:
-    figure = go.Figure(layout={"template": "none", "height": height})
-    figure.update_layout(
-        margin={"l": 56, "r": 12, "t": 26, "b": 44},
-        paper_bgcolor="rgba(0, 0, 0, 0)",
-        plot_bgcolor="rgba(128, 128, 128, 0.07)",
-        font={"family": "system-ui, sans-serif", "size": 12},
-    )
-    axis = {"gridcolor": _GRAY, "zerolinecolor": _GRAY, "linecolor": _GRAY}
-    figure.update_xaxes(title={"text": "step", "standoff": 4}, tickformat=",d", **axis)
-    figure.update_yaxes(exponentformat="power", **axis)
-    return figure
+def _figure(height: int) -> dict[str, Any]:
+    return {"data": [], "layout": {"height": height}}
 
 
 def _shade(
-    figure: go.Figure, band: tuple[float, float] | None, shown: tuple[float, float]
+    figure: dict[str, Any], band: tuple[float, float] | None, shown: tuple[float, float]
 ) -> list[str]:
     """Shades the healthy band; returns a note if none of it is shown."""
     if band is None:
@@ -194,22 +207,34 @@ def _shade(
     bottom, top = max(band[0], shown[0]), min(band[1], shown[1])
     if bottom >= top:
         return ["The healthy band lies outside of the chart."]
-    figure.add_hrect(y0=bottom, y1=top, fillcolor=_BAND, line_width=0, layer="below")
+    band_shape = {
+        "type": "rect",
+        "xref": "paper",
+        "x0": 0,
+        "x1": 1,
+        "y0": bottom,
+        "y1": top,
+    }
+    look = {"fillcolor": _BAND, "line": {"width": 0}, "layer": "below"}
+    figure["layout"].setdefault("shapes", []).append({**band_shape, **look})
     return []
 
 
-def _mark(figure: go.Figure, switches: Sequence[tuple[int, str]]) -> list[str]:
+def _mark(figure: dict[str, Any], switches: Sequence[tuple[int, str]]) -> list[str]:
     """Draws the switches of the mode; returns a note on what is left out."""
     if len(switches) > MOST_SWITCHES:
         return [f"The {len(switches) - 1} switches of the mode are too many to be marked."]
-    for step, mode in switches:
-        named = {"annotation_text": mode, "annotation_position": "top right"}
-        figure.add_vline(
-            x=step,
-            line={"color": "rgba(128, 128, 128, 0.9)", "width": 1, "dash": "dash"},
-            **(named if len(switches) <= MOST_NAMED_SWITCHES else {}),
-        )
-    figure.update_annotations(yref="paper", y=1, yanchor="bottom", font_size=11)
+    layout = figure["layout"]
+    line = {"color": "rgba(128, 128, 128, 0.9)", "width": 1, "dash": "dash"}
+    for step, _ in switches:
+        place = {"type": "line", "yref": "paper", "x0": step, "x1": step, "y0": 0, "y1": 1}
+        layout.setdefault("shapes", []).append({**place, "line": line})
+    if len(switches) <= MOST_NAMED_SWITCHES:
+        look = {"yref": "paper", "y": 1, "xanchor": "left", "yanchor": "bottom"}
+        look |= {"showarrow": False, "font": {"size": 11}}
+        layout["annotations"] = [
+            {"x": step, "text": mode, **look} for step, mode in switches
+        ]
     return []
 
 
@@ -217,9 +242,9 @@ def _finite(values: Iterable[float]) -> list[float]:
     return [float(value) for value in values if math.isfinite(value)]
 
 
-def _point(value: float) -> float | None:
+def _point(value: float, digits: int = 5) -> float | None:
     """As many digits as can be seen; a gap for a value that is not finite."""
-    return float(f"{value:.6g}") if math.isfinite(value) else None
+    return float(f"{value:.{digits}g}") if math.isfinite(value) else None
 
 
 def _range(

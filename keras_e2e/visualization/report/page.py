@@ -2,6 +2,7 @@
 
 import datetime
 import itertools
+import json
 import re
 import secrets
 from collections.abc import Iterator
@@ -13,11 +14,17 @@ from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 from tensorboard import plugin_util
 
-from keras_e2e.visualization.report import facts, figures
+from keras_e2e.visualization.report import downsampling, facts, figures
 from keras_e2e.visualization.report.event_files import Logs
 from keras_e2e.visualization.tensorboard.run_data import RunData
 
 COMPARED = ("gradient_snr", "loss")
+# Of the table that compares runs; and points of a curve that does.
+MOST_COLUMNS = 12
+POINTS_COMPARED = 100
+# Runs, and modules, from which on a page would be long: what is calm is folded.
+MANY_RUNS = 3
+MANY_MODULES = 12
 
 
 def render(logs: Logs) -> str:
@@ -31,11 +38,15 @@ def render(logs: Logs) -> str:
         lstrip_blocks=True,
     )
     numbers = itertools.count(1)
+    series = sum(len(by) for run in logs.runs for by in run.quantities.values())
     return environment.get_template("page.html").render(
         logs=logs,
+        many_runs=len(logs.runs) > MANY_RUNS,
+        many_modules=MANY_MODULES,
+        signs=facts.SIGNS,
         made=_moment(datetime.datetime.now().timestamp()),
         runs=[
-            _run(run, times, numbers)
+            _run(run, times, numbers, series)
             for run, times in zip(logs.runs, logs.times, strict=True)
         ],
         comparison=_comparison(logs.runs, numbers) if len(logs.runs) > 1 else None,
@@ -45,7 +56,10 @@ def render(logs: Logs) -> str:
     )
 
 
-def _run(run: RunData, times: tuple[float, float], numbers: Iterator[int]) -> dict:
+def _run(
+    run: RunData, times: tuple[float, float], numbers: Iterator[int], series: int
+) -> dict:
+    """One run; `series` is how many there are on the whole page."""
     chain = facts.modules(run)
     return {
         "name": run.name,
@@ -56,18 +70,23 @@ def _run(run: RunData, times: tuple[float, float], numbers: Iterator[int]) -> di
         "switches": run.switches(),
         "columns": facts.quantities(run),
         "last": facts.last_values(run),
-        "quantities": [_quantity(run, name, numbers) for name in facts.quantities(run)],
+        "quantities": [
+            _quantity(run, name, numbers, series) for name in facts.quantities(run)
+        ],
     }
 
 
-def _quantity(run: RunData, name: str, numbers: Iterator[int]) -> dict:
+def _quantity(run: RunData, name: str, numbers: Iterator[int], series: int) -> dict:
     lines = figures.modules(run, name)
     band = run.bands.get(name)
-    curves = figures.curves(lines, band, run.switches())
-    heat_map = figures.heat_map(lines)
+    points = downsampling.shared(series, downsampling.POINTS)
+    curves = figures.curves(lines, band, run.switches(), points)
+    heat_map = figures.heat_map(lines, downsampling.shared(series, downsampling.COLUMNS))
+    title, about = facts.titled(run.about.get(name, ""), name)
     return {
         "name": name,
-        "about": _markdown(run.about.get(name, "")),
+        "title": title,
+        "about": _markdown(about),
         "band": band and [facts.number(end) for end in band],
         "not_finite": facts.not_finite(run, name),
         "notes": curves.notes + heat_map.notes,
@@ -83,31 +102,32 @@ def _comparison(runs: list[RunData], numbers: Iterator[int]) -> dict:
         {module for run in runs for module in run.modules},
         key=lambda module: (int(module.split("_")[0]), module),
     )
-    rows = [
-        [
-            facts.judged(run, module) if module in run.modules else "absent"
-            for module in modules
-        ]
-        for run in runs
-    ]
+    # Models that are unlike, or long, have few cells of a common table in common.
+    alike = len(modules) <= MOST_COLUMNS and all(run.modules == modules for run in runs)
+    rows = [[facts.judged(run, module) for module in modules] for run in runs]
+    points = downsampling.shared(sum(map(len, (r.modules for r in runs))), POINTS_COMPARED)
     charts = []
     for quantity in COMPARED:
         lines = figures.over_runs(runs, quantity)
         if lines:
-            curves = figures.curves(lines)
+            curves = figures.curves(lines, points=points)
             title = f"{quantity} over steps, a line for each run and module"
             charts.append({**_chart(title, curves, numbers), "notes": curves.notes})
-    return {"modules": modules, "rows": rows, "charts": charts}
+    return {"modules": modules, "rows": rows if alike else None, "charts": charts}
 
 
 def _chart(title: str, chart: figures.Chart, numbers: Iterator[int]) -> dict[str, Any]:
     return {
         "id": f"chart-{next(numbers)}",
         "title": title,
-        "height": chart.figure.layout.height,
+        "height": chart.figure["layout"]["height"],
         # No name in it can end the script element that it stands in.
-        "json": htmlsafe_json_dumps(chart.figure, dumps=lambda figure: figure.to_json()),
+        "json": htmlsafe_json_dumps(chart.figure, dumps=_dumps),
     }
+
+
+def _dumps(figure: dict[str, Any]) -> str:
+    return json.dumps(figure, allow_nan=False, separators=(",", ":"))
 
 
 def _markdown(text: str) -> Markup:

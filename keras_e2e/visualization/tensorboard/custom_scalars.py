@@ -17,6 +17,7 @@ from keras_e2e.visualization.tensorboard.tags import (
     SIGNAL_GAIN_PRODUCT,
     band_tags,
     module_tag,
+    sentence,
 )
 
 
@@ -48,10 +49,10 @@ def layout(
     >>> from keras_e2e.visualization.tensorboard.custom_scalars import layout
     >>> charts = layout(["encoder", "head"], [diagnostics.GradRMS()]).category[0].chart
     >>> charts[1].title, list(charts[1].multiline.tag)
-    ('grad_rms: norm(g) / sqrt(P)', ['e2e_grad_rms/[0-9]+_.*$'])
+    ("grad_rms: Root mean square of a module's gradient", ['e2e_grad_rms/[0-9]+_.*$'])
     """
     modules = [_lines(f"mode: {MODES}", f"{MODE}$")]
-    modules += [_lines(f"{q.name}: {q.formula}", _all_modules(q)) for q in quantities]
+    modules += [_lines(_title(q), _all_modules(q)) for q in quantities]
     if "signal_gain" in [q.name for q in quantities]:
         title = "signal_gain_product: over all modules"
         modules.append(_lines(title, f"{SIGNAL_GAIN_PRODUCT}$"))
@@ -61,6 +62,11 @@ def layout(
         title = "Healthy bands (heuristic; best on a logarithmic axis)"
         categories.append(layout_pb2.Category(title=title, chart=bands))
     return layout_pb2.Layout(category=categories)
+
+
+def _title(quantity: Quantity) -> str:
+    # The formula stands in the description of each scalar.
+    return f"{quantity.name}: {sentence(quantity) or quantity.formula}"
 
 
 def _all_modules(quantity: Quantity) -> str:

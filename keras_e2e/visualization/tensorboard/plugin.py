@@ -1,5 +1,6 @@
 """TensorBoard's tab "Modules"."""
 
+import bisect
 import contextlib
 import importlib.metadata
 import importlib.util
@@ -35,6 +36,7 @@ FILES = {
     "grid.js": "text/javascript",
     "heatmap.js": "text/javascript",
     "index.js": "text/javascript",
+    "meanings.js": "text/javascript",
     "panel.js": "text/javascript",
     "runs.js": "text/javascript",
     "scale.js": "text/javascript",
@@ -87,6 +89,7 @@ class ModulesPlugin(base_plugin.TBPlugin):
         return {
             **files,
             "/plotly.min.js": _plotly,
+            "/states": self._serve(_states),
             "/runs": self._serve(self._list),
             "/run": self._serve(self._read),
         }
@@ -99,15 +102,21 @@ class ModulesPlugin(base_plugin.TBPlugin):
         }
 
     def _read(self, runs: Runs, request: wrappers.Request) -> dict[str, Any]:
-        """The run that the request names."""
+        """The run that the request names.
+
+        `quantity`, which may be given several times, is what the page would show, and
+        `seen` the time up to which it has that of the run already.
+        """
         name = request.args.get("run", "")
-        found = runs.read(name)
+        found = runs.read(name, request.args.getlist("quantity"))
         if found is None:
             raise errors.NotFoundError(
                 f"No data of modules in run {name!r}: it was deleted, or holds none yet."
             )
-        listed, data = found
-        return {"stamp": listed.stamp, **as_json(data)}
+        seen = request.args.get("seen", 0.0, float)
+        since = found.new_since(seen) if seen else None
+        content = as_json(found.data, found.quantity, since)
+        return {"stamp": found.listed.stamp, "newest": found.newest, **content}
 
     def _serve(self, answer: Any) -> Any:
         """A WSGI application: what `answer` returns, or its error, as JSON."""
@@ -130,8 +139,17 @@ class ModulesPlugin(base_plugin.TBPlugin):
         return serve
 
 
-def as_json(run: RunData) -> dict[str, Any]:
+def as_json(
+    run: RunData, shown: str | None = None, since: int | None = None
+) -> dict[str, Any]:
     """A run for the page: NaN and infinity as texts, equal lists of steps only once.
+
+    Args:
+        run: The run.
+        shown: String, the quantity whose measurements go along. Defaults to `None`: those
+            of all.
+        since: Integer, the step from which on measurements go along. Defaults to `None`:
+            from the first on.
 
     Example:
 
@@ -143,30 +161,43 @@ def as_json(run: RunData) -> dict[str, Any]:
     """
     steps: dict[tuple[int, ...], int] = {}  # most tags have the same
 
-    def series(steps_and_values: Any) -> dict[str, Any]:
-        index = steps.setdefault(tuple(steps_and_values.steps), len(steps))
+    def series(all_steps: list[int], values: list[float]) -> dict[str, Any]:
+        first = 0 if since is None else bisect.bisect_left(all_steps, since)
+        index = steps.setdefault(tuple(all_steps[first:]), len(steps))
         # A float32 in double precision has digits that nobody measured.
-        values = [float(f"{value:.6g}") for value in steps_and_values.values]
-        return {"steps": index, "values": values}
+        return {"steps": index, "values": [float(f"{v:.6g}") for v in values[first:]]}
 
     quantities = [
         {
             "name": quantity,
             "about": run.about.get(quantity, ""),
             "band": run.bands.get(quantity),
-            "series": {module: series(s) for module, s in by_module.items()},
+            "series": {module: series(*s) for module, s in by_module.items()}
+            if shown in (None, quantity)
+            else None,
         }
         for quantity, by_module in run.quantities.items()
     ]
     return plain(
         {
             "name": run.name,
+            "since": since,
+            "first": run.first_step(),
+            "last": run.last_step(),
             "modules": [_module(run, module) for module in run.modules],
             "switches": run.switches(),
             "quantities": quantities,
             "steps": list(steps),
         }
     )
+
+
+def _states(runs: Runs, request: wrappers.Request) -> list[dict[str, Any]]:
+    """What each state means, for the page to explain it."""
+    return [
+        {"name": s.name, "alarm": s.alarm, "meaning": s.meaning, "advice": s.advice}
+        for s in states.STATES
+    ]
 
 
 def _module(run: RunData, module: str) -> dict[str, Any]:

@@ -89,6 +89,15 @@ class RunData:
             before = step
         return found
 
+    def first_step(self) -> int:
+        """The step after the start of the training: the first to be measured."""
+        return 1 + max((s for by in self.trained_by.values() for s in by.steps), default=0)
+
+    def last_step(self) -> int:
+        """The latest step at which something was measured; 0 if nothing was yet."""
+        measured = [by for each in self.quantities.values() for by in each.values()]
+        return max((series.steps[-1] for series in measured), default=0)
+
     def _latest_of(self, module: str, since: float) -> dict[str, float]:
         """The latest number of each quantity of a module, none from before a step."""
         return {

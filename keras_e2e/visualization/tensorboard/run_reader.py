@@ -1,14 +1,19 @@
 """Reads runs of `ModuleTensorBoard` through TensorBoard's data provider."""
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 from tensorboard.data.provider import RunTagFilter
 from tensorboard.plugins.scalar.metadata import PLUGIN_NAME as SCALARS
 
-from keras_e2e.visualization.tensorboard.run_data import RunData, Scalar, gather
+from keras_e2e.visualization.tensorboard.run_data import (
+    APART,
+    RunData,
+    Scalar,
+    gather,
+)
 from keras_e2e.visualization.tensorboard.tags import MODE
 
 # Measurements that the page takes of a run at most, over all tags; and of a tag.
@@ -16,7 +21,7 @@ from keras_e2e.visualization.tensorboard.tags import MODE
 MOST_MEASUREMENTS = 250_000
 MOST_OF_A_TAG = 1000
 _OF_A_MODULE = re.compile(r"e2e_[^/]+/\d\d+_")
-_E2E = re.compile(r"e2e_[^/]+/")
+_E2E = re.compile(r"e2e_([^/]+)/")
 
 
 class Listed(NamedTuple):
@@ -29,6 +34,36 @@ class Listed(NamedTuple):
 
     stamp: str
     written: float
+
+
+class Answer(NamedTuple):
+    """What was read of a run.
+
+    Attributes:
+        listed: When something was added last.
+        data: The run.
+        quantity: String, the quantity that was read in full; `None` for all.
+        times: Set of the pairs of wall time and step of all that was read in full.
+    """
+
+    listed: Listed
+    data: RunData
+    quantity: str | None
+    times: set[tuple[float, int]]
+
+    @property
+    def newest(self) -> float:
+        """When what was read last was logged; 0 if nothing was."""
+        return max((time for time, _ in self.times), default=0.0)
+
+    def new_since(self, seen: float) -> int | None:
+        """The step from which on all is to be read anew by who has read up to `seen`.
+
+        `None` for the first. The latest event counts as new, for part of it may have been
+        read before it was whole, and so does all that a later training replaced.
+        """
+        new = [step for time, step in self.times if time >= seen]
+        return min(new) if new and len(new) < len(self.times) else None
 
 
 class Runs:
@@ -61,18 +96,30 @@ class Runs:
             if any(map(_OF_A_MODULE.match, tags))
         }
 
-    def read(self, run: str) -> tuple[Listed, RunData] | None:
-        """All of one run, in two requests; None where there is no data of modules."""
+    def read(self, run: str, shown: Sequence[str] = ()) -> Answer | None:
+        """One run; None where there is no data of modules.
+
+        Args:
+            run: String, its name.
+            shown: Names of quantities: the first that the run has is read in full, and of
+                the others the latest numbers only, which the verdicts rest on. Most of
+                the time goes into reading. Defaults to none: all are read in full.
+        """
         tags = self._list(RunTagFilter(runs=[run])).get(run, {})
         ours = {tag: listed for tag, listed in tags.items() if _E2E.match(tag)}
         if not ours:
             return None
-        found = self._provider.read_scalars(
-            self._context,
-            downsample=max(1, min(MOST_OF_A_TAG, MOST_MEASUREMENTS // len(ours))),
-            run_tag_filter=RunTagFilter(runs=[run], tags=ours),
-            **self._asks,
-        ).get(run, {})
+        groups = {tag: tag.split("/")[0].removeprefix("e2e_") for tag in ours}
+        measured = [group for group in groups.values() if group not in APART]
+        quantity = next((q for q in [*shown, *measured] if q in measured), None)
+        in_full = set(ours)
+        if shown:
+            # A verdict names the loss at the start; the other two say when modes changed.
+            kept = {quantity, "loss", "summary", "trained_by"}
+            in_full = {tag for tag in ours if groups[tag] in kept}
+        found = self._scalars(run, in_full, MOST_MEASUREMENTS // max(1, len(in_full)))
+        found |= self._scalars(run, set(ours) - in_full, 1)
+        found = in_force(found)
         gathered = gather(
             run,
             (
@@ -82,10 +129,26 @@ class Runs:
                     [datum.value for datum in data],
                     ours[tag].description if tag in ours else "",
                 )
-                for tag, data in in_force(found).items()
+                for tag, data in found.items()
             ),
         )
-        return None if gathered is None else (_listed(tags.values()), gathered)
+        if gathered is None:
+            return None
+        times = {(d.wall_time, d.step) for t in in_full & set(found) for d in found[t]}
+        return Answer(_listed(tags.values()), gathered, quantity if shown else None, times)
+
+    def _scalars(self, run: str, tags: Collection[str], most: int) -> dict[str, Any]:
+        """The scalars of some tags, of each at most so many, the latest among them."""
+        if not tags:
+            return {}
+        which = RunTagFilter(runs=[run], tags=tags)
+        found = self._provider.read_scalars(
+            self._context,
+            downsample=max(1, min(MOST_OF_A_TAG, most)),
+            run_tag_filter=which,
+            **self._asks,
+        )
+        return dict(found.get(run, {}))
 
     def _list(self, which: RunTagFilter | None) -> Mapping[str, Mapping[str, Any]]:
         found = self._provider.list_scalars(

@@ -94,9 +94,27 @@ def descriptions(
     return found
 
 
+def sentence(quantity: Quantity) -> str:
+    """What a quantity is, in plain words: the first line of its docstring.
+
+    Without the formula, which stands apart, and without the paper. Empty if it has none.
+
+    Example:
+
+    >>> import keras_e2e as e2e
+    >>> from keras_e2e.visualization.tensorboard.tags import sentence
+    >>> sentence(e2e.diagnostics.GradientSNR())
+    "Signal-to-noise ratio of a module's gradient"
+    """
+    lines = (type(quantity).__doc__ or "").strip().splitlines()
+    first = lines[0].split(": `")[0] if lines else ""
+    return re.sub(r"\s*\([^()]*\d{4}[^()]*\)", "", first).rstrip(". ")
+
+
 def _description(quantity: Quantity) -> str:
+    words = sentence(quantity)
     unit = f" [{quantity.unit}]" if quantity.unit else ""
-    text = f"`{quantity.formula}`{unit}"
+    text = f"{words}. " * bool(words) + f"`{quantity.formula}`{unit}"
     if quantity.interpretation:
         text += f". {quantity.interpretation[0].upper()}{quantity.interpretation[1:]}"
     if quantity.healthy is not None:

@@ -7,7 +7,6 @@ import os
 import re
 import sys
 
-import plotly.graph_objects as go
 import pytest
 
 from keras_e2e.diagnostics import states
@@ -168,10 +167,8 @@ def test_the_heat_map_has_a_row_per_module(page):
     (trace,) = page.figure("gradient_snr as a heat map")["data"]
     assert trace["y"] == ["01_encoder", "02_head"]
     assert trace["x"] == STEPS
-    assert trace["customdata"] == [[0.5, 0.25, 0.125], [0.002, 0.001, 0.003]]
-    assert trace["z"][0] == pytest.approx(
-        [math.log10(v) for v in (0.5, 0.25, 0.125)], abs=1e-5
-    )
+    assert trace["z"] == [[0.5, 0.25, 0.125], [0.002, 0.001, 0.003]]
+    assert trace["meta"] == {"log": True}  # the page takes the logarithms
 
 
 def test_the_page_needs_no_network(page):
@@ -216,7 +213,7 @@ def test_names_are_text_wherever_they_stand(tmp_path, make):
 
 
 def test_no_chart_can_end_the_script_that_it_stands_in():
-    figure = go.Figure(layout={"title": {"text": EVIL}, "height": 300})
+    figure = {"layout": {"title": {"text": EVIL}, "height": 300}}
     found = pages._chart("", figures.Chart(figure, []), iter([1]))["json"]
     assert "<" not in found
     assert json.loads(found)["layout"]["title"]["text"] == EVIL
@@ -234,7 +231,7 @@ def test_long_series_are_thinned_and_keep_their_peaks(tmp_path, make):
     assert trace["mode"] == "lines+markers"  # else points between gaps cannot be seen
     (trace,) = page.figure("heat map")["data"]
     assert len(trace["x"]) == downsampling.COLUMNS
-    assert trace["customdata"][0].count(99.0) == trace["customdata"][0].count(None) == 1
+    assert trace["z"][0].count(99.0) == trace["z"][0].count(None) == 1
     assert "thinned to about 1,000 points" in page.text
     assert "400 columns for 5,000 steps" in page.text
 
@@ -314,22 +311,72 @@ def test_a_verdict_without_certainty_says_nothing_of_it(tmp_path, make):
 
 def test_several_runs_are_compared(tmp_path, make):
     write(tmp_path / "logs" / "a" / "modules", usual())
-    write(tmp_path / "logs" / "b" / "modules", usual(**{tag("verdict", "tail", 2): {1: 2}}))
+    write(tmp_path / "logs" / "b" / "modules", usual(**{tag("verdict", "head", 1): {1: 2}}))
     page = make(runs=2)
     table = re.search(
         r"Last verdict of each module in each run(.*?)gradient_snr", page.text
     )[1]
     a, b = re.search("a/modules(.*)b/modules(.*)", table).groups()
-    assert (
-        "healthy 90 % confidence" in a
-        and "starved 80 % confidence" in a
-        and "no such module" in a
-    )
-    assert "converged" in b and "no such module" not in b
+    assert "healthy 90 % confidence" in a and "starved 80 % confidence" in a
+    assert "converged" in b and "starved" not in b
     figure = page.figure("gradient_snr", "each run")
     names = [trace["name"] for trace in figure["data"]]
     assert names == ["a 01_encoder", "a 02_head", "b 01_encoder", "b 02_head"]
     assert len(page.figure("loss", "each run")["data"]) == 2
+
+
+def test_unlike_models_are_compared_by_what_they_have(tmp_path, make):
+    write(tmp_path / "logs" / "a" / "modules", usual())
+    write(tmp_path / "logs" / "b" / "modules", usual(**{tag("verdict", "tail", 2): {1: 2}}))
+    page = make(runs=2)
+    found = re.search("Comparison a/modules, (.*?)b/modules, (.*?)loss", page.text)
+    assert found[1] == "2 modules: 02_head ⚠ starved 80 % confidence; 1 healthy. "
+    assert found[2].startswith(
+        "3 modules: 02_head ⚠ starved 80 % confidence; 1 converged, "
+    )
+    assert "no such module" not in page.text
+
+
+def test_a_page_of_many_runs_stays_small_and_folded(tmp_path, make):
+    names = [
+        tag(quantity, f"m{i}", i)
+        for quantity in ("loss", "gradient_snr", "grad_rms", "update_ratio")
+        for i in range(20)
+    ]
+    for run in range(8):
+        writer = Writer(str(tmp_path / "logs" / f"r{run}"), dict.fromkeys(names, ABOUT))
+        for step in range(100):
+            writer.scalars(step, [(n, math.sin(step * i) + 2) for i, n in enumerate(names)])
+        writer.close()
+    page = make(runs=8)
+    plotly = max(map(len, page.scripts))
+    assert len(page.source) - plotly < 1_000_000
+    # Runs are folded, and of each all quantities but two.
+    folds = [fold.get("open", "no") for fold in page.all("details")]
+    assert folds == ["no", None, None, "no", "no"] * 8
+
+
+def test_a_cause_stands_above_other_alarms_with_its_effects(tmp_path, make):
+    series = {tag("loss", name, i): [1.0] * 3 for i, name in enumerate("abcd")}
+    for i, (name, state, cause) in enumerate(
+        [("a", "frozen", 0), ("b", "dormant", 0), ("c", "starved", 2), ("d", "healthy", 0)]
+    ):
+        series[tag("verdict", name, i)] = {21: states.CODES[state]}
+        series[tag("cause", name, i)] = {21: cause}
+    write(tmp_path / "logs", series)
+    text = make().text.split("Verdicts")[-1]
+    places = [
+        text.index(word) for word in ("02_b: Dormant", "Effects of it: 03_c", "01_a: Fro")
+    ]
+    assert places == sorted(places)
+
+
+def test_a_quantity_has_a_title_in_words(tmp_path, make):
+    about = "How far the steps go. `norm(dtheta)`. About 1e-3."
+    write(tmp_path / "logs", {tag("update_ratio", "a"): [1.0] * 3}, about=about)
+    page = make()
+    assert "How far the steps go update_ratio" in page.text
+    assert "<code>norm(dtheta)</code>" in page.source
 
 
 def test_one_run_is_not_compared(page):

@@ -2,10 +2,12 @@
 
 import importlib.metadata
 import importlib.util
+import itertools
 import json
 import math
 import re
 
+import numpy as np
 import pytest
 from logs import Log, parity
 from tensorboard import errors
@@ -354,11 +356,107 @@ def test_values_have_no_more_digits_than_were_logged():
     assert as_json(run)["quantities"][0]["series"]["01_a"]["values"] == [0.1]
 
 
-@pytest.mark.parametrize("name", ["chain.js", "style.css"])
-def test_the_page_knows_how_each_state_looks(name):
-    text = (STATIC / name).read_text()
-    for state in states.BY_NAME:
-        assert f"'{state}'" in text, f"{state} is not in {name}"
+def test_the_page_knows_how_each_state_looks():
+    text = (STATIC / "chain.js").read_text()
+    for state in states.STATES:
+        assert state.alarm or f"{state.name}: '" in text, f"{state.name} has no look"
+
+
+# What protanopes, deuteranopes and tritanopes see of linear red, green and blue
+# (Machado, Oliveira and Fernandes 2009).
+SIGHTS = np.array(
+    [
+        np.eye(3),
+        [[0.152, 1.053, -0.205], [0.115, 0.786, 0.099], [-0.004, -0.048, 1.052]],
+        [[0.367, 0.861, -0.228], [0.280, 0.673, 0.047], [-0.012, 0.043, 0.969]],
+        [[1.256, -0.077, -0.179], [-0.078, 0.931, 0.148], [0.005, 0.691, 0.304]],
+    ]
+)
+
+
+def test_colors_of_verdicts_are_told_apart_by_all_eyes_and_are_read():
+    found = re.findall(
+        r"data-look='(\w+)'\] \{ --look: #(\w{6})(?:; --ink: #(\w{6}))?",
+        (STATIC / "style.css").read_text(),
+    )
+    assert [name for name, _, _ in found] == ["good", "alarm", "notice", "none"]
+
+    def linear(color):
+        value = np.array([int(color[i : i + 2], 16) / 255 for i in (0, 2, 4)])
+        return np.where(value < 0.04, value / 12.92, ((value + 0.055) / 1.055) ** 2.4)
+
+    def brightness(color):
+        return linear(color) @ [0.2126, 0.7152, 0.0722] + 0.05
+
+    for _, paper, ink in found:
+        ratio = brightness(ink or "ffffff") / brightness(paper)
+        assert max(ratio, 1 / ratio) > 4.5  # WCAG 2, level AA
+    to_xyz = [[0.4339, 0.3762, 0.1899], [0.2126, 0.7152, 0.0722], [0.0177, 0.1095, 0.8728]]
+    for sight in SIGHTS:
+        seen = []
+        for _, paper, _ in found:
+            x, y, z = np.cbrt(to_xyz @ np.clip(sight @ linear(paper), 0.01, 1))
+            seen.append(np.array([116 * y, 500 * (x - y), 200 * (y - z)]))  # CIELAB
+        apart = [np.linalg.norm(a - b) for a, b in itertools.combinations(seen, 2)]
+        assert min(apart) > 25
+
+
+def test_what_is_not_shown_is_not_sent_and_still_judged(tmp_path):
+    log = parity(tmp_path, MODULES, starved=["encoder"], steps=101)
+    log.close()
+    provider = provider_of(tmp_path)
+    whole = ask(provider, "/run", run=".")
+    part = ask(provider, "/run", run=".", quantity=["no_such", "grad_rms", "loss"])
+    sent = [q["name"] for q in part["quantities"] if q["series"] is not None]
+    assert sent == ["grad_rms"]
+    assert quantity(part, "grad_rms")["series"] == quantity(whole, "grad_rms")["series"]
+    assert (
+        quantity(part, "gradient_snr")["about"] == quantity(whole, "gradient_snr")["about"]
+    )
+    assert part["modules"] == whole["modules"] and part["switches"] == whole["switches"]
+    assert part["last"] == whole["last"] == 101
+
+
+def test_only_what_is_new_is_sent(tmp_path):
+    log = Log(tmp_path, MODULES)
+    with log.writer.at(100.0):
+        log.switch(0, "end_to_end", [0, 0, 0])
+    for step in range(1, 52, 10):
+        with log.writer.at(100.0 + step):
+            log.put(step, "loss", [0.7, 0.6, 0.5])
+    log.close()
+    first = ask(provider_of(tmp_path), "/run", run=".", quantity="loss")
+    assert (first["since"], first["newest"]) == (None, 151.0)
+    log = Log(tmp_path, MODULES)
+    with log.writer.at(161.0):
+        log.put(61, "loss", [0.4, 0.4, 0.4])
+    log.close()
+    asked = {"run": ".", "quantity": "loss", "seen": first["newest"]}
+    new = ask(provider_of(tmp_path), "/run", **asked)
+    assert new["steps"] == [[51, 61]]  # the event that was the latest may have been cut
+    assert new["since"] == 51 and new["last"] == 61
+    log = Log(tmp_path, MODULES)
+    with log.writer.at(171.0):  # started again from an earlier step on
+        log.put(22, "loss", [0.3, 0.3, 0.3])
+    log.close()
+    again = ask(provider_of(tmp_path), "/run", **asked | {"seen": new["newest"]})
+    assert (again["since"], again["last"], again["steps"]) == (22, 22, [[22]])
+
+
+def test_before_the_first_measurement_a_run_says_when_it_comes(tmp_path):
+    log = Log(tmp_path, MODULES)
+    log.put(400, "parameters", [5, 5, 5])
+    log.switch(400, "end_to_end", [0, 0, 0])
+    log.close()
+    run = ask(provider_of(tmp_path), "/run", run=".", quantity="loss")
+    assert (run["quantities"], run["first"], run["last"]) == ([], 401, 0)
+    assert [m["verdict"] for m in run["modules"]] == [None] * 3
+
+
+def test_each_state_is_explained():
+    told = ask(Fake({}), "/states")
+    assert [each["name"] for each in told] == list(states.BY_NAME)
+    assert all(each["meaning"] for each in told)
 
 
 def test_what_serves_the_task_is_judged_by_its_loss():

@@ -32,19 +32,58 @@ export function listRuns() {
   return get('runs');
 }
 
+export function listStates() {
+  return get('states');
+}
+
 function numeric(value) {
   return typeof value === 'number' ? value : NOT_FINITE[value] ?? NaN;
 }
 
-export async function readRun(name) {
-  const run = await get(`run?run=${encodeURIComponent(name)}`);
+// Beyond so many points of a series the whole is read again, in which TensorBoard keeps fewer.
+const MOST = 3000;
+const NONE = {steps: [], values: []};
+
+// Old measurements from before a step, and new ones from there on.
+function joined(old, fresh, since) {
+  const kept = old.steps.filter((step) => step < since).length;
+  return {
+    steps: [...old.steps.slice(0, kept), ...fresh.steps],
+    values: [...old.values.slice(0, kept), ...fresh.values],
+  };
+}
+
+// Puts what is new behind what was read before; without new data other quantities stay, too.
+function merge(run, before) {
+  for (const [name, quantity] of run.quantities) {
+    const held = before.quantities.get(name)?.series;
+    if (!quantity.series && held && run.stamp === before.stamp) quantity.series = held;
+    if (!quantity.series || !held || run.since === null) continue;
+    for (const module of new Set([...held.keys(), ...quantity.series.keys()])) {
+      const series = joined(held.get(module) ?? NONE, quantity.series.get(module) ?? NONE, run.since);
+      if (series.steps.length) quantity.series.set(module, series);
+      else quantity.series.delete(module);
+    }
+  }
+}
+
+// Of the quantities `wanted` the first that the run has comes with its measurements; of those,
+// only what is new since `before`, the same run as it was read last.
+export async function readRun(name, wanted, before) {
+  const query = new URLSearchParams({run: name});
+  for (const quantity of wanted) query.append('quantity', quantity);
+  const shown = wanted.find((quantity) => before?.quantities.has(quantity));
+  const held = before?.quantities.get(shown)?.series;
+  const long = held && [...held.values()].some((series) => series.steps.length > MOST);
+  if (held && !long) query.set('seen', before.newest);
+  const run = await get(`run?${query}`);
   run.quantities = new Map(
     run.quantities.map((quantity) => [
       quantity.name,
       {
         ...quantity,
         band: quantity.band?.map(numeric) ?? null,
-        series: new Map(
+        series: quantity.series && new Map(
           Object.entries(quantity.series).map(([module, series]) => [
             module,
             {steps: run.steps[series.steps], values: series.values.map(numeric)},
@@ -53,7 +92,7 @@ export async function readRun(name) {
       },
     ]),
   );
-  run.last = run.steps.reduce((last, steps) => Math.max(last, steps.at(-1)), 0);
+  if (before) merge(run, before);
   return run;
 }
 

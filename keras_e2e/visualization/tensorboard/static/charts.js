@@ -1,8 +1,11 @@
 // What heat map and curves have in common: drawing, axes, marks of the mode, zoom.
 
+import {middle} from './dom.js';
 import {colors} from './theme.js';
 
+// Letters of a name at most, beside a wide chart and a narrow one.
 const LABEL = 22;
+const NARROW = {width: 520, label: 11};
 
 // Plotly reads <b>, <br>, <a> and entities in labels and read-outs.
 export function plain(text) {
@@ -13,15 +16,14 @@ export function plain(text) {
     .replace(/>/g, '&gt;');
 }
 
-export function label(module) {
-  const text = `${module.number} ${module.name}`;
-  return text.length > LABEL ? `${text.slice(0, LABEL - 1)}…` : text;
+export function label(module, width) {
+  return middle(`${module.number} ${module.name}`, width < NARROW.width ? NARROW.label : LABEL);
 }
 
 // The same margins in all charts of a run, so that a step is at one place in them.
-export function margins(run) {
-  const longest = Math.max(4, ...run.modules.map((module) => label(module).length));
-  return {l: 20 + 6.4 * longest, r: 84, t: 26, b: 38, autoexpand: false};
+export function margins(run, width) {
+  const longest = Math.max(4, ...run.modules.map((module) => label(module, width).length));
+  return {l: 20 + 6.4 * longest, r: width < NARROW.width ? 62 : 84, t: 26, b: 38, autoexpand: false};
 }
 
 function switchLines(run, view) {
@@ -60,7 +62,7 @@ export function layoutOf(run, view, extra) {
     paper_bgcolor: look.paper,
     plot_bgcolor: look.plot,
     font: {color: look.text, size: 12, family: 'Roboto, system-ui, sans-serif'},
-    margin: margins(run),
+    margin: margins(run, view.width),
     width: view.width,
     height: extra.height,
     showlegend: false,

@@ -31,6 +31,21 @@ export function whole(value) {
   return WHOLE.format(value);
 }
 
+// A long name keeps its beginning and its end, which tells modules apart.
+export function middle(text, longest) {
+  if (text.length <= longest) return text;
+  const head = Math.ceil((longest - 1) / 2);
+  return `${text.slice(0, head)}…${text.slice(text.length - (longest - 1 - head))}`;
+}
+
+// The short name for the eyes, the full one for screen readers and under the mouse.
+export function named(attributes, text, longest) {
+  const short = middle(text, longest);
+  if (short === text) return h('span', attributes, text);
+  const full = h('span', {class: 'unseen'}, text);
+  return h('span', {...attributes, title: text}, h('span', {'aria-hidden': 'true'}, short), full);
+}
+
 export function plural(count, noun) {
   return `${whole(count)} ${noun}${count === 1 ? '' : 's'}`;
 }

@@ -106,7 +106,7 @@ export function drawHeatMap(element, run, quantity, cells, scale, view, cursor, 
       fixedrange: true,
       showgrid: false,
       tickvals: run.modules.map((_, i) => i),
-      ticktext: run.modules.map((module) => plain(label(module))),
+      ticktext: run.modules.map((module) => plain(label(module, view.width))),
       tickfont: {size: run.modules.length > 24 ? 10 : 12},
     },
   });
@@ -120,7 +120,7 @@ export function occurring(cells) {
   const count = [0, 0, 0];
   for (const cell of all) if (cell && special(cell.value) !== null) count[special(cell.value)] += 1;
   const notes = SPECIAL.flatMap((name, i) =>
-    count[i] ? [{color: specialColors()[i], text: `${name} (${plural(count[i], 'cell')})${i ? '' : ': not defined here, or overflown'}`}] : [],
+    count[i] ? [{color: specialColors()[i], text: `${name} (${plural(count[i], 'cell')})${i ? '' : ': undefined here'}`}] : [],
   );
   if (all.includes(null)) notes.push({color: colors().plot, text: 'no measurement'});
   return notes;

@@ -3,6 +3,7 @@
 import {address, listRuns, loadPlotly, readRun} from './api.js';
 import {h} from './dom.js';
 import {spacingOf} from './grid.js';
+import {Meanings} from './meanings.js';
 import {Panel} from './panel.js';
 import {RunList} from './runs.js';
 import {scaleOf} from './scale.js';
@@ -23,6 +24,11 @@ class Page {
       zoom: {x: null, y: null},
       hidden: new Set(),
       redraw: () => this.draw(),
+      turned: () => {
+        this.place();
+        this.draw();
+        this.complete();
+      },
       // Once, however many panels a narrower window made narrower.
       resized: () => {
         this.soon ??= requestAnimationFrame(() => {
@@ -50,7 +56,13 @@ class Page {
     this.about = h('p', {class: 'about'});
     this.plotlyMessage = h('p', {class: 'message', role: 'status', hidden: true});
     this.message = h('div', {class: 'empty', role: 'status', hidden: true});
-    this.main = h('main', {class: 'panels'});
+    this.opened = h('div', {class: 'panels'});
+    this.folded = h('div', {class: 'panels folded'});
+    this.meanings = new Meanings();
+    this.main = h(
+      'main', {}, this.runs.element, this.about, this.plotlyMessage, this.message, this.opened, this.folded,
+      this.meanings.element,
+    );
     this.pressed = false;
     this.late = false;
     this.pausedUntil = 0;
@@ -80,10 +92,6 @@ class Page {
         this.reset,
         this.status,
       ),
-      this.runs.element,
-      this.about,
-      this.plotlyMessage,
-      this.message,
       this.main,
     );
     onSystemChange(() => this.draw());
@@ -151,11 +159,12 @@ class Page {
     this.runs.update(listing.runs);
     const arranged = this.arrange();
     const ready = await this.prepare(listing.plotly);
-    const changed = await Promise.all(
-      [...this.panels.values()].map((panel) => this.read(panel, stamps.get(panel.name))),
-    );
+    const panels = [...this.panels.values()];
+    const changed = await Promise.all(panels.map((panel) => this.read(panel, stamps.get(panel.name))));
     this.explain(listing.runs.length);
     if (arranged || ready || changed.includes(true)) this.draw();
+    // What is shown is known only now: more of a run may be asked for than what came first.
+    if (changed.includes(true) && panels.some((panel) => panel.stamp && this.reads(panel))) this.again = true;
     const newest = Math.max(...[...this.panels.values()].map((panel) => panel.run?.last ?? 0));
     const step = newest > 0 ? `, up to step ${newest.toLocaleString('en')}` : '';
     this.say(`Looked at ${new Date().toLocaleTimeString()}${step}`);
@@ -168,14 +177,24 @@ class Page {
       panel.lose('This run is gone: its log was deleted or moved.');
       return had;
     }
-    if (stamp === panel.stamp) return false;
+    if (stamp === panel.stamp && !this.reads(panel)) return false;
+    const wanted = [this.wanted, this.shared.quantity, ...FIRST].filter((name) => name !== null);
     try {
-      panel.take(await readRun(panel.name));
+      panel.take(await readRun(panel.name, wanted, panel.run));
     } catch (error) {
       if (error.gone || !panel.run) panel.lose(error.message);
-      else panel.say(`${error.message} What is shown came before.`);
+      else {
+        // Nothing is asked for again at once.
+        panel.say(`${error.message} What is shown came before.`);
+        return false;
+      }
     }
     return true;
+  }
+
+  // Whether measurements are missing that this panel has to show.
+  reads(panel) {
+    return !panel.folded && panel.lacks(this.shared.quantity);
   }
 
   // Whether plotly has just come in.
@@ -207,11 +226,18 @@ class Page {
     }
     for (const name of chosen) {
       if (this.panels.has(name)) continue;
-      this.panels.set(name, new Panel(name, this.shared));
+      const open = [...this.panels.values()].filter((panel) => !panel.folded).length;
+      this.panels.set(name, new Panel(name, this.shared, open));
       changed = true;
     }
-    if (changed) this.main.append(...chosen.map((name) => this.panels.get(name).element));
+    if (changed) this.place();
     return changed;
+  }
+
+  // Those folded stand below: beside an open one they would leave its height empty.
+  place() {
+    const panels = this.runs.chosen.flatMap((name) => this.panels.get(name) ?? []);
+    for (const panel of panels) (panel.folded ? this.folded : this.opened).append(panel.element);
   }
 
   explain(count) {
@@ -236,6 +262,12 @@ class Page {
     this.shared.zoom.y = null;
     this.keep();
     this.draw();
+    this.complete();
+  }
+
+  // Reads what has to be shown and was not read yet.
+  complete() {
+    if ([...this.panels.values()].some((panel) => this.reads(panel))) this.refresh();
   }
 
   listQuantities(runs) {
@@ -248,6 +280,7 @@ class Page {
       this.quantity.replaceChildren(...names.map((name) => h('option', {value: name}, name)));
     }
     this.quantity.value = this.shared.quantity;
+    this.quantity.disabled = !names.length;
   }
 
   draw() {
@@ -255,7 +288,7 @@ class Page {
     if (this.pressed) return;
     const runs = [...this.panels.values()].flatMap((panel) => panel.run ?? []);
     this.listQuantities(runs);
-    const found = runs.flatMap((run) => run.quantities.get(this.shared.quantity) ?? []);
+    const found = [...this.panels.values()].flatMap((panel) => (!panel.folded && panel.quantity()) || []);
     const scale = scaleOf(found, this.choice.value);
     // To the end of the last cell.
     const ends = (s) => [s.steps[0], s.steps.at(-1) + spacingOf(s.steps)];
@@ -272,7 +305,10 @@ class Page {
     const parts = [about.replaceAll('`', '')];
     if (scale.clipped) parts.push('Logarithmic: zeros and the lowest hundredth are drawn at the low end.');
     if (this.choice.value === 'log' && !scale.canLog) parts.push('Linear, because there are no positive or some negative values.');
-    this.about.textContent = parts.filter(Boolean).join(' ');
+    // A sentence, and the formula behind it.
+    const text = parts.filter(Boolean).join(' ');
+    const end = about.indexOf(' `');
+    this.about.replaceChildren(h('strong', {}, text.slice(0, Math.max(0, end))), text.slice(Math.max(0, end)));
     this.about.hidden = !found.length;
   }
 

@@ -1,10 +1,10 @@
 // All that is shown of one run. Built once; what changes is put into its places, so that
 // focus, open parts and zoom outlast the next measurements.
 
-import {alarms, calm, calmSummary, chain, modesInWords} from './chain.js';
+import {alarms, calm, calmSummary, chain, glance, modesInWords} from './chain.js';
 import {clear, margins} from './charts.js';
 import {drawCurves} from './curves.js';
-import {h} from './dom.js';
+import {h, named, whole} from './dom.js';
 import {grid} from './grid.js';
 import {describe, drawHeatMap, moveCursor, occurring} from './heatmap.js';
 import {bandLegend} from './scale.js';
@@ -13,12 +13,18 @@ import {lineColor} from './theme.js';
 
 const KEYS = 'Arrow keys move from cell to cell, Home and End to the first and last step, Escape leaves.';
 const LETTER = 6.5;
+// So many runs are open at most until the user unfolds more, and show all verdicts in full.
+const OPEN = 4;
+const WORDY = 2;
 let count = 0;
 
 export class Panel {
   // `shared` is what all panels have in common: quantity, scale, zoom, hidden modules.
-  constructor(name, shared) {
+  // `open` is how many panels are open already.
+  constructor(name, shared, open) {
     this.name = name;
+    this.folded = open >= OPEN;
+    this.brief = open >= WORDY;
     this.shared = shared;
     this.stamp = null;
     this.run = null;
@@ -69,12 +75,15 @@ export class Panel {
       this.curvesPart,
       this.details,
     ];
+    this.fold = h('button', {type: 'button', class: 'fold', onclick: () => this.turn()});
+    this.glance = h('p', {class: 'glance'});
     this.element = h(
       'section',
       {class: 'panel', 'aria-labelledby': id},
-      h('div', {}, h('h2', {id}, name), this.modes, this.message, this.noCharts),
+      h('div', {}, h('div', {class: 'title'}, h('h2', {id}, name), this.fold), this.modes, this.glance, this.message, this.noCharts),
       ...this.parts,
     );
+    this.show();
     // Another run beside this one, or a narrower window.
     this.width = 0;
     this.resizes = new ResizeObserver(() => this.fit());
@@ -94,13 +103,14 @@ export class Panel {
     this.run = run;
     this.stamp = run.stamp;
     this.say('');
-    for (const part of this.parts) part.hidden = false;
+    this.show();
+    this.glance.replaceChildren(...glance(run));
     this.modes.textContent = modesInWords(run);
     this.alarms.replaceChildren(alarms(run));
     this.calmSummary.textContent = calmSummary(run);
     this.calmList.replaceChildren(...calm(run));
     this.calm.hidden = !calm(run).length;
-    if (first) this.calm.open = run.modules.length <= 6;
+    if (first) this.calm.open = run.modules.length <= 6 && !this.brief;
     this.chain.replaceChildren(chain(run));
   }
 
@@ -110,8 +120,26 @@ export class Panel {
     this.run = null;
     this.modes.textContent = '';
     this.noCharts.hidden = true;
-    for (const part of this.parts) part.hidden = true;
+    this.show();
     this.say(why);
+  }
+
+  // A folded run is its name and one line, so that many of them fit on a page.
+  show() {
+    this.element.classList.toggle('folded', this.folded);
+    this.fold.textContent = this.folded ? 'Unfold' : 'Fold';
+    this.fold.setAttribute('aria-label', `${this.fold.textContent} ${this.name}`);
+    for (const part of this.parts) part.hidden = this.folded || !this.run;
+    this.modes.hidden = this.folded;
+    this.glance.hidden = !this.folded || !this.run;
+    if (this.folded) this.noCharts.hidden = true;
+  }
+
+  turn() {
+    this.folded = !this.folded;
+    this.show();
+    this.shared.turned();
+    this.fold.focus();
   }
 
   say(text) {
@@ -120,23 +148,38 @@ export class Panel {
   }
 
   quantity() {
-    return this.run?.quantities.get(this.shared.quantity) ?? null;
+    const quantity = this.run?.quantities.get(this.shared.quantity);
+    return quantity?.series ? quantity : null;
+  }
+
+  // Whether the run has a quantity that was not read yet.
+  lacks(quantity) {
+    return this.run?.quantities.get(quantity)?.series === null;
+  }
+
+  // Why there are no charts.
+  missing() {
+    const {quantity} = this.shared;
+    if (!this.run.quantities.size) return `Waiting for the first measurement, at step ${whole(this.run.first)}.`;
+    return this.lacks(quantity) ? `Reading ${quantity} …` : `This run has no measurements of ${quantity}.`;
   }
 
   view(element) {
-    const {l, r} = margins(this.run);
+    const {l, r} = margins(this.run, element.clientWidth);
     const width = Math.max(l + r + 60, element.clientWidth);
     const letters = (width - l - r) / LETTER;
     return {x: this.shared.zoom.x ?? this.shared.steps, y: this.shared.zoom.y, width, letters};
   }
 
   draw() {
-    if (!this.run) return;
+    if (!this.run || this.folded) return;
     const quantity = this.quantity();
     for (const part of [this.heatPart, this.curvesPart, this.details]) part.hidden = !quantity;
     this.noCharts.hidden = Boolean(quantity);
-    this.noCharts.textContent = `This run has no measurements of ${this.shared.quantity}.`;
-    if (!quantity) return;
+    if (!quantity) {
+      this.noCharts.textContent = this.missing();
+      return;
+    }
     this.heatTitle.textContent = `${quantity.name}, module by step`;
     this.curvesTitle.textContent = `${quantity.name}, curves`;
     this.cells = grid(this.run, quantity);
@@ -188,7 +231,8 @@ export class Panel {
             redraw();
           };
           const swatch = h('span', {class: 'swatch', 'aria-hidden': 'true'});
-          return h('button', {type: 'button', onclick: flip}, swatch, `${module.number} ${module.name}`);
+          const name = `${module.number} ${module.name}`;
+          return h('button', {type: 'button', onclick: flip}, swatch, named({}, name, this.run.modules.length > 12 ? 20 : 40));
         }),
       );
     }

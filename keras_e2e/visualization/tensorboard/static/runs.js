@@ -1,6 +1,9 @@
 // The choice of runs.
 
-import {h} from './dom.js';
+import {h, whole} from './dom.js';
+
+// From so many runs on there is a field to find some by their names.
+const MANY = 8;
 
 export class RunList {
   // `chosen` are names, or null: then the run written last is shown.
@@ -9,7 +12,18 @@ export class RunList {
     this.onChange = onChange;
     this.items = new Map();
     this.list = h('ul', {class: 'runs'});
-    this.element = h('fieldset', {hidden: true}, h('legend', {}, 'Runs'), this.list);
+    this.filter = h('input', {type: 'search', id: 'filter', placeholder: 'part of a name', oninput: () => this.sift()});
+    this.found = h('span', {role: 'status'});
+    const all = (on) => () => this.flipAll(on);
+    this.tools = h(
+      'div',
+      {class: 'tools', hidden: true},
+      h('label', {for: 'filter'}, 'Filter', this.filter),
+      h('button', {type: 'button', onclick: all(true)}, 'Show all found'),
+      h('button', {type: 'button', onclick: all(false)}, 'Hide all'),
+      this.found,
+    );
+    this.element = h('fieldset', {hidden: true}, h('legend', {}, 'Runs'), this.tools, this.list);
   }
 
   update(runs) {
@@ -38,6 +52,29 @@ export class RunList {
       item.querySelector('input').checked = this.chosen.includes(name);
     });
     this.element.hidden = !all.length;
+    this.tools.hidden = all.length < MANY;
+    this.sift();
+  }
+
+  // Shows the runs whose names hold all the words of the filter.
+  sift() {
+    const words = this.tools.hidden ? [] : this.filter.value.toLowerCase().split(/\s+/);
+    let count = 0;
+    for (const [name, item] of this.items) {
+      item.hidden = !words.every((word) => name.toLowerCase().includes(word));
+      count += !item.hidden;
+    }
+    const text = `${whole(count)} of ${whole(this.items.size)} runs, ${whole(this.chosen.length)} shown`;
+    if (this.found.textContent !== text) this.found.textContent = text;
+  }
+
+  flipAll(on) {
+    this.touched = true;
+    const found = [...this.items].filter(([, item]) => !item.hidden).map(([name]) => name);
+    this.chosen = on ? [...new Set([...this.chosen, ...found])] : [];
+    for (const [name, item] of this.items) item.querySelector('input').checked = this.chosen.includes(name);
+    this.sift();
+    this.onChange();
   }
 
   item(name) {
@@ -49,6 +86,7 @@ export class RunList {
     this.touched = true;
     const chosen = this.chosen.filter((other) => other !== name);
     this.chosen = on ? [...chosen, name] : chosen;
+    this.sift();
     this.onChange();
   }
 }

@@ -53,9 +53,10 @@ export function colors() {
     plot: onDark ? '#2b2c2f' : '#f1f3f4',
     mark: onDark ? '#ffffff' : '#000000',
     band: onDark ? 'rgba(129, 201, 149, 0.20)' : 'rgba(52, 168, 83, 0.16)',
-    nan: '#e535ab',
+    // Undefined is no alarm: a quiet gray. Overflown numbers stand out.
+    nan: onDark ? '#8a8f96' : '#9aa0a6',
     inf: onDark ? '#ffffff' : '#000000',
-    minusInf: '#80868b',
+    minusInf: '#e535ab',
   };
 }
 
