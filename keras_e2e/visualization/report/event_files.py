@@ -135,50 +135,77 @@ class _Scalars:
     def __init__(self) -> None:
         self.dropped = 0
         self.since, self.until = float("inf"), float("-inf")
-        self._steps: dict[str, list[int]] = {}
-        self._values: dict[str, list[float]] = {}
+        self._series: dict[str, tuple[list[int], list[float]]] = {}
         self._descriptions: dict[str, str] = {}
         self._last = -1
 
     def add(self, event: Any) -> None:
+        step = event.step
         for value in event.summary.value:
-            if not value.tag.startswith("e2e_") or "/" not in value.tag:
+            tag = value.tag
+            if not tag.startswith("e2e_") or "/" not in tag:
                 continue
             number = _number(value)
             if number is None:
                 continue
-            if event.step < self._last:
-                self._forget(event.step)
-            self._last = event.step
+            if step < self._last:
+                self._forget(step)
+            self._last = step
+            series = self._series.get(tag)
+            if series is None:
+                series = self._series[tag] = ([], [])
+            series[0].append(step)
+            series[1].append(number)
+            if value.HasField("metadata") and value.metadata.summary_description:
+                self._descriptions[tag] = value.metadata.summary_description
             self.since = min(self.since, event.wall_time)
             self.until = max(self.until, event.wall_time)
-            self._steps.setdefault(value.tag, []).append(event.step)
-            self._values.setdefault(value.tag, []).append(number)
-            if value.metadata.summary_description:
-                self._descriptions[value.tag] = value.metadata.summary_description
 
     def all(self) -> list[Scalar]:
         return [
-            Scalar(tag, steps, self._values[tag], self._descriptions.get(tag, ""))
-            for tag, steps in self._steps.items()
+            Scalar(tag, steps, values, self._descriptions.get(tag, ""))
+            for tag, (steps, values) in self._series.items()
         ]
 
     def _forget(self, step: int) -> None:
         """Drops what a training left behind that was started again, from `step` on."""
-        for tag, steps in self._steps.items():
+        for steps, values in self._series.values():
             kept = sum(1 for s in steps if s < step)
             self.dropped += len(steps) - kept
-            del steps[kept:], self._values[tag][kept:]
+            del steps[kept:], values[kept:]
 
 
-def _read_file(path: str, scalars: _Scalars, notices: list[Notice]) -> None:
+# Records asked for at once: one by one takes several times as long.
+BATCH = 512
+
+
+def _records(path: str) -> Iterator[bytes]:
+    """The records of a file up to where it is damaged.
+
+    Raises:
+        tf.errors.DataLossError: Behind the last one that is whole.
+    """
     # Not at the top: a bad log directory is refused without waiting for TensorFlow
     # where Keras runs on another backend.
     import tensorflow as tf
 
+    whole = 0
+    dataset = tf.data.TFRecordDataset(path)
+    try:
+        for batch in dataset.batch(BATCH).as_numpy_iterator():
+            whole += len(batch)
+            yield from batch
+    except tf.errors.DataLossError:
+        # The batch with the damage is lost as a whole.
+        yield from dataset.skip(whole).as_numpy_iterator()
+
+
+def _read_file(path: str, scalars: _Scalars, notices: list[Notice]) -> None:
+    import tensorflow as tf
+
     count = 0
     try:
-        for record in tf.data.TFRecordDataset(path).as_numpy_iterator():
+        for record in _records(path):
             scalars.add(event_pb2.Event.FromString(record))
             count += 1
     except (tf.errors.DataLossError, DecodeError):
@@ -193,12 +220,14 @@ def _read_file(path: str, scalars: _Scalars, notices: list[Notice]) -> None:
 
 def _number(value: Any) -> float | None:
     """The one number that a summary holds, of the old or the new kind."""
-    if value.HasField("simple_value"):
+    kind = value.WhichOneof("value")
+    if kind == "simple_value":
         return value.simple_value
-    if not value.HasField("tensor"):
+    if kind != "tensor":
         return None
-    if len(value.tensor.float_val) == 1:  # as Writer does; saves most of the time
-        return value.tensor.float_val[0]
+    floats = value.tensor.float_val
+    if len(floats) == 1:  # as Writer does; saves most of the time
+        return floats[0]
     try:
         array = tensor_util.make_ndarray(value.tensor)
     except (TypeError, ValueError):

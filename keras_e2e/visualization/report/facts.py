@@ -70,10 +70,7 @@ def judged(run: RunData, module: str) -> Judged | None:
     # Nobody is "0 % confident" that it is unclear; old logs have no confidence.
     known = math.isfinite(found.confidence) and found.state != "unclear"
     confidence = f"{100 * found.confidence:.0f} % confidence" if known else ""
-    name = module.split("_", 1)[1]
-    effects = [
-        other for other in run.modules if (v := run.verdict(other)) and v.cause == name
-    ]
+    effects = run.effects_of(module)
     return Judged(found.state, kind, confidence, found.message, ", ".join(effects))
 
 

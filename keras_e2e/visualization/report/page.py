@@ -112,7 +112,13 @@ def _comparison(runs: list[RunData], numbers: Iterator[int]) -> dict:
         if lines:
             curves = figures.curves(lines, points=points)
             title = f"{quantity} over steps, a line for each run and module"
-            charts.append({**_chart(title, curves, numbers), "notes": curves.notes})
+            charts.append(
+                {
+                    **_chart(title, curves, numbers),
+                    "notes": curves.notes,
+                    "legend": curves.figure["layout"]["showlegend"],
+                }
+            )
     return {"modules": modules, "rows": rows if alike else None, "charts": charts}
 
 

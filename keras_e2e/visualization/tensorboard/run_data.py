@@ -1,5 +1,6 @@
 """One run, read back from its log files: for the dashboard and for the report."""
 
+import functools
 import math
 import re
 from collections.abc import Iterable, Sequence
@@ -78,6 +79,10 @@ class RunData:
         TensorBoard downsamples long series, and may drop the first measurement in a mode.
         `trained_by` is logged at switches only, so it still has the step.
         """
+        return self._switches
+
+    @functools.cached_property  # each verdict asks for the last one
+    def _switches(self) -> list[tuple[int, str]]:
         found: list[tuple[int, str]] = []
         marks = sorted({step for s in self.trained_by.values() for step in s.steps})
         before = -1
@@ -106,6 +111,11 @@ class RunData:
             if module in series and series[module].values
             if series[module].steps[-1] >= since
         }
+
+    def effects_of(self, module: str) -> list[str]:
+        """The modules whose states are effects of this one's fault."""
+        number = int(module.split("_", 1)[0])
+        return [m for m in self.modules if _code(self.causes.get(m)) == number]
 
     def verdict(self, module: str) -> Verdict | None:
         """The latest verdict on a module, with the latest numbers; None without one.
