@@ -21,6 +21,7 @@ class EpisodeReturns(keras.callbacks.Callback):
 
     Raises:
         TypeError: If `rollouts` is something else.
+        ValueError: When `fit` begins: if it trains another model than the one that acts.
 
     Example:
 
@@ -43,6 +44,15 @@ class EpisodeReturns(keras.callbacks.Callback):
                 f"model is trained on. Found: {type(rollouts).__name__}."
             )
         self.rollouts = rollouts
+
+    def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
+        if self.model is not self.rollouts.model:
+            raise ValueError(
+                f"EpisodeReturns: in the rollouts the model {self.rollouts.model.name!r} "
+                f"acts, but fit trains another one, {self.model.name!r}: its weights would "
+                "be trained on what it did not do. Expected one model: make the Rollouts "
+                "of the model that is trained, of what modularize returned for instance."
+            )
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         if logs is not None:

@@ -1,5 +1,6 @@
 """A Keras model that acts: what its outputs are, and what it remembers."""
 
+import zlib
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -192,6 +193,11 @@ class Policy:
         }
         alone = keras.tree.map_structure(lambda a: a[:, None], observations)
         return self.inputs(alone, states)
+
+    def fingerprint(self) -> list[int]:
+        """Returns numbers that change where the model is trained, by whomever."""
+        weights = map(keras.ops.convert_to_numpy, self.model.trainable_variables)
+        return [zlib.crc32(weight.tobytes()) for weight in weights]
 
     def _check(self, found: dict[str, Any], outputs: np.ndarray, values: Any) -> None:
         axes = (1,) if self.states else ()

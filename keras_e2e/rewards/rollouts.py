@@ -139,7 +139,7 @@ class Rollouts(Epochs, keras.utils.PyDataset):
         # were taken.
         self._began_at = 0
         self._taken: set[int] = set()
-        self._acts = self._has_trained = self._builds = False
+        self._acts = self._in_use = self._builds = False
         self._seeded_at = 0
 
     # What became of the episodes
@@ -211,12 +211,11 @@ class Rollouts(Epochs, keras.utils.PyDataset):
         """
         if not self._acts or self._recording is None:
             return
-        self._acts = False
+        self._acts, self._in_use = False, True
         # On JAX the variables are the step's during the epoch.
         getattr(self.model, "jax_state_sync", lambda: None)()
         if not self._trained():
             return
-        self._has_trained = True
         # After an epoch that was interrupted the next `fit` ends it.
         history = getattr(self.model, "history", None)
         steps = (getattr(history, "params", None) or {}).get("steps")
@@ -227,17 +226,29 @@ class Rollouts(Epochs, keras.utils.PyDataset):
                 "older policy then, in the next epoch. Leave steps_per_epoch out; for "
                 "shorter epochs give Rollouts fewer steps or passes."
             )
+        self._show(self._recording)
+
+    def _show(self, recording: Recording) -> None:
         flat = keras.tree.map_structure(
-            lambda a: a.reshape(-1, *a.shape[2:]), self._recording.observations
+            lambda a: a.reshape(-1, *a.shape[2:]), recording.observations
         )
         show_observations(self.model, flat, self._policy.single_step)
 
     def __iter__(self) -> Iterator[tuple]:
         """An epoch by hand: lets the policy act and yields the batches."""
+        # Whoever trains by hand may do without the optimizer, and break off.
+        self._recording = None
         self.on_epoch_begin()
-        for index in range(self.num_batches):
-            yield self[index]
-        self.on_epoch_end()
+        recording, before = self._recording, self._policy.fingerprint()
+        try:
+            for index in range(self.num_batches):
+                yield self[index]
+        finally:
+            # A loop that was left open may end within a later epoch.
+            if recording is not None and self._recording is recording:
+                self._acts, self._in_use = False, True
+                if self._policy.fingerprint() != before:
+                    self._show(recording)
 
     def __getitem__(self, index: int) -> tuple:
         if self._recording is None or not self._acts:
@@ -251,13 +262,14 @@ class Rollouts(Epochs, keras.utils.PyDataset):
         return (x, y) if self._always_real else (x, y, rows.weight)
 
     def _begin(self) -> np.random.Generator:
-        """Begins the first episodes, if that is not done yet."""
+        """Begins episodes, if that is not done yet or another loop did since."""
         done = self._steps_taken()
-        restored = not self._has_trained and done != self._seeded_at
+        restored = not self._in_use and done != self._seeded_at
         if self._rng is None or restored:
             # A run that was resumed is to draw other numbers than at its beginning.
             entropy = None if self.seed is None else [self.seed, done]
             self._rng, self._seeded_at = np.random.default_rng(entropy), done
+        if restored or not self._loop.is_current:
             self._loop.reset(int(self._rng.integers(2**31)))
             self._policy.begin(self.envs.num_envs)
         return self._rng

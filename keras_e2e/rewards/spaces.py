@@ -20,7 +20,7 @@ class Actions:
         num_outputs: Integer, how many outputs the policy has to have.
 
     Raises:
-        ValueError: If the space is of another kind.
+        ValueError: If the space is of another kind, or a `Box` of integers.
     """
 
     def __init__(self, space: Any):
@@ -29,6 +29,12 @@ class Actions:
             raise ValueError(
                 f"The action space {space} is not supported. Expected Discrete (one of n "
                 "actions) or Box (real numbers). Make one of it with "
+                "gymnasium.wrappers.TransformAction."
+            )
+        if kind == "Box" and not np.issubdtype(space.dtype, np.floating):
+            raise ValueError(
+                f"The action space {space} is of {space.dtype}, to which numbers would "
+                "be cut off. Expected a Box of floats. Make it one, or a Discrete, with "
                 "gymnasium.wrappers.TransformAction."
             )
         self.space = space

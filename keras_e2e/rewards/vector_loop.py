@@ -2,7 +2,9 @@
 
 from collections import deque
 from collections.abc import Mapping
+from itertools import count
 from typing import Any, NamedTuple
+from weakref import WeakKeyDictionary
 
 import keras
 import numpy as np
@@ -11,6 +13,10 @@ from keras_e2e.rewards.spaces import as_arrays, check_observations
 
 # Over how many episodes returns are averaged, as in stable-baselines3.
 NUM_RECENT = 100
+
+# Which loop began the episodes that environments are in; its number, so as not to keep it.
+_begun_by: WeakKeyDictionary[Any, int] = WeakKeyDictionary()
+_numbers = count()
 
 
 class Transition(NamedTuple):
@@ -100,7 +106,8 @@ class VectorLoop:
     def __init__(self, envs: Any):
         check_observations(envs.single_observation_space)
         # Gymnasium's name of the mode; without one it takes the first as given.
-        mode = getattr(envs.metadata.get("autoreset_mode"), "value", "NextStep")
+        given = envs.metadata.get("autoreset_mode", "NextStep")
+        mode = getattr(given, "value", given)
         if mode not in ("NextStep", "SameStep"):
             raise ValueError(
                 f"The environments' autoreset_mode is {mode}: they do not begin new "
@@ -114,6 +121,12 @@ class VectorLoop:
         self.lengths: deque[int] = deque(maxlen=NUM_RECENT)
         self.num_steps = self.num_episodes = 0
         self.observations: Any = None
+        self._number = next(_numbers)
+
+    @property
+    def is_current(self) -> bool:
+        """Whether the environments are in episodes that this loop began."""
+        return _begun_by.get(self.envs.unwrapped) == self._number
 
     def reset(self, seed: int | None) -> None:
         """Begins new episodes everywhere.
@@ -122,6 +135,7 @@ class VectorLoop:
             seed: Integer seed of the environments, or None.
         """
         observations, self.infos = self._ask("reset", seed=seed)
+        _begun_by[self.envs.unwrapped] = self._number
         self._return = np.zeros(self.envs.num_envs)
         self._length = np.zeros(self.envs.num_envs, "int64")
         self.begins = np.ones(self.envs.num_envs, bool)
@@ -136,8 +150,9 @@ class VectorLoop:
             actions: Array `(num_envs, ...)` as the environments take them.
 
         Raises:
-            ValueError: If a reward or an observation is not finite, or the last
-                observation of an episode that was cut off is missing.
+            ValueError: If a reward or an observation is not finite, the last observation
+                of an episode that was cut off is missing, or there is one that the
+                environments' mode does not have.
             RuntimeError: If the environments cannot be stepped any more.
         """
         observations, rewards, terminated, truncated, infos = self._ask("step", actions)
@@ -153,6 +168,13 @@ class VectorLoop:
         if final is not None:
             final = with_final(self.observations, final, ended)
             self._check_observations(final)
+        elif not self.same_step and "final_obs" in infos:
+            raise ValueError(
+                "The environments' infos have 'final_obs', the last observation of an "
+                "episode where the next one began in the same step, but their metadata do "
+                "not say so. Expected metadata['autoreset_mode'] = "
+                "gymnasium.vector.AutoresetMode.SAME_STEP."
+            )
         elif self.same_step and truncated.any():
             raise ValueError(
                 f"Environment {np.flatnonzero(truncated)[0]} was cut off, and the "

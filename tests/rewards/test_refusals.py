@@ -47,12 +47,12 @@ def refuses(match, envs=None, model=None, error=ValueError, **options):
         Space.MultiDiscrete([2, 2]),
         Space.MultiBinary(2),
         Space.Dict({"a": Space.Discrete(2)}),
+        Space.Box(-3, 3, (1,), "int32"),
     ],
 )
 def test_other_action_spaces(space):
-    refuses(
-        r"The action space .* is not supported.*TransformAction", with_spaces(actions=space)
-    )
+    match = r"The action space .* is (not supported|of int32).*TransformAction"
+    refuses(match, with_spaces(actions=space))
 
 
 def test_observations_that_are_not_numbers():
@@ -221,6 +221,20 @@ def test_episodes_that_are_cut_off_without_their_last_observation():
             return *found, infos
 
     refuses("was cut off, and .* no 'final_obs'.*NEXT_STEP", Forgetful(vector()))
+
+
+class Described(gymnasium.vector.VectorWrapper):
+    """Environments of one's own, and what their metadata say."""
+
+    def __init__(self, envs, **metadata):
+        super().__init__(envs)
+        self._metadata = metadata
+
+
+def test_episodes_that_begin_in_the_same_step_and_do_not_say_so():
+    refuses("have 'final_obs'.*SAME_STEP", Described(vector()))
+    model = compiled(network())
+    model.fit(small(model, Described(vector(), autoreset_mode="SameStep")), verbose=0)
 
 
 def test_sizes_that_do_not_divide():
