@@ -30,7 +30,10 @@ PAGES = {
     "docs/guides/subclassed.md": {},
     "docs/index.md": {"20_000": "1_000", "epochs=10": "epochs=6"},
     "docs/memory.md": {"base, 7": "base, 2"},
-    "docs/rewards.md": {"epochs=30": "epochs=1", "epochs=2": "epochs=1"},
+    "docs/rewards.md": {
+        "epochs=30": "epochs=1",
+        "(model, rollouts)": "(model, rollouts, steps=50)",
+    },
     "docs/speed.md": {"epochs=20": "epochs=1"},
     "docs/verdicts.md": {"(model, x, y,": "(model, x, y, steps=50,"},
 }

@@ -116,8 +116,8 @@ STATES = (
         "dormant",
         True,
         "Most units of the module are hardly ever active.",
-        "Lower the learning rate, start the biases higher, or use an activation that "
-        "does not die, such as leaky ReLU.",
+        "Lower the learning rate, start the biases (beta, after a normalization) higher, "
+        "or use an activation that does not die, such as leaky ReLU.",
         ("dormant_fraction",),
     ),
     State(

@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 from keras_e2e.diagnostics import Verdict, default_quantities, states
-from keras_e2e.models.diagnosis_words import SYMBOLS
+from keras_e2e.models.diagnosis_words import SYMBOLS, out_of_range
 
 # The numbers that the table shows, of those that were measured.
 SHOWN = (
@@ -210,9 +210,13 @@ class Diagnosis(NamedTuple):
                 lines.append(f"{module}: {verdict.message}")
             if module in effects:
                 lines.append(f"{', '.join(effects[module])}: effects of {module}")
-        if not any(verdict.alarm for verdict in self.verdicts.values()):
-            lines.insert(0, "No alarm: no fault was found in any module.")
-        return lines
+        if any(verdict.alarm for verdict in self.verdicts.values()):
+            return lines
+        outside = out_of_range(self.verdicts)
+        first = ["No alarm: no fault was found in any module."]
+        if outside:
+            first.append(f"Out of the usual range, a heuristic: {', '.join(outside)}.")
+        return [*first, *lines]
 
     def _explained(self) -> list[str]:
         """What each number in the tables means."""

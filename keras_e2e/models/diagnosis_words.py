@@ -1,8 +1,10 @@
 """What each number of a diagnosis means, in a sentence."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
+from keras_e2e.diagnostics import default_quantities
 from keras_e2e.diagnostics.quantity import Described
+from keras_e2e.diagnostics.verdicts import Verdict
 
 SYMBOLS = (
     "In the formulas: g is the gradient, theta the weights, dtheta what a step changes of "
@@ -13,6 +15,19 @@ SYMBOLS = (
 def explanations(quantities: Iterable[Described]) -> dict[str, str]:
     """For each number a sentence: what it is, how to read it, and what is usual."""
     return {name: _explanation(each, name) for each in quantities for name in each.columns}
+
+
+def out_of_range(verdicts: Mapping[str, Verdict]) -> list[str]:
+    """Numbers of modules that still learn, where they are not in their healthy range."""
+    ranges = {each.name: each.healthy for each in default_quantities() if each.healthy}
+    return [
+        f"{name} {verdict.numbers[name]:.3g} of {module}"
+        for module, verdict in verdicts.items()
+        for name, (low, high) in ranges.items()
+        if verdict.state != "converged"
+        and name in verdict.numbers
+        and (verdict.numbers[name] < low or verdict.numbers[name] > high)
+    ]
 
 
 def _explanation(described: Described, column: str) -> str:

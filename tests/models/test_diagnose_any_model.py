@@ -10,7 +10,8 @@ import tensorflow as tf
 from keras import layers, ops
 
 import keras_e2e as e2e
-from keras_e2e.diagnostics import ResetUtility
+from keras_e2e.diagnostics import ResetUtility, Verdict
+from keras_e2e.models.diagnosis import Diagnosis
 
 RNG = np.random.default_rng(0)
 X = RNG.normal(size=(128, 8)).astype("float32")
@@ -669,3 +670,10 @@ def test_under_a_strategy():
     before = numbers(model)
     found = e2e.diagnose(model, x, y, **QUICK)
     assert len(found.verdicts) == 3 and same(before, numbers(model))
+
+
+def test_numbers_out_of_their_range_are_listed_where_there_is_no_alarm():
+    verdict = Verdict("healthy", 0.99, {"dormant_fraction": 0.61, "signal_gain": 1.0})
+    done = verdict._replace(state="converged")
+    found = str(Diagnosis({"block": verdict, "done": done}, {}, [300], {}, 300))
+    assert "Out of the usual range, a heuristic: dormant_fraction 0.61 of block." in found
