@@ -12,6 +12,10 @@ from keras_e2e.utils.validation import check_number
 # probability with which it was chosen.
 NUM_EXTRA_TARGETS = 2
 
+# The ratio of two densities may be larger than any float32, and zero times infinity is the
+# gradient of what was clipped. Far beyond what is ever felt.
+MOST_LOG_RATIO = 80.0
+
 
 def unpack_targets(y_true: Any) -> tuple[Any, Any, Any]:
     """Returns actions, advantages and logarithms of probabilities."""
@@ -164,7 +168,7 @@ class PPO(PolicyLoss):
         super().__init__(distribution, entropy, name, **kwargs)
 
     def surrogate(self, log_probs: Any, old: Any, advantages: Any) -> Any:
-        ratio = ops.exp(log_probs - old)
+        ratio = ops.exp(ops.minimum(log_probs - old, MOST_LOG_RATIO))
         clipped = ops.clip(ratio, 1 - self.clip, 1 + self.clip)
         return -ops.minimum(ratio * advantages, clipped * advantages)
 

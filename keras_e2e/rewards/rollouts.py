@@ -135,9 +135,9 @@ class Rollouts(Epochs, keras.utils.PyDataset):
         self._recording: Recording | None = None
         self._batches: list[Rows] = []
         self._rng: np.random.Generator | None = None
-        # The optimizer's steps when the present rollout began, and which of its batches
-        # were taken.
-        self._began_at = 0
+        # The optimizer's steps and the weights when the present rollout was made, and
+        # which of its batches were taken.
+        self._began_at, self._began_with = 0, [0]
         self._taken: set[int] = set()
         self._acts = self._in_use = self._builds = False
         self._seeded_at = 0
@@ -161,7 +161,6 @@ class Rollouts(Epochs, keras.utils.PyDataset):
         return float(np.mean(self._loop.lengths)) if self._loop.lengths else float("nan")
 
     # A dataset of Keras's
-
     @property
     def num_batches(self) -> int:
         return self.passes * self.steps * self.envs.num_envs // self.batch_size
@@ -178,7 +177,7 @@ class Rollouts(Epochs, keras.utils.PyDataset):
         # is not built yet from a batch, and begins it once more. Batches that it fetches
         # ahead may be all there are.
         looked_at = self._builds or len(self._taken) < self.num_batches
-        if self._recording is None or not looked_at or self._trained():
+        if self._recording is None or not looked_at or self._moved():
             self._record(rng)
         loss = compat.compiled_loss(self.model)
         self._builds = loss is not None and not loss.built
@@ -202,6 +201,7 @@ class Rollouts(Epochs, keras.utils.PyDataset):
             else:
                 batches += sequences(recording, self.batch_size, self.sequence_length, rng)
         self._recording, self._batches, self._began_at = recording, batches, began_at
+        self._began_with = self._policy.fingerprint()
 
     def on_epoch_end(self) -> None:
         """Shows what was trained on to the layers that normalize observations.
@@ -239,7 +239,7 @@ class Rollouts(Epochs, keras.utils.PyDataset):
         # Whoever trains by hand may do without the optimizer, and break off.
         self._recording = None
         self.on_epoch_begin()
-        recording, before = self._recording, self._policy.fingerprint()
+        recording = self._recording
         try:
             for index in range(self.num_batches):
                 yield self[index]
@@ -247,7 +247,7 @@ class Rollouts(Epochs, keras.utils.PyDataset):
             # A loop that was left open may end within a later epoch.
             if recording is not None and self._recording is recording:
                 self._acts, self._in_use = False, True
-                if self._policy.fingerprint() != before:
+                if self._moved():
                     self._show(recording)
 
     def __getitem__(self, index: int) -> tuple:
@@ -282,6 +282,10 @@ class Rollouts(Epochs, keras.utils.PyDataset):
     def _trained(self) -> bool:
         """Whether the model was trained since it acted."""
         return self._steps_taken() != self._began_at
+
+    def _moved(self) -> bool:
+        """Whether the policy is another than when it acted, whoever changed its weights."""
+        return self._trained() or self._policy.fingerprint() != self._began_with
 
     def _example(self) -> tuple:
         """A batch of zeros, of the right shapes, where there is no rollout."""

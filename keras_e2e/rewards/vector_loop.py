@@ -150,13 +150,15 @@ class VectorLoop:
             actions: Array `(num_envs, ...)` as the environments take them.
 
         Raises:
-            ValueError: If a reward or an observation is not finite, the last observation
+            ValueError: If there is not one reward for each environment, a reward or an
+                observation is not finite, the last observation
                 of an episode that was cut off is missing, or there is one that the
                 environments' mode does not have.
             RuntimeError: If the environments cannot be stepped any more.
         """
         observations, rewards, terminated, truncated, infos = self._ask("step", actions)
         real = ~self._ended if not self.same_step else np.ones_like(self._ended)
+        self._check_shapes(rewards=rewards, terminated=terminated, truncated=truncated)
         rewards = np.where(real, np.asarray(rewards, "float64"), 0.0)
         self._check_rewards(rewards)
         # Environments may go on writing into the arrays that they return.
@@ -210,6 +212,15 @@ class VectorLoop:
                     f"Environment {index} gave an observation that is not finite at step "
                     f"{self._length[index]} of its episode: {_shortened(array[index])}. "
                     "Expected finite numbers. The model was not trained with it."
+                )
+
+    def _check_shapes(self, **found: Any) -> None:
+        expected = (self.envs.num_envs,)
+        for name, array in found.items():
+            if np.shape(array) != expected:
+                raise ValueError(
+                    f"The environments gave {name} of the shape {np.shape(array)}. "
+                    f"Expected {expected}, one for each environment."
                 )
 
     def _check_rewards(self, rewards: np.ndarray) -> None:

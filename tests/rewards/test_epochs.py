@@ -45,6 +45,16 @@ def test_a_loop_that_was_left_open_does_not_end_a_later_epoch():
     assert next(later)[0].any()
 
 
+def test_weights_that_are_set_make_a_rollout_that_was_looked_at_stale():
+    model = compiled(network())
+    rollouts = small(model, passes=4)
+    for steps, weights in ((16, 0.0), (32, 1.0)):
+        model.set_weights([weight + weights for weight in model.get_weights()])
+        for _ in range(2):  # looks at the same one while the policy is the same
+            model.evaluate(rollouts, steps=1, verbose=0)
+        assert rollouts.env_steps == steps
+
+
 def places(rollouts):
     """(environment's episode, step) of each step, in order."""
     x = next(iter(rollouts))[0]

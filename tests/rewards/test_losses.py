@@ -134,6 +134,16 @@ def test_a_policy_that_is_sure_is_finite():
         assert np.isfinite(gradient(loss, y_true, outputs)).all()
 
 
+@pytest.mark.parametrize("advantage", [1.0, -1.0])
+def test_a_ratio_larger_than_any_float_has_a_finite_gradient(advantage):
+    """A density grows by more than that where a policy has become sure."""
+    y_true = tf.constant([[0.0, advantage, -80.0]])
+    outputs = tf.Variable([[0.0, -19.0]])
+    with tf.GradientTape() as tape:
+        value = rewards.PPO(distribution="gaussian")(y_true, outputs)
+    assert np.isfinite(value) and np.isfinite(tape.gradient(value, outputs)).all()
+
+
 def test_rewards_of_zero_move_nothing_but_by_entropy():
     outputs, actions, _, old = examples("categorical")
     y_true = packed(actions, np.zeros(12), old)

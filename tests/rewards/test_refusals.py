@@ -237,6 +237,15 @@ def test_episodes_that_begin_in_the_same_step_and_do_not_say_so():
     model.fit(small(model, Described(vector(), autoreset_mode="SameStep")), verbose=0)
 
 
+def test_rewards_of_another_shape():
+    class Columns(gymnasium.vector.VectorWrapper):
+        def step(self, actions):
+            observations, rewards, *rest = super().step(actions)
+            return observations, rewards[:, None], *rest
+
+    refuses(r"rewards of the shape \(2, 1\).*Expected \(2,\)", Columns(vector()))
+
+
 def test_sizes_that_do_not_divide():
     refuses(
         r"steps=8 in each of 2 environments are 16 steps.*batch_size=5.*such as 4",
