@@ -183,10 +183,13 @@ def colored(trace: dict[str, Any]) -> dict[str, Any]:
 
 def label(name: str, longest: int = 40) -> str:
     """An untrusted name for Plotly, which reads markup in texts; cut in the middle."""
-    if len(name) > longest:
-        half = longest // 2
-        name = f"{name[:half]}…{name[1 - half :]}"
-    return html.escape(name)
+    return html.escape(shortened(name, longest))
+
+
+def shortened(name: str, longest: int) -> str:
+    """A name cut in the middle: modules are told apart by the end, too."""
+    half = longest // 2
+    return name if len(name) <= longest else f"{name[:half]}…{name[1 - half :]}"
 
 
 def logarithmic(values: Sequence[float]) -> bool:

@@ -19,9 +19,8 @@ from keras_e2e.visualization.report.event_files import Logs
 from keras_e2e.visualization.tensorboard.run_data import RunData
 
 COMPARED = ("gradient_snr", "loss")
-# Of the table that compares runs; and points of a curve that does.
+# Of the table that compares runs.
 MOST_COLUMNS = 12
-POINTS_COMPARED = 100
 # Runs, and modules, from which on a page would be long: what is calm is folded.
 MANY_RUNS = 3
 MANY_MODULES = 12
@@ -66,6 +65,7 @@ def _run(
         "since": _moment(times[0]),
         "until": _moment(times[1]),
         "modules": chain,
+        "short": [figures.shortened(module.name, 18) for module in chain],
         "judged": facts.alarms_first(chain),
         "switches": run.switches(),
         "columns": facts.quantities(run),
@@ -105,12 +105,14 @@ def _comparison(runs: list[RunData], numbers: Iterator[int]) -> dict:
     # Models that are unlike, or long, have few cells of a common table in common.
     alike = len(modules) <= MOST_COLUMNS and all(run.modules == modules for run in runs)
     rows = [[facts.judged(run, module) for module in modules] for run in runs]
-    points = downsampling.shared(sum(map(len, (r.modules for r in runs))), POINTS_COMPARED)
+    # A quarter of what all runs have: there are two such charts, not a dozen.
+    lines = 4 * sum(len(run.modules) for run in runs)
+    points = downsampling.shared(lines, downsampling.COLUMNS)
     charts = []
     for quantity in COMPARED:
-        lines = figures.over_runs(runs, quantity)
-        if lines:
-            curves = figures.curves(lines, points=points)
+        drawn = figures.over_runs(runs, quantity)
+        if drawn:
+            curves = figures.curves(drawn, points=points)
             title = f"{quantity} over steps, a line for each run and module"
             charts.append(
                 {

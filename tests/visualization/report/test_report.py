@@ -351,9 +351,21 @@ def test_a_page_of_many_runs_stays_small_and_folded(tmp_path, make):
     page = make(runs=8)
     plotly = max(map(len, page.scripts))
     assert len(page.source) - plotly < 1_000_000
-    # Runs are folded, and of each all quantities but two.
+    # Runs are folded, the table of many modules, and all quantities but two.
     folds = [fold.get("open", "no") for fold in page.all("details")]
-    assert folds == ["no", None, None, "no", "no"] * 8
+    assert folds == ["no", "no", None, None, "no", "no"] * 8
+
+
+def test_many_alarms_of_one_state_are_one_item_and_none_is_missing(tmp_path, make):
+    series = {tag("loss", f"m{i}", i): [1.0] * 3 for i in range(14)}
+    for i in range(14):
+        name = "frozen" if i == 13 else "starved" if i % 2 else "healthy"
+        series[tag("verdict", f"m{i}", i)] = {21: states.CODES[name]}
+    write(tmp_path / "logs", series)
+    text = make().text.split("Verdicts")[-1]
+    names = ", ".join(f"{i + 1:02d}_m{i}" for i in range(1, 13, 2))
+    assert f"6 modules: {names} What was measured of each" in text
+    assert "14_m13: Frozen" in text and "7 without alarm" in text
 
 
 def test_a_cause_stands_above_other_alarms_with_its_effects(tmp_path, make):
