@@ -11,7 +11,7 @@ class ModularStep:
     def __init__(self, *args: Any, **kwargs: Any):
         raise NotImplementedError(
             "keras_e2e trains on the tensorflow and jax backends of Keras, not on "
-            f"{keras.backend.backend()!r}. Set KERAS_BACKEND=tensorflow before importing "
+            f"{keras.config.backend()!r}. Set KERAS_BACKEND=tensorflow before importing "
             "keras."
         )
 
@@ -19,6 +19,6 @@ class ModularStep:
 def instrument(model: Any, quantities: Any) -> NoReturn:
     """Refuses, as no model can be made on this backend."""
     raise NotImplementedError(
-        f"keras_e2e has no diagnostics on {keras.backend.backend()!r}. Set "
+        f"keras_e2e has no diagnostics on {keras.config.backend()!r}. Set "
         "KERAS_BACKEND=tensorflow before importing keras."
     )

@@ -41,6 +41,7 @@ def resumed(differed):
     return ended("resumes", differed[0])
 
 
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize(
     ("what", "said"),
     {

@@ -93,7 +93,7 @@ def assert_read_alike(found, expected, way):
             )
 
 
-@pytest.mark.sampled(7)
+@pytest.mark.sampled(6)
 @pytest.mark.slow
 @cases.each_computed
 def test_a_step_is_the_same_however_keras_runs_it(case):

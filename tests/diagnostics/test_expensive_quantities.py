@@ -17,7 +17,7 @@ from keras_e2e.diagnostics import (
     Rotation,
 )
 from keras_e2e.objectives import IntermediateTarget, Prediction, Reconstruction
-from tests.diagnostics.backends import gradients
+from tests.diagnostics.on_backends import gradients
 
 RNG = np.random.default_rng(0)
 X = RNG.normal(size=(8, 5)).astype("float32")

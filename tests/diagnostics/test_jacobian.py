@@ -8,7 +8,7 @@ from keras import layers
 import keras_e2e as e2e
 from keras_e2e.diagnostics import JacobianSingularValues
 from tests.conformance import models
-from tests.diagnostics.backends import slow_on_jax
+from tests.diagnostics.on_backends import slow_on_jax
 
 X = models.inputs("dense", 10)
 

@@ -14,7 +14,7 @@ from keras_e2e.diagnostics import (
     ResetUtility,
 )
 from tests.conformance import cases, models
-from tests.diagnostics.backends import slow_on_jax
+from tests.diagnostics.on_backends import slow_on_jax
 
 X, Y = models.inputs("rich", 24), models.targets("rich", 24)
 

@@ -10,7 +10,7 @@ from keras import layers, ops
 import keras_e2e as e2e
 from keras_e2e import ModuleBoundary, TrainingMode, diagnostics
 from keras_e2e.objectives import Prediction, Reconstruction
-from tests.diagnostics.backends import ON_JAX, gradients, zeros
+from tests.diagnostics.on_backends import ON_JAX, gradients, zeros
 
 RNG = np.random.default_rng(0)
 X = RNG.normal(size=(6, 5)).astype("float32")

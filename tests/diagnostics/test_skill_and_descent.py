@@ -8,7 +8,7 @@ from keras import ops
 import keras_e2e as e2e
 from keras_e2e.callbacks import ModuleDiagnostics
 from keras_e2e.diagnostics import Descent, Skill
-from tests.diagnostics.backends import gradients
+from tests.diagnostics.on_backends import gradients
 
 layers = keras.layers
 RNG = np.random.default_rng(0)

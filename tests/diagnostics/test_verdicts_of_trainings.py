@@ -6,7 +6,7 @@ import pytest
 
 import keras_e2e as e2e
 from keras_e2e.experiments import tasks
-from tests.diagnostics.backends import slow_on_jax
+from tests.diagnostics.on_backends import slow_on_jax
 
 layers = keras.layers
 RNG = np.random.default_rng(0)

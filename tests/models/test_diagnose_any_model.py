@@ -248,7 +248,7 @@ def trained(make, first, diagnosed):
     return numbers(model), history, named, found
 
 
-@pytest.mark.sampled(5)
+@pytest.mark.sampled(4)
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("make", "first"),

@@ -95,7 +95,7 @@ def assert_same(make, remat=True, **how):
         np.testing.assert_array_equal(value, expected, path)
 
 
-@pytest.mark.sampled(3)
+@pytest.mark.sampled(2)
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("make", "mode"),

@@ -120,7 +120,9 @@ def test_callbacks_that_compare_epochs_can_start_anew_with_a_stage(tmp_path, ane
     model = e2e.modularize(functional(), {"a": Prediction(weight=0.1), "b": "prediction"})
     model.compile(keras.optimizers.SGD(0.01), "sparse_categorical_crossentropy")
     schedule = {0: "sequential:a", 3: "sequential:b"}
-    names = run(block("EarlyStopping"), keras=keras, schedule=schedule)
+    names = run(
+        block("EarlyStopping", "docs/guides/modes.md"), keras=keras, schedule=schedule
+    )
     best = keras.callbacks.ModelCheckpoint(
         tmp_path / "{epoch}.weights.h5", "loss", save_best_only=True, save_weights_only=True
     )

@@ -178,6 +178,7 @@ def test_a_run_that_kills_its_workers_is_named_and_the_others_go_on(bench, monke
 
 
 @pytest.mark.slow
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize(("workers", "seeds"), [(1, 6), (2, 10)])
 def test_workers_that_have_grown_start_anew_between_runs(
     bench, monkeypatch, workers, seeds

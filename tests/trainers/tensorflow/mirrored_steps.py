@@ -11,7 +11,7 @@ import tensorflow as tf
 from keras import layers, optimizers
 
 import keras_e2e as e2e
-from tests.rewards.mirrored import check_policies
+from tests.rewards.mirrored_policies import check_policies
 from tests.trainers.tensorflow import mirrored_cases
 
 cpu = tf.config.list_physical_devices("CPU")[0]

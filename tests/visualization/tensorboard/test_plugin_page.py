@@ -11,6 +11,7 @@ import time
 import urllib.request
 
 import pytest
+
 from logs import Log, parity
 
 BROWSER = shutil.which("chromium") or shutil.which("chromium-browser")
