@@ -11,7 +11,6 @@ import time
 import urllib.request
 
 import pytest
-
 from logs import Log, parity
 
 BROWSER = shutil.which("chromium") or shutil.which("chromium-browser")
