@@ -9,7 +9,6 @@ import re
 
 import numpy as np
 import pytest
-from logs import Log, parity
 from tensorboard import errors
 from tensorboard.backend.event_processing import (
     data_provider,
@@ -28,6 +27,7 @@ from keras_e2e.visualization.tensorboard.event_writer import Writer
 from keras_e2e.visualization.tensorboard.plugin import FILES, STATIC, ModulesPlugin, as_json
 from keras_e2e.visualization.tensorboard.run_data import Scalar, gather
 from keras_e2e.visualization.tensorboard.run_reader import MOST_MEASUREMENTS, Runs
+from tests.visualization.tensorboard.logs import Log, parity
 
 MODULES = ["encoder", "mixer", "classifier"]
 

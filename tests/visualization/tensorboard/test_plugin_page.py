@@ -11,7 +11,8 @@ import time
 import urllib.request
 
 import pytest
-from logs import Log, parity
+
+from tests.visualization.tensorboard.logs import Log, parity
 
 BROWSER = shutil.which("chromium") or shutil.which("chromium-browser")
 sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
