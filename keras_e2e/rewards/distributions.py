@@ -19,8 +19,6 @@ class Distribution(NamedTuple):
 
     Attributes:
         name: String.
-        num_outputs: Function from the number of entries of an action, and the number of
-            choices (None without), to the number of the policy's outputs.
         log_prob: Function of outputs `(..., num_outputs)` and actions `(..., entries)` that
             returns the logarithm of the action's probability or density, `(...)`.
         entropy: Function of outputs that returns the entropy in nats, `(...)`.
@@ -30,7 +28,6 @@ class Distribution(NamedTuple):
     """
 
     name: str
-    num_outputs: Callable[[int, int | None], int]
     log_prob: Callable[[Any, Any], Any]
     entropy: Callable[[Any], Any]
     sample: Callable[[np.ndarray, np.random.Generator], np.ndarray]
@@ -89,7 +86,6 @@ DISTRIBUTIONS = {
     for distribution in (
         Distribution(
             "categorical",
-            lambda entries, choices: choices or entries,
             _categorical_log_prob,
             _categorical_entropy,
             _categorical_sample,
@@ -97,7 +93,6 @@ DISTRIBUTIONS = {
         ),
         Distribution(
             "gaussian",
-            lambda entries, choices: 2 * entries,
             _gaussian_log_prob,
             _gaussian_entropy,
             _gaussian_sample,

@@ -38,11 +38,11 @@ class Actions:
                 "gymnasium.wrappers.TransformAction."
             )
         self.space = space
-        name = "categorical" if kind == "Discrete" else "gaussian"
+        self.entries = int(np.prod(space.shape))
+        discrete = kind == "Discrete"
+        name = "categorical" if discrete else "gaussian"
         self.distribution: Distribution = DISTRIBUTIONS[name]
-        choices = int(space.n) if kind == "Discrete" else None
-        self.entries = int(np.prod(space.shape)) if space.shape else 1
-        self.num_outputs = self.distribution.num_outputs(self.entries, choices)
+        self.num_outputs = int(space.n) if discrete else 2 * self.entries
 
     def for_environment(self, actions: np.ndarray) -> np.ndarray:
         """Returns actions as environments take them.

@@ -151,9 +151,8 @@ class VectorLoop:
 
         Raises:
             ValueError: If there is not one reward for each environment, a reward or an
-                observation is not finite, the last observation
-                of an episode that was cut off is missing, or there is one that the
-                environments' mode does not have.
+                observation is not finite, the last observation of an episode that was cut
+                off is missing, or there is one that the environments' mode does not have.
             RuntimeError: If the environments cannot be stepped any more.
         """
         observations, rewards, terminated, truncated, infos = self._ask("step", actions)
@@ -166,28 +165,33 @@ class VectorLoop:
         ended = terminated | truncated
         self.observations, self.infos = as_arrays(observations), infos
         self._check_observations(self.observations)
-        final = infos.get("final_obs") if self.same_step and ended.any() else None
-        if final is not None:
-            final = with_final(self.observations, final, ended)
+        final = self._final(infos, ended, truncated)
+        self._count(rewards, ended, real)
+        self.begins = ended if self.same_step else self._ended
+        self._ended = ended
+        return Transition(rewards, terminated, truncated, final, real)
+
+    def _final(self, infos: Any, ended: np.ndarray, truncated: np.ndarray) -> Any:
+        """The last observations of episodes, where others have begun in the same step."""
+        if self.same_step and ended.any() and infos.get("final_obs") is not None:
+            final = with_final(self.observations, infos["final_obs"], ended)
             self._check_observations(final)
-        elif not self.same_step and "final_obs" in infos:
+            return final
+        if not self.same_step and "final_obs" in infos:
             raise ValueError(
                 "The environments' infos have 'final_obs', the last observation of an "
                 "episode where the next one began in the same step, but their metadata do "
                 "not say so. Expected metadata['autoreset_mode'] = "
                 "gymnasium.vector.AutoresetMode.SAME_STEP."
             )
-        elif self.same_step and truncated.any():
+        if self.same_step and truncated.any():
             raise ValueError(
                 f"Environment {np.flatnonzero(truncated)[0]} was cut off, and the "
                 "environments' infos have no 'final_obs': its last observation, whose "
                 "value stands for what would have come. Expected them as Gymnasium's "
                 "SAME_STEP mode has them; AutoresetMode.NEXT_STEP needs none."
             )
-        self._count(rewards, ended, real)
-        self.begins = ended if self.same_step else self._ended
-        self._ended = ended
-        return Transition(rewards, terminated, truncated, final, real)
+        return None
 
     def _ask(self, method: str, *args: Any, **kwargs: Any) -> Any:
         """Calls a method of the environments."""
