@@ -92,3 +92,21 @@ def test_the_import_alone_registers_what_a_file_holds(tmp_path):
         "print(type(model).__name__, type(model.optimizer).__name__)\n"
     )
     assert found.split() == ["ModularModel", "ModuleOptimizers"]
+
+
+def test_a_command_registers_what_the_import_does():
+    """The command's own process does without `import keras_e2e`, to answer at once."""
+    shown = (
+        "import keras\n"
+        "found = keras.saving.get_custom_objects().items()\n"
+        "print(*sorted(k for k, v in found if v.__module__.startswith('keras_e2e.')))\n"
+    )
+    by_command = run(
+        "import sys\n"
+        "sys.argv[0] = 'keras-e2e'\n"
+        "from keras_e2e.experiments import saved_model\n"
+        "assert 'keras' not in sys.modules\n"
+        f"saved_model._register()\n{shown}"
+    )
+    assert by_command.split() == run(f"import keras_e2e\n{shown}").split()
+    assert "keras_e2e>ObservationNormalization" in by_command

@@ -66,7 +66,7 @@ def _register() -> None:
 
     `import keras_e2e` does so, but not in the process of the command, which is to be quick.
     """
-    from keras_e2e import objectives  # noqa: F401
+    from keras_e2e import objectives, rewards  # noqa: F401
     from keras_e2e.models import ensembles, modularize  # noqa: F401
     from keras_e2e.models.ensembles import ensemble  # noqa: F401
     from keras_e2e.optimizers import module_optimizers  # noqa: F401
