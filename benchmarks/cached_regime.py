@@ -83,6 +83,7 @@ def run(model: keras.Model, module: str, x, y, cache: str | None) -> dict:
         batch_size=FLAGS.batch,
         callbacks=[clock],
         cache=cache,
+        verbose=0,
     )
     rest = time.perf_counter() - begin - sum(clock.seconds)
     return {

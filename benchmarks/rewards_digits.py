@@ -107,6 +107,7 @@ def run(k: int, regime: str, labels: int | None, seed: int, rollouts: int, model
         watch=watch,
         callbacks=[keep],
         model=model,
+        verbose=0,
     )
     record = {
         "k": k,

@@ -92,6 +92,7 @@ class Trained(_shared.Traced):
             batch_size=self.batch,
             seed=seed,
             window=WINDOW,
+            verbose=0,
         )
         self.seen.set_weights(model.get_weights())
         found = self.seen.predict(task.test.x, batch_size=500, verbose=0)

@@ -31,7 +31,7 @@ def advise(state: str, place: Place, numbers: Mapping[str, float] | None = None)
     """
     numbers = numbers or {}
     if state == "starved":
-        return f"{_check_first(numbers)} {_advice_when_starved(place)}"
+        return f"{_check_first(numbers, place.surrogate)} {_advice_when_starved(place)}"
     if state == "unclear":
         return _scales(numbers)
     known = BY_NAME[state].advice
@@ -60,13 +60,19 @@ def advise(state: str, place: Place, numbers: Mapping[str, float] | None = None)
     return known
 
 
-def _check_first(numbers: Mapping[str, float]) -> str:
+def _check_first(numbers: Mapping[str, float], surrogate: bool) -> str:
     """What is soon checked, and would look the same."""
     ratio = numbers.get("update_ratio", math.nan)
     if 0.0 < ratio < SMALL_STEPS:
         return (
             f"The steps are small (update_ratio {ratio:.3g}, about 0.001 is usual): raise "
             "the learning rate first."
+        )
+    if surrogate:
+        return (
+            "First check that returns differ from episode to episode, for rewards that are "
+            "all alike teach nothing, that the observations have a standard deviation of "
+            "about 1, and that the learning rate is not too low."
         )
     scales = _scales(numbers)
     if scales:

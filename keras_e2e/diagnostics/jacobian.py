@@ -81,7 +81,8 @@ class JacobianSingularValues(OnDemand):
     def compute(self, model, x, y, sample_weight):
         x = tree.map_structure(lambda a: None if a is None else a[: self.num_examples], x)
         found = {}
-        for place, (name, jacobian) in enumerate(jacobian_products(model, x).items()):
+        products = self.each(jacobian_products(model, x).items())
+        for place, (name, jacobian) in enumerate(products):
             if jacobian is None:
                 continue
             random = np.random.default_rng([self.seed, place])

@@ -1,7 +1,7 @@
 """The contract of a quantity that is measured on demand, outside of training."""
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any, Literal, TypeVar
 
 import keras
 import numpy as np
@@ -9,7 +9,10 @@ from keras import ops, tree
 
 from keras_e2e.diagnostics.quantity import Described
 from keras_e2e.utils.data import Batches, brings_batches
+from keras_e2e.utils.progress import Progress, check_verbose
 from keras_e2e.utils.state import preserve_state
+
+T = TypeVar("T")
 
 
 class OnDemand(Described):
@@ -48,8 +51,16 @@ class OnDemand(Described):
 
     schedule: str = "on demand"
 
+    _verbose: int | str = 0
+
     def measure(
-        self, model: Any, x: Any, y: Any = None, sample_weight: Any = None
+        self,
+        model: Any,
+        x: Any,
+        y: Any = None,
+        sample_weight: Any = None,
+        *,
+        verbose: int | Literal["auto"] = "auto",
     ) -> dict[str, dict[str, float]]:
         """Measures each module; afterwards the model is as it was before, to the bit.
 
@@ -58,6 +69,9 @@ class OnDemand(Described):
             x: Arrays (one, or a list or dict of them): a batch, or a small data set.
             y: Targets, as in `model.fit`. Defaults to `None`.
             sample_weight: Weights of the examples, as in `model.fit`. Defaults to `None`.
+            verbose: 0 for nothing, 1 for a bar over the modules, 2 for a line now and
+                then, or `"auto"`: 1 in a terminal or a notebook, else 2. Defaults to
+                `"auto"`.
 
         Returns:
             A dict of dicts: the numbers by name (`columns`) and module, in order; NaN where
@@ -65,9 +79,11 @@ class OnDemand(Described):
 
         Raises:
             TypeError: If the model is not modular.
-            ValueError: If the data are not arrays of one length; for a quantity that
-                requires targets, if there are none, or the model is not compiled.
+            ValueError: If the data are not arrays of one length, or `verbose` is unknown;
+                for a quantity that requires targets, if there are none, or the model is
+                not compiled.
         """
+        check_verbose(self.name, verbose)
         if brings_batches(x):
             raise ValueError(
                 f"{self.name}: x is a {type(x).__name__}; expected arrays, because the "
@@ -79,6 +95,7 @@ class OnDemand(Described):
         x, y, sample_weight = tree.map_structure(_array, data.arrays)
         if not model.modules:
             model.examine(tree.map_structure(lambda a: ops.convert_to_tensor(a[:2]), x))
+        self._verbose = verbose
         with preserve_state(model):
             found = self.compute(model, x, y, sample_weight)
         table: dict[str, dict[str, float]] = {column: {} for column in self.columns}
@@ -108,6 +125,22 @@ class OnDemand(Described):
         raise NotImplementedError(
             f"{type(self).__name__} must implement compute(model, x, y, sample_weight)."
         )
+
+    def each(self, items: Iterable[T], unit: str = "module") -> Iterator[T]:
+        """Goes through items, for `compute`, and says how far it is (`verbose`).
+
+        Args:
+            items: The items: modules, or what is measured one after another.
+            unit: String, what one is called. Defaults to `"module"`.
+
+        Yields:
+            The items, in order.
+        """
+        progress, items = Progress(self.name, self._verbose, unit), list(items)
+        progress.begin(len(items))
+        for done, item in enumerate(items, start=1):
+            yield item
+            progress.update(done)
 
     def _check(self, model: Any, y: Any) -> None:
         """Raises what `measure` says it raises for a model or missing targets."""

@@ -82,7 +82,7 @@ class CKA(OnDemand):
         else:
             other = self.reference
             _check_reference(other, model)
-        here = [_kernels(model, x, part) for part in parts]
+        here = [_kernels(model, x, part) for part in self.each(parts, "batch")]
         with preserve_state(other):
             if other is model:
                 model.set_weights(list(self.reference))

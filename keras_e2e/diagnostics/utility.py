@@ -74,7 +74,7 @@ class ResetUtility(OnDemand):
         data = (x, y, sample_weight)
         before = _loss(model, data, self.batch_size)
         found = {}
-        for module in model.modules:
+        for module in self.each(model.modules):
             if not module.variables:
                 continue
             with preserve_state(model):
@@ -187,7 +187,7 @@ class FrozenUtility(OnDemand):
         with preserve_state(model):
             trained = train()
         found = {}
-        for module in model.modules:
+        for module in self.each(model.modules):
             if not module.trainable_variables:
                 continue
             with preserve_state(model):

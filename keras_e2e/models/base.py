@@ -2,7 +2,7 @@
 
 import functools
 import os
-from typing import Any
+from typing import Any, Literal
 
 import keras
 
@@ -199,7 +199,7 @@ class ModularBase(ModularTrainer):
         sample_weight: Any = None,
         probe_data: Any = None,
         probe_epochs: int = 20,
-        verbose: int = 0,
+        verbose: int | Literal["auto"] = "auto",
     ) -> dict[str, dict[str, float]]:
         """Returns loss and metrics of each module's own head, in inference mode.
 
@@ -225,7 +225,8 @@ class ModularBase(ModularTrainer):
                 the same each time. All activations of one boundary are held in memory.
                 Defaults to `None`, no probes.
             probe_epochs: Integer, the number of passes over `probe_data`. Defaults to 20.
-            verbose: Integer, 1 for a progress bar, 0 for none. Defaults to 0.
+            verbose: 0 for nothing, 1 for a progress bar, 2 for a line now and then, or
+                `"auto"`: 1 in a terminal or a notebook, else 2. Defaults to `"auto"`.
 
         Returns:
             Dict from module to a dict of its numbers: `"loss"`, the compiled metrics of a
@@ -238,7 +239,7 @@ class ModularBase(ModularTrainer):
         Raises:
             RuntimeError: If the modules of a subclassed model are not known yet.
             ValueError: If the model is not compiled, if arrays have different lengths, if
-                `batch_size` is below 1, or if a probe has no targets.
+                `batch_size` is below 1 or `verbose` unknown, or if a probe has no targets.
 
         Example:
 

@@ -14,7 +14,7 @@ from keras_e2e.diagnostics.idle import with_measured
 from keras_e2e.models.diagnosed import as_modules, refuse_model
 from keras_e2e.models.diagnosis import Diagnosis
 from keras_e2e.models.diagnosis_data import TrainingData, ValidationData
-from keras_e2e.models.diagnosis_steps import Progress, StopAfter
+from keras_e2e.models.diagnosis_steps import DiagnosisProgress, StopAfter
 from keras_e2e.models.diagnosis_words import explanations
 from keras_e2e.models.placement import Boundaries
 from keras_e2e.modules.training_mode import ModeName, TrainingMode
@@ -118,7 +118,7 @@ def diagnose(
     """
     on_demand = list(on_demand)
     refuse_model(model)
-    _refuse_arguments(steps, update_freq, verbose, fit)
+    _refuse_arguments(steps, update_freq, fit)
     _refuse_on_demand(on_demand, fit)
     _refuse_boundaries(model, boundaries)
     _refuse_mode(model, mode)
@@ -127,7 +127,7 @@ def diagnose(
     data = TrainingData(x, y, int(steps) * per_step, fit)
     data.refuse_missing_targets(model)
     stop = StopAfter(int(steps), per_step)
-    progress = Progress(stop, verbose)
+    progress = DiagnosisProgress(stop, verbose)
     watch = ModuleDiagnostics(update_freq, "full", max(update_freq, steps // MEASUREMENTS))
     with preserve_everything(model):
         modular = as_modules(model, lambda: data.examples(model), boundaries)
@@ -160,12 +160,13 @@ def _measured(
     x: Any,
     y: Any,
     fit: Mapping[str, Any],
-    progress: Progress,
+    progress: DiagnosisProgress,
 ) -> dict[str, dict[str, float]]:
     found: dict[str, dict[str, float]] = {}
     for quantity in on_demand:
         progress.say(f"measuring {quantity.name}")
-        found.update(quantity.measure(modular, x, y, fit.get("sample_weight")))
+        weight, verbose = fit.get("sample_weight"), progress.progress.verbose
+        found.update(quantity.measure(modular, x, y, weight, verbose=verbose))
     return found
 
 
@@ -234,17 +235,10 @@ def _refuse_mode(model: Any, mode: Any) -> None:
         )
 
 
-def _refuse_arguments(
-    steps: Any, update_freq: Any, verbose: Any, fit: Mapping[str, Any]
-) -> None:
+def _refuse_arguments(steps: Any, update_freq: Any, fit: Mapping[str, Any]) -> None:
     """Raises an error for numbers of steps, or arguments of `fit`, that are invalid."""
     check_integer("diagnose: update_freq", update_freq, 1)
     check_integer("diagnose: steps", steps, 1)
-    if verbose not in ("auto", 0, 1, 2):
-        raise ValueError(
-            f"diagnose(verbose={verbose!r}): expected 'auto', 0 for nothing, 1 for a bar "
-            "or 2 for lines."
-        )
     least = MEASUREMENTS * update_freq
     if steps < least:
         raise ValueError(

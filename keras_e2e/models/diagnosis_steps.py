@@ -1,15 +1,8 @@
 """The callbacks of a diagnosis: when it ends, and how far it is."""
 
-import math
-import sys
-import time
-from typing import Any
-
 import keras
 
-# Seconds from one line to the next, and from one state of the bar to the next.
-BETWEEN_LINES = 10.0
-BETWEEN_BARS = 0.2
+from keras_e2e.utils.progress import Progress
 
 
 class StopAfter(keras.callbacks.Callback):
@@ -46,55 +39,30 @@ class StopAfter(keras.callbacks.Callback):
             self.model.stop_training = True
 
 
-class Progress(keras.callbacks.Callback):
-    """Says how far it is: a bar on a terminal, a line now and then elsewhere.
+class DiagnosisProgress(keras.callbacks.Callback):
+    """Says how far a diagnosis is.
 
     Args:
         stop: What ends the training, which counts the steps.
-        verbose: 0 for nothing, 1 for a bar, 2 for lines, or `"auto"`: 1 in a terminal or
-            a notebook, else 2.
+        verbose: As in `diagnose`.
     """
 
     def __init__(self, stop: StopAfter, verbose: int | str):
         super().__init__()
-        if verbose == "auto":
-            alive = getattr(sys.stdout, "isatty", lambda: False)()
-            verbose = 1 if alive or "ipykernel" in sys.modules else 2
-        self.stop, self.verbose = stop, verbose
-        self._bar: Any = None
-        self._began = self._said = time.monotonic()
-
-    def say(self, what: str) -> None:
-        """Prints a line, unless nothing is to be said."""
-        if self.verbose:
-            print(f"diagnose: {what}", flush=True)
-            self._said = time.monotonic()
+        self.stop = stop
+        self.progress = Progress("diagnose", verbose)
+        self.say = self.progress.say
 
     def on_train_begin(self, logs=None):
         names = [module.name for module in self.model.modules]
         modules = "one module" if len(names) == 1 else f"{len(names)} modules"
         self.say(f"{self.stop.steps} training steps of {modules}: {', '.join(names)}")
-        self._began = time.monotonic()
-        if self.verbose == 1:
-            self._bar = keras.utils.Progbar(self.stop.steps, stateful_metrics=["loss"])
+        self.progress.begin(self.stop.steps)
 
     def on_train_batch_end(self, batch, logs=None):
-        taken, steps = self.stop.taken, self.stop.steps
-        since = time.monotonic() - self._said
-        if self._bar is not None:
-            if since >= BETWEEN_BARS or taken == steps:
-                self._bar.update(taken, [("loss", _loss(logs))])
-                self._said = time.monotonic()
-        elif since >= BETWEEN_LINES and taken < steps:
-            self.say(f"step {taken} of {steps}, loss {_loss(logs):.3g}")
+        self.progress.update(self.stop.taken, logs)
 
     def on_train_end(self, logs=None):
-        if self._bar is None:
-            seconds = time.monotonic() - self._began
+        seconds = self.progress.end(self.stop.taken)
+        if self.progress.verbose == 2:
             self.say(f"{self.stop.taken} steps in {seconds:.0f} s")
-        elif self.stop.taken < self.stop.steps:
-            self._bar.update(self.stop.taken, finalize=True)
-
-
-def _loss(logs: Any) -> float:
-    return float((logs or {}).get("loss", math.nan))

@@ -15,6 +15,7 @@ from keras_e2e.objectives.base import Batch, LocalObjective, Output
 from keras_e2e.trainers.local_losses import build_outputs, local_loss, missing
 from keras_e2e.trainers.targets import StepTargets
 from keras_e2e.utils import compat
+from keras_e2e.utils.progress import Progress
 
 
 def evaluate_modules(
@@ -26,9 +27,10 @@ def evaluate_modules(
     sample_weight: Any,
     probe_data: Any,
     probe_epochs: int,
-    verbose: int,
+    verbose: int | str,
 ) -> dict[str, dict[str, float]]:
     """See `ModularBase.evaluate_modules`."""
+    progress = Progress("evaluate_modules", verbose, "batch")
     model._refuse_unknown_modules("evaluate_modules()")
     if not model.compiled:
         raise ValueError(
@@ -43,15 +45,17 @@ def evaluate_modules(
             model, x_train, y_train, weight, batch_size, who="probe_data"
         )
     totals = {m.name: _ModuleTotals(model, m) for m in model.modules}
-    bar = keras.utils.Progbar(data.count(), verbose=verbose, unit_name="batch")
+    progress.begin(data.count())
+    step = 0
     for step, batch in enumerate(data, start=1):
         for name, result in _evaluate_batch(model, *batch).items():
             totals[name].add(result)
-        bar.update(step, finalize=False)
-    bar.update(step, finalize=True)
+        progress.update(step)
+    progress.end(step)
     found = {name: total.results() for name, total in totals.items()}
     if train_data is not None:
         for name in model.boundaries:
+            progress.say(f"a linear probe at {name}")
             probed = linear_probe.probe(model, name, train_data, data, probe_epochs)
             found[name].update({f"probe_{k}": v for k, v in probed.items()})
     return found

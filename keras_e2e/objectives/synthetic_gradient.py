@@ -102,8 +102,16 @@ class SyntheticGradient(Signal):
                 f"none for the output {output.name!r}. Use conditional=False."
             )
         y, axes = ops.convert_to_tensor(output.y), self.outputs[output.name]
-        if tuple(y.shape[1:]) != axes and axes:
-            y = ops.squeeze(y, -1) if y.shape[1:] == (*axes[:-1], 1) else y
+        given = tuple(y.shape[1:])
+        if given not in (axes, axes[:-1], (*axes[:-1], 1)):
+            raise ValueError(
+                f"SyntheticGradient(conditional=True) is given the targets, and y has the "
+                f"shape {given} for the output {output.name!r} of shape {axes}, neither "
+                "values nor class indices of it (a policy's hold its actions and "
+                "advantages, for one). Use conditional=False."
+            )
+        if axes and given != axes:
+            y = ops.squeeze(y, -1) if given == (*axes[:-1], 1) else y
             y = ops.one_hot(ops.cast(y, "int32"), axes[-1]) if axes[-1] > 1 else y
         return ops.reshape(ops.cast(y, "float32"), (-1, math.prod(axes)))
 

@@ -308,6 +308,7 @@ def test_a_module_that_gets_a_gradient_and_does_not_follow_is_a_fault_of_its_own
         ),
         (Place(objective="IntermediateTarget", labels=True), "train it by its own"),
         (Place(), "give its boundary an objective"),
+        (Place(task=True, surrogate=True), "check that returns differ from episode to"),
     ],
 )
 def test_advice_fits_what_the_module_is_and_has(place, words):

@@ -215,3 +215,15 @@ def test_an_output_of_unknown_size_is_refused():
     with pytest.raises(ValueError, match=r"'a'.*'out'.*not known.*conditional=False"):
         e2e.modularize(base, {"a": "synthetic_gradient"})
     e2e.modularize(base, {"a": SyntheticGradient(conditional=False)})
+
+
+def test_targets_that_are_neither_values_nor_classes_of_an_output_are_refused():
+    model = modular()
+    before = weights(model)
+    with pytest.raises(ValueError, match=r"'out' of shape \(3,\).*conditional=False"):
+        model.compile("sgd", lambda y, p: (y[:, :1] - p) ** 2)
+        model.fit(X, some(B, 5), verbose=0)
+    after = weights(model)
+    for name, values in before.items():
+        for a, b in zip(values, after[name], strict=True):
+            np.testing.assert_array_equal(a, b)

@@ -286,3 +286,15 @@ def test_weights_of_examples_reach_local_objectives():
     changed = np.where(weight[:, None] == 0, 9.0, x).astype("float32")
     model.train_on_batch(changed, y, weight)
     assert_close(weights_of(model), after, atol=1e-6)
+
+
+def test_synthetic_gradients_of_a_policy_go_without_its_targets():
+    for conditional in (True, False):
+        objective = e2e.objectives.SyntheticGradient(conditional=conditional)
+        model = compiled(e2e.modularize(network(), {"code": objective}))
+        model.training_mode = "local"
+        if conditional:
+            with pytest.raises(ValueError, match=r"'policy'.*conditional=False"):
+                model.fit(small(model), verbose=0)
+        else:
+            assert np.isfinite(model.fit(small(model), verbose=0).history["loss"]).all()

@@ -50,6 +50,7 @@ def run(setting: Setting) -> dict[str, Any]:
         batch_size=setting.batch_size,
         episodes=EPISODES,
         watch=watch,
+        verbose=0,
     )
     environments = task.environments(ROLLOUT, "validation")
     validation = evaluate_policy(found.model, environments, EPISODES, seed=setting.seed)

@@ -98,6 +98,7 @@ def _whole(setting: Setting) -> dict[str, Any]:
         window=WINDOW,
         ideal_activations=ideal_activations,
         callbacks=callbacks,
+        verbose=0,
     )
     labeled = setting.regime not in WITHOUT_LABELS
     return measured(task, model, trained, watch, labeled)
@@ -127,6 +128,7 @@ def _curriculum(setting: Setting) -> dict[str, Any]:
             seed=setting.seed,
             window=WINDOW,
             callbacks=[watch],
+            verbose=0,
         )
         done = sum(parts[: k - 1])
         history += [{**logs, "step": logs["step"] + done} for logs in trained.history]

@@ -1,7 +1,7 @@
 """Ways to train a policy by reward: what of it learns from rewards, and what beside."""
 
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import keras
 
@@ -110,6 +110,7 @@ def train_by_reward(
     watch: ModuleDiagnostics | None = None,
     callbacks: Sequence[keras.callbacks.Callback] = (),
     model: Any = None,
+    verbose: int | Literal["auto"] = "auto",
 ) -> TrainedPolicy:
     """Makes a modular policy for a task, trains it by reward, and tests it.
 
@@ -134,6 +135,7 @@ def train_by_reward(
         callbacks: Further callbacks. Defaults to none.
         model: The model of an earlier call for a task of that size, which is taken again
             and begins anew; traces need not be made again. Defaults to None.
+        verbose: As in `train_policy`. Defaults to `"auto"`.
 
     Returns:
         A `TrainedPolicy`.
@@ -172,8 +174,9 @@ def train_by_reward(
         seed=seed,
     )
     used = [*([watch] if watch else []), *callbacks]
+    epochs = env_steps // size
     trained = train_policy(
-        model, stages, rollouts, epochs=env_steps // size, callbacks=used
+        model, stages, rollouts, epochs=epochs, callbacks=used, verbose=verbose
     )
     test = task.environments(min(episodes, num_envs), "test")
     reward = evaluate_policy(model, test, episodes, seed=seed).mean_return

@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import keras
 import numpy as np
@@ -10,10 +10,12 @@ import numpy as np
 from keras_e2e.callbacks import EpisodeReturns
 from keras_e2e.experiments.regimes.freezing import frozen_modules
 from keras_e2e.experiments.regimes.plans import Stage
+from keras_e2e.experiments.regimes.stage_progress import StageProgress
 from keras_e2e.experiments.regimes.training import Trained
 from keras_e2e.rewards import Rollouts
 from keras_e2e.trainers.modular_trainer import ModularTrainer
 from keras_e2e.utils.graphs import count_parameters
+from keras_e2e.utils.progress import Progress
 from keras_e2e.utils.validation import check_integer
 
 
@@ -24,6 +26,7 @@ def train_policy(
     *,
     epochs: int,
     callbacks: Sequence[keras.callbacks.Callback] = (),
+    verbose: int | Literal["auto"] = "auto",
 ) -> Trained:
     """Trains a compiled modular policy by a plan.
 
@@ -36,6 +39,7 @@ def train_policy(
         rollouts: The `rewards.Rollouts`.
         epochs: Integer, the rollouts of all stages together.
         callbacks: Callbacks for all stages. Defaults to none.
+        verbose: As in `train`, with rollouts in place of steps. Defaults to `"auto"`.
 
     Returns:
         A `Trained`. Its history has an entry for each epoch, with `episode_return` (the
@@ -45,7 +49,8 @@ def train_policy(
     Raises:
         TypeError: If the model is not modular.
         ValueError: If the rollouts are another model's, a stage is `downstream_of` a
-            boundary or freezes an unknown module, or there are fewer epochs than stages.
+            boundary or freezes an unknown module, there are fewer epochs than stages, or
+            `verbose` is unknown.
 
     Example:
 
@@ -60,17 +65,19 @@ def train_policy(
     >>> found.steps, found.examples
     (3, 192)
     """
+    progress = Progress("train_policy", verbose, "rollout")
     stages = list(plan)
     parts = _epochs_of(model, stages, rollouts, epochs)
     model._build_optimizer()  # on all variables, those that a stage freezes among them
     begin, before = time.perf_counter(), rollouts.env_steps
     returns, most = EpisodeReturns(rollouts), 0
+    shown = StageProgress(progress, stages, parts)
     history: list[dict[str, float]] = []
     for stage, count in zip(stages, parts, strict=True):
         with frozen_modules(model, stage.frozen):
             model.training_mode = model.check_training_mode(stage.mode)
             most = max(most, count_parameters(model.trainable_variables))
-            used = [returns, *stage.callbacks(), *callbacks]
+            used = [returns, *stage.callbacks(), *callbacks, shown]
             logs = model.fit(rollouts, epochs=count, verbose=0, callbacks=used).history
         for i in range(count):
             here = {name: float(values[i]) for name, values in logs.items()}

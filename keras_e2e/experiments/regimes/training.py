@@ -4,7 +4,7 @@ import contextlib
 import os
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import keras
 import numpy as np
@@ -14,10 +14,12 @@ from keras_e2e.experiments.regimes.data import ArrayData, Data, as_data, as_vali
 from keras_e2e.experiments.regimes.downstream import compile_downstream
 from keras_e2e.experiments.regimes.freezing import frozen_modules
 from keras_e2e.experiments.regimes.plans import PLANS, Stage
+from keras_e2e.experiments.regimes.stage_progress import StageProgress
 from keras_e2e.trainers.modular_trainer import ModularTrainer
 from keras_e2e.utils.compat.build import build_as_fit_does
 from keras_e2e.utils.data import endless
 from keras_e2e.utils.graphs import count_parameters
+from keras_e2e.utils.progress import Progress
 from keras_e2e.utils.validation import check_integer, did_you_mean
 
 DOWNSTREAM = "downstream_"
@@ -70,6 +72,7 @@ def train(
     callbacks: Sequence[keras.callbacks.Callback] = (),
     validation_data: Any = None,
     cache: str | os.PathLike | None = None,
+    verbose: int | Literal["auto"] = "auto",
 ) -> Trained:
     """Trains a compiled modular model by a plan.
 
@@ -110,17 +113,19 @@ def train(
         cache: `"memory"`, or the path of a folder: where what modules upstream return is
             kept for stages that train one module alone. The folder holds a file while this
             runs. Defaults to None: nothing is kept.
+        verbose: 0 for nothing, 1 for a bar, 2 for a line for each stage and now and then,
+            or `"auto"`: 1 in a terminal or a notebook, else 2. Defaults to `"auto"`.
 
     Returns:
         A `Trained`. The model's `training_mode` is that of the last such stage.
 
     Raises:
         TypeError: If the model is not modular.
-        ValueError: If a plan, module or boundary is unknown, the steps cannot be divided,
-            the ideal activations of a stage are missing, or a model cannot be cut at its
-            boundary. With `cache`: if no stage trains on what stands still, the data are
-            augmented, what modules upstream return for an example is not the same each
-            time, or the folder is full or not writable. Nothing is trained then.
+        ValueError: If a plan, module, boundary or `verbose` is unknown, the steps cannot
+            be divided, the ideal activations of a stage are missing, or a model cannot be
+            cut at its boundary. With `cache`: if no stage trains on what stands still, the
+            data are augmented, what modules upstream return for an example is not the same
+            each time, or the folder is full or not writable. Nothing is trained then.
         RuntimeError: If a callback switches the mode of a stage that uses the cache, or
             sets weights upstream of it.
 
@@ -140,21 +145,21 @@ def train(
             f"regimes.train needs a modular model; {getattr(model, 'name', model)!r} is a "
             f"{type(model).__name__}. Give modularize(model, boundaries), compiled."
         )
+    told = Progress("regimes.train", verbose)
     stages = _stages(plan, [module.name for module in model.modules])
     parts = _parts(stages, steps, window)
     data = as_data(x, y, batch_size)
     validation = as_validation_data(validation_data, batch_size)
     ideal = ideal_activations or {}
     downstream = _check(model, stages, data, ideal)
-    kept = None
-    if cache is not None:
-        kept = UpstreamCache(model, stages, data, validation, cache)
+    kept = None if cache is None else UpstreamCache(model, stages, data, validation, cache)
     begin = time.perf_counter()
+    shown = StageProgress(told, stages, [n * window for n in parts])
     history: list[dict[str, float]] = []
     most = 0
     with contextlib.closing(kept) if kept else contextlib.nullcontext():
         for number, (stage, windows) in enumerate(zip(stages, parts, strict=True)):
-            fit = {"steps_per_epoch": window, "epochs": windows, "verbose": 0}
+            fit = {"steps_per_epoch": window, "epochs": windows, "callbacks": [shown]}
             order, boundary = seed + 1000 * number, stage.downstream_of
             if boundary is None:
                 found = _Source(data, validation, kept, order)
@@ -167,8 +172,7 @@ def train(
             for i in range(windows):
                 here = {name: float(values[i]) for name, values in logs.items()}
                 history.append({**here, "step": done + (i + 1) * window})
-    seconds = time.perf_counter() - begin
-    size = kept.bytes if kept else 0
+    seconds, size = time.perf_counter() - begin, kept.bytes if kept else 0
     return Trained(history, steps, steps * data.batch_size, most, seconds, size)
 
 
@@ -188,7 +192,7 @@ def _train_whole(
     with frozen_modules(model, stage.frozen):
         model.training_mode = mode = model.check_training_mode(stage.mode)
         count = count_parameters(model.trainable_variables)
-        used = [*stage.callbacks(), *callbacks]
+        used = [*stage.callbacks(), *callbacks, *fit["callbacks"]]
         cache = source.cache
         batches = cache and cache.batches(mode, source.order)
         if cache and batches is not None:
@@ -197,9 +201,8 @@ def _train_whole(
         else:
             batches = source.data.batches(source.order)
             validation = source.validation and source.validation.one_epoch()
-        found = model.fit(
-            batches, callbacks=used, validation_data=validation, shuffle=False, **fit
-        )
+        fit = {**fit, "callbacks": used, "validation_data": validation}
+        found = model.fit(batches, shuffle=False, verbose=0, **fit)
         return found.history, count
 
 
@@ -211,7 +214,7 @@ def _train_downstream(
     targets = model._split(data.y, None).y
     inputs = (*model._flat_inputs(data.x), np.asarray(ideal))
     batches = endless((inputs, targets), data.batch_size, order)
-    found = part.fit(batches, shuffle=False, **fit).history
+    found = part.fit(batches, shuffle=False, verbose=0, **fit).history
     # Losses and metrics on ideal activations are not those of the whole model.
     logs = {f"{DOWNSTREAM}{name}": values for name, values in found.items()}
     return logs, count_parameters(part.trainable_variables)
@@ -250,10 +253,7 @@ def _parts(stages: list[Stage], steps: int, window: int) -> list[int]:
 
 
 def _check(
-    model: Any,
-    stages: list[Stage],
-    data: Data,
-    ideal_activations: Mapping,
+    model: Any, stages: list[Stage], data: Data, ideal_activations: Mapping
 ) -> dict[str, Any]:
     """Checks the stages, and builds what they need before anything is trained.
 
