@@ -28,6 +28,7 @@ PAGES = {
     "docs/guides/modes.md": {"epochs=20": "epochs=11"},
     "docs/guides/regimes.md": {"k=4": "k=2", "steps=3000": "steps=200"},
     "docs/guides/subclassed.md": {},
+    "docs/guides/what_now.md": {"steps=1000": "steps=50", "epochs=20": "epochs=1"},
     "docs/index.md": {"20_000": "1_000", "epochs=10": "epochs=6"},
     "docs/memory.md": {"base, 7": "base, 2"},
     "docs/rewards.md": {
@@ -98,7 +99,7 @@ def what_pages_speak_of():
     members = {f"m{i}": keras.models.clone_model(base) for i in (1, 2, 3)}
     found = {"base": base, "model": base, "x": x, "y": y, "schedule": schedule}
     test = {"x_test": x[:20], "y_test": y[:20], "inputs": keras.Input((8,))}
-    return {**found, **test, **members, "e2e": e2e, "keras": keras, "tf": tf}
+    return {**found, **test, **members, "e2e": e2e, "keras": keras, "tf": tf, "np": np}
 
 
 @pytest.mark.slow

@@ -155,6 +155,9 @@ STATES = (
         ("frozen_utility",),
     ),
 )
+GUIDE = "docs/guides/what_now.md"
+"""The page of the documentation that has a section for each state."""
+
 BY_NAME = {state.name: state for state in STATES}
 CODES = {state.name: code for code, state in enumerate(STATES)}
 

@@ -98,7 +98,8 @@ class Verdict(NamedTuple):
         if self.state in ("unclear", "exploding"):
             said = self.why or meaning
         advice = advise(self.state, self.place, self.numbers)
-        return " ".join(filter(None, [f"{self.summary}.", said, advice]))
+        more = f"What now: {states.GUIDE}#{self.state}" if advice else ""
+        return " ".join(filter(None, [f"{self.summary}.", said, advice, more]))
 
     @property
     def summary(self) -> str:

@@ -184,6 +184,9 @@ class LocalObjective(keras.layers.Layer):
         Args:
             activation: As in `loss`.
             batch: As in `loss`.
+
+        Raises:
+            ValueError: If `loss` returned `None` or a scalar.
         """
         values = self.loss(activation, batch)
         if values is None:
@@ -192,6 +195,12 @@ class LocalObjective(keras.layers.Layer):
                 "shape (batch, ...). Return them."
             )
         values = ops.cast(values, keras.config.floatx())
+        if len(values.shape) == 0:
+            raise ValueError(
+                f"{type(self).__name__}.loss returned a scalar; expected per-example "
+                "values of shape (batch, ...), which the model averages with weights. Do "
+                "not average over the batch, or override compute_loss in place of loss."
+            )
         # The weight of an example applies to all values of its loss.
         weight, mask = batch.sample_weight, compat.mask_of(activation)
         kept = 1 if weight is None else len(weight.shape)

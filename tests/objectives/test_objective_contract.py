@@ -209,14 +209,20 @@ def test_labels_given_to_a_mode_that_does_not_use_them_change_nothing():
     assert losses[0] == losses[1]
 
 
-def test_a_loss_that_returns_nothing_is_named():
+@pytest.mark.parametrize(("returned", "what"), [(None, "None"), (1.0, "a scalar")])
+def test_a_loss_without_values_of_examples_is_named(returned, what):
     class Forgetful(LocalObjective):
         def loss(self, activation, batch):
-            ops.mean(activation, axis=-1)
+            return None if returned is None else returned * ops.mean(activation)
 
     base = keras.Sequential([keras.Input((2,)), layers.Dense(3, name="a"), layers.Dense(1)])
     model = e2e.modularize(base, {"a": Forgetful()}, training_mode="local")
     model.compile("sgd", "mse")
-    expected = r"Boundary 'a': Forgetful\.loss returned None; expected .* \(batch, \.\.\.\)"
+    before = model.get_weights()
+    expected = (
+        rf"Boundary 'a': Forgetful\.loss returned {what}; expected .* \(batch, \.\.\.\)"
+    )
     with pytest.raises(ValueError, match=expected):
         model.fit(np.ones((4, 2)), np.ones(4), verbose=0)
+    for old, new in zip(before, model.get_weights(), strict=True):
+        np.testing.assert_array_equal(old, new)

@@ -19,7 +19,7 @@ export class Meanings {
       {class: 'meanings', ontoggle: () => this.element.open && this.read()},
       h('summary', {}, 'What the verdicts mean'),
       this.list,
-      h('p', {}, 'How each is found, how often it is right, and how to check it: docs/verdicts.md of keras_e2e.'),
+      h('p', {}, 'What to do about each, step by step: docs/guides/what_now.md of keras_e2e. How each is found, how often it is right, and how to check it: docs/verdicts.md.'),
     );
     document.addEventListener('click', (event) => this.follow(event));
   }
