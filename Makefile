@@ -85,7 +85,7 @@ WHEEL := .venv-wheel
 test-wheel: dist
 	$(PYTHON) -m venv --clear $(WHEEL)
 	$(WHEEL)/bin/python -m pip install -q --disable-pip-version-check \
-		"$$(echo dist/*.whl)[dashboard,demo,report]" mypy pytest pytest-randomly
+		"$$(echo dist/*.whl)[dashboard,demo,report,rewards]" mypy pytest pytest-randomly
 	cd dist && ../$(WHEEL)/bin/pytest -c ../setup.cfg \
 		../tests/test_readme.py ../tests/test_type_checking.py ../tests/test_imports.py
 	$(WHEEL)/bin/keras-e2e --version
