@@ -103,6 +103,7 @@ def what_pages_speak_of():
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:.* holds the weights of a model without boundaries")
 @pytest.mark.parametrize("page", PAGES)
 def test_the_blocks_of_a_page_are_a_script(page, in_an_empty_folder, monkeypatch):
     whole = e2e.tasks.parity

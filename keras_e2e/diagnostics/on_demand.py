@@ -1,6 +1,6 @@
 """The contract of a quantity that is measured on demand, outside of training."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Literal, TypeVar
 
 import keras
@@ -11,6 +11,7 @@ from keras_e2e.diagnostics.quantity import Described
 from keras_e2e.utils.data import Batches, brings_batches
 from keras_e2e.utils.progress import Progress, check_verbose
 from keras_e2e.utils.state import preserve_state
+from keras_e2e.utils.validation import did_you_mean
 
 T = TypeVar("T")
 
@@ -98,6 +99,7 @@ class OnDemand(Described):
         self._verbose = verbose
         with preserve_state(model):
             found = self.compute(model, x, y, sample_weight)
+        self._check_found(found, [module.name for module in model.modules])
         table: dict[str, dict[str, float]] = {column: {} for column in self.columns}
         for module in model.modules:
             value = found.get(module.name)
@@ -141,6 +143,30 @@ class OnDemand(Described):
         for done, item in enumerate(items, start=1):
             yield item
             progress.update(done)
+
+    def _check_found(self, found: Any, names: list[str]) -> None:
+        """Raises an error unless `compute` returned numbers by the names of modules."""
+        who = f"{type(self).__name__}.compute"
+        if not isinstance(found, Mapping):
+            raise TypeError(
+                f"{who} returned a {type(found).__name__}; expected a dict with a number "
+                f"for each module: {names}."
+            )
+        unknown = sorted(set(found) - {*names})
+        if unknown:
+            raise ValueError(
+                f"{who} returned numbers for {unknown}, which are not "
+                f"modules.{did_you_mean(unknown[0], names)} Expected {names}."
+            )
+        for name, value in found.items():
+            numbers = value if isinstance(value, tuple) else (value,)
+            if value is not None and (
+                len(numbers) != len(self.columns) or any(map(np.ndim, numbers))
+            ):
+                raise ValueError(
+                    f"{who} returned {value!r} for {name!r}; expected a number for each of "
+                    f"{self.columns}."
+                )
 
     def _check(self, model: Any, y: Any) -> None:
         """Raises what `measure` says it raises for a model or missing targets."""

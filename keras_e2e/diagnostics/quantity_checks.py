@@ -145,6 +145,13 @@ def _measured_by(
             f"{who} returned {len(following)} tensors to keep; expected {len(state)}, as "
             "many as init_state returned shapes."
         )
+    for place, (kept, new) in enumerate(zip(state, following, strict=True)):
+        if tuple(new.shape) != tuple(kept.shape):
+            raise ValueError(
+                f"{who} returned a tensor to keep, number {place}, of shape "
+                f"{tuple(new.shape)} for module {view.name!r}; expected "
+                f"{tuple(kept.shape)}, as init_state returned it."
+            )
     if value is None:
         return None, list(following)
     numbers = list(value) if isinstance(value, tuple) else [value]
@@ -153,6 +160,14 @@ def _measured_by(
             f"{who} returned {len(numbers)} numbers for {quantity.columns}; expected one "
             "for the name and one for each of `extra_outputs`."
         )
+    for number in numbers:
+        if isinstance(number, list) or len(getattr(number, "shape", ())):
+            found = getattr(number, "shape", "a list")
+            raise ValueError(
+                f"{who} returned {found if found == 'a list' else tuple(found)} for module "
+                f"{view.name!r}; expected a scalar (several go in a tuple, with names in "
+                "`extra_outputs`)."
+            )
     return numbers, list(following)
 
 

@@ -6,7 +6,7 @@ from typing import Any
 import keras
 from keras import ops
 
-from keras_e2e.objectives.losses import mean_over_batch
+from keras_e2e.objectives.losses import check_values, mean_over_batch
 from keras_e2e.objectives.specs import Batch, Exit, ModelSpec, Output, OutputSpec
 from keras_e2e.utils import compat
 from keras_e2e.utils.validation import check_number, check_places, check_reach
@@ -186,21 +186,10 @@ class LocalObjective(keras.layers.Layer):
             batch: As in `loss`.
 
         Raises:
-            ValueError: If `loss` returned `None` or a scalar.
+            ValueError: If `loss` returned anything but a value for each example.
         """
         values = self.loss(activation, batch)
-        if values is None:
-            raise ValueError(
-                f"{type(self).__name__}.loss returned None; expected per-example values of "
-                "shape (batch, ...). Return them."
-            )
-        values = ops.cast(values, keras.config.floatx())
-        if len(values.shape) == 0:
-            raise ValueError(
-                f"{type(self).__name__}.loss returned a scalar; expected per-example "
-                "values of shape (batch, ...), which the model averages with weights. Do "
-                "not average over the batch, or override compute_loss in place of loss."
-            )
+        values = check_values(values, activation, batch, type(self).__name__)
         # The weight of an example applies to all values of its loss.
         weight, mask = batch.sample_weight, compat.mask_of(activation)
         kept = 1 if weight is None else len(weight.shape)
@@ -267,6 +256,20 @@ class LocalObjective(keras.layers.Layer):
         if not self.built:
             self.build_head(activation, model)
             self.built = True
+        self._known_weights = frozenset(map(id, self.weights))
+
+    def refuse_late_weights(self) -> None:
+        """Raises ValueError if `loss` has made weights: nothing trains them.
+
+        The optimizer does not know them, and a loaded model has no place for them.
+        """
+        late = [w.path for w in self.weights if id(w) not in self._known_weights]
+        if late:
+            raise ValueError(
+                f"{type(self).__name__} made weights in its loss, {late}, which nothing "
+                "would train and no file bring back. Build the layer in build_head: "
+                "layer.build(activation.shape), or the shape that it is given."
+            )
 
 
 def _is_schedule(weight: Any) -> bool:

@@ -4,7 +4,9 @@ from collections.abc import Callable
 from typing import Any
 
 import keras
+from keras import ops, tree
 
+from keras_e2e.objectives.specs import Batch
 from keras_e2e.utils.validation import check_function
 
 
@@ -35,6 +37,41 @@ def mean_over_batch(values: Any, sample_weight: Any) -> Any:
 
 def _given(y_true: Any, y_pred: Any) -> Any:
     return y_pred
+
+
+def check_values(values: Any, activation: Any, batch: Batch, who: str) -> Any:
+    """Returns what a loss returned, in Keras's float type, if it is values of examples.
+
+    Args:
+        values: What it returned.
+        activation: The activation that it was given.
+        batch: The `Batch` that it was given.
+        who: Name of the objective, for the error.
+
+    Raises:
+        ValueError: If it returned `None`, a scalar, or another number of values than there
+            are examples, as far as sizes are known.
+    """
+    if values is None:
+        raise ValueError(
+            f"{who}.loss returned None; expected per-example values of shape (batch, ...). "
+            "Return them."
+        )
+    values = ops.cast(values, keras.config.floatx())
+    if len(values.shape) == 0:
+        raise ValueError(
+            f"{who}.loss returned a scalar; expected per-example values of shape (batch, "
+            "...), which the model averages with weights. Do not average over the batch, "
+            "or override compute_loss in place of loss."
+        )
+    given = (activation, batch.x, batch.labels, [output.y for output in batch.outputs])
+    sizes = {t.shape[0] for t in tree.flatten(given) if len(getattr(t, "shape", ()))}
+    if values.shape[0] is not None and values.shape[0] not in sizes:
+        raise ValueError(
+            f"{who}.loss returned values of shape {tuple(values.shape)}; expected (batch, "
+            "...), a value for each example. Average over other axes than the first."
+        )
+    return values
 
 
 def check_loss(loss: Any, who: str) -> Any:

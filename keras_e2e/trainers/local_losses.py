@@ -143,6 +143,7 @@ def local_loss(
         )
         with error_context(module.name):
             total = total + objective.compute_loss(crossing.masked_activation(), own)
+            objective.refuse_late_weights()
     return total / len(crossings) if len(crossings) > 1 else total
 
 

@@ -203,3 +203,23 @@ def test_integers_of_numpy_are_integers():
 @pytest.mark.parametrize("make", [ResetUtility, FrozenUtility, lambda **k: CKA([], **k)])
 def test_no_batch_size_means_32(make):
     assert make(batch_size=None).batch_size == make().batch_size == 32
+
+
+@pytest.mark.parametrize(
+    ("returned", "error", "message"),
+    [
+        (1.0, TypeError, "returned a float; expected a dict"),
+        ({"frist": 1.0}, ValueError, r"\['frist'\].* Did you mean 'first'"),
+        ({"first": np.ones(2)}, ValueError, "for 'first'; expected a number"),
+        ({"first": (1.0, 2.0)}, ValueError, "for 'first'; expected a number"),
+    ],
+)
+def test_what_compute_returns_is_checked(small, returned, error, message):
+    class Wrong(OnDemand):
+        name, formula = "wrong", "none"
+
+        def compute(self, model, x, y, sample_weight):
+            return returned
+
+    with pytest.raises(error, match=rf"Wrong\.compute .*{message}"):
+        Wrong().measure(small, X, Y)

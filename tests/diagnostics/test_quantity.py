@@ -108,6 +108,8 @@ def test_an_initial_state_that_is_no_list_of_shapes_is_refused(shapes):
         ((1.0, 2.0), TypeError, "expected two values"),
         ((1.0, [2.0]), ValueError, "returned 1 tensors to keep; expected 0"),
         (((1.0, 2.0), []), ValueError, "returned 2 numbers for"),
+        (([1.0, 2.0], []), ValueError, "returned a list for module .*tuple"),
+        ((np.ones(2), []), ValueError, r"returned \(2,\) for module .*expected a scalar"),
     ],
 )
 def test_what_compute_returns_is_checked(returned, error, message):
@@ -117,4 +119,18 @@ def test_what_compute_returns_is_checked(returned, error, message):
 
     watch = e2e.callbacks.ModuleDiagnostics(quantities=[Wrong()])
     with pytest.raises(error, match=f"Wrong.compute {message}|Wrong.compute .*{message}"):
+        network().fit(np.ones((4, 2)), np.ones(4), verbose=0, callbacks=[watch])
+
+
+def test_what_a_quantity_keeps_has_the_shape_that_it_said():
+    class Wrong(Own):
+        def init_state(self, shapes):
+            return [(3,)]
+
+        def compute(self, module, state):
+            return 1.0, [keras.ops.zeros(4)]
+
+    watch = e2e.callbacks.ModuleDiagnostics(quantities=[Wrong()])
+    expected = r"Wrong.compute .* of shape \(4,\) for module .*; expected \(3,\)"
+    with pytest.raises(ValueError, match=expected):
         network().fit(np.ones((4, 2)), np.ones(4), verbose=0, callbacks=[watch])

@@ -209,20 +209,49 @@ def test_labels_given_to_a_mode_that_does_not_use_them_change_nothing():
     assert losses[0] == losses[1]
 
 
-@pytest.mark.parametrize(("returned", "what"), [(None, "None"), (1.0, "a scalar")])
-def test_a_loss_without_values_of_examples_is_named(returned, what):
+WRONG = {
+    "None": lambda activation: None,
+    "a scalar": ops.mean,
+    r"values of shape \(3,\)": lambda activation: ops.mean(activation, axis=0),
+}
+
+
+@pytest.mark.parametrize("what", WRONG)
+def test_a_loss_without_values_of_examples_is_named(what):
     class Forgetful(LocalObjective):
         def loss(self, activation, batch):
-            return None if returned is None else returned * ops.mean(activation)
+            return WRONG[what](activation)
 
     base = keras.Sequential([keras.Input((2,)), layers.Dense(3, name="a"), layers.Dense(1)])
     model = e2e.modularize(base, {"a": Forgetful()}, training_mode="local")
     model.compile("sgd", "mse")
     before = model.get_weights()
     expected = (
-        rf"Boundary 'a': Forgetful\.loss returned {what}; expected .* \(batch, \.\.\.\)"
+        rf"Boundary 'a': Forgetful\.loss returned {what}; expected .*\(batch, \.\.\.\)"
     )
     with pytest.raises(ValueError, match=expected):
         model.fit(np.ones((4, 2)), np.ones(4), verbose=0)
     for old, new in zip(before, model.get_weights(), strict=True):
+        np.testing.assert_array_equal(old, new)
+
+
+@pytest.mark.parametrize("eagerly", [False, True])
+def test_a_head_that_is_built_in_the_loss_is_refused(eagerly):
+    """The optimizer would not know its weights, nor a loaded model."""
+
+    class Late(LocalObjective):
+        def build_head(self, activation, model):
+            self.head = layers.Dense(1, name="late_head")
+
+        def loss(self, activation, batch):
+            return ops.square(self.head(activation)[:, 0])
+
+    base = keras.Sequential([keras.Input((2,)), layers.Dense(3, name="a"), layers.Dense(1)])
+    model = e2e.modularize(base, {"a": Late()}, training_mode="local")
+    model.compile("sgd", "mse", run_eagerly=eagerly)
+    before = base.get_weights()
+    for _ in range(2):  # it is not forgotten
+        with pytest.raises(ValueError, match=r"Boundary 'a': Late.*late_head.*build_head"):
+            model.fit(np.ones((4, 2)), np.ones(4), verbose=0)
+    for old, new in zip(before, base.get_weights(), strict=True):
         np.testing.assert_array_equal(old, new)
