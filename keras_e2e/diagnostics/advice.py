@@ -35,6 +35,11 @@ def advise(state: str, place: Place, numbers: Mapping[str, float] | None = None)
     if state == "unclear":
         return _scales(numbers)
     known = BY_NAME[state].advice
+    if state == "exploding" and math.isfinite(numbers.get("loss", math.nan)):
+        known = (
+            "Look for weights that are far larger than those of its neighbors, and give "
+            "them their initial values again; normalize, or clip the gradient."
+        )
     if state in ("vanishing", "exploding") and place.normalized:
         known = known.replace("normalize, ", "")
     # Weights that are too large in the first module show in the modules behind it.

@@ -57,12 +57,9 @@ def _root(alarming: Mapping[str, Any]) -> str:
     if by_state["exploding"]:
         return by_state["exploding"][0]
     swallowed = any(gain(name) < GAIN_LOW for name in alarming)
-    vanishing = [
-        name
-        for name in by_state["vanishing"]
-        # The first module has no input whose signal could be measured.
-        if not math.isnan(gain(name)) or not swallowed
-    ]
+    # Where one swallows the signal, those before it lack it: their gradients are small, and
+    # of the first module, which has no input, the gain is not known.
+    vanishing = [n for n in by_state["vanishing"] if gain(n) < GAIN_LOW or not swallowed]
     blocking = [name for name in alarming if name in (*by_state["dormant"], *vanishing)]
     if blocking:
         return blocking[0]

@@ -161,12 +161,12 @@ def _measured_by(
             "for the name and one for each of `extra_outputs`."
         )
     for number in numbers:
-        if isinstance(number, list) or len(getattr(number, "shape", ())):
-            found = getattr(number, "shape", "a list")
+        shape: Any = getattr(number, "shape", ())
+        if isinstance(number, list) or len(shape):
+            what = "a list" if isinstance(number, list) else f"shape {tuple(shape)}"
             raise ValueError(
-                f"{who} returned {found if found == 'a list' else tuple(found)} for module "
-                f"{view.name!r}; expected a scalar (several go in a tuple, with names in "
-                "`extra_outputs`)."
+                f"{who} returned {what} for module {view.name!r}; expected a scalar "
+                "(several go in a tuple, with names in `extra_outputs`)."
             )
     return numbers, list(following)
 

@@ -5,7 +5,7 @@ import math
 from keras_e2e.diagnostics.evidence import HORIZON, UNMOVED, Evidence, Learning
 from keras_e2e.diagnostics.plateau import MEASUREMENTS
 
-FROZEN = "The training mode does not train this module."
+FROZEN = "It has no weights, or the training mode does not train them."
 LACKING = "A verdict takes the quantity loss, which was not measured."
 
 

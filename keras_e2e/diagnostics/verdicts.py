@@ -131,7 +131,9 @@ def judge(
         steps: The step of each measurement, rising (`ModuleDiagnostics.steps`).
         since: Integer, the index of the first measurement in the present training mode.
             Earlier ones count for the loss at the start only. Defaults to 0.
-        frozen: Names of the modules that the training mode freezes on purpose. Defaults to
+        frozen: Names of the modules that nothing trains on purpose: of those without
+            weights, and those that the training mode freezes, it judges what they do to
+            the signal alone. Defaults to
             none.
         places: Dict from module to `Place`: whether it has an objective, labels, and so
             on, which the advice depends on. Defaults to `None`: nothing is known.
@@ -198,7 +200,7 @@ def _judge_one(evidence: Evidence, largest: float, frozen: bool, trained: bool) 
         trained: Boolean, whether steps are known to change the module.
     """
     if frozen:
-        return Verdict("unclear", 0.0, evidence.numbers, why=reasons.FROZEN)
+        return _judge_by_gain(evidence)
     blown = evidence.blown(trained)
     if blown >= CERTAIN:
         wild = reasons.not_finite(evidence)
@@ -214,9 +216,27 @@ def _judge_one(evidence: Evidence, largest: float, frozen: bool, trained: bool) 
     return by_loss
 
 
+def _judge_by_gain(evidence: Evidence) -> Verdict:
+    """The verdict on a module that nothing trains: what it does to the signal."""
+    gain = evidence.numbers.get("signal_gain", math.nan)
+    for state, certainty in _faults_of_gain(evidence):
+        if certainty >= CERTAIN and evidence.size >= MEASUREMENTS:
+            return Verdict(state, min(certainty, MOST), {"signal_gain": gain})
+    return Verdict("unclear", 0.0, evidence.numbers, why=reasons.FROZEN)
+
+
+def _faults_of_gain(evidence: Evidence) -> list[tuple[str, float]]:
+    """How certain it is that a module makes too much or too little of the signal."""
+    share = evidence.share
+    return [
+        ("exploding", share("signal_gain", lambda v: v > GAIN_HIGH, ever=True)),
+        ("vanishing", share("signal_gain", lambda v: v < GAIN_LOW)),
+    ]
+
+
 def _faults(evidence: Evidence, largest: float) -> list[tuple[str, float]]:
     """How certain each plain fault is, causes before effects."""
-    share = evidence.share
+    exploding, vanishing = _faults_of_gain(evidence)
     # Steps get small where there is nothing left to learn.
     learned = evidence.learning
     converged = not learned.surrogate and learned.is_informed() and learned.is_flat()
@@ -226,12 +246,15 @@ def _faults(evidence: Evidence, largest: float) -> list[tuple[str, float]]:
     against = 1.0 - aligned.above(0.0) if aligned.value < CONFLICT else 0.0
     return [
         # What has exploded may be dead by now.
-        ("exploding", share("signal_gain", lambda v: v > GAIN_HIGH, ever=True)),
+        exploding,
         # Dead units pass no signal on, and without one nothing moves.
         ("dormant", evidence.dormant(DORMANT)),
-        ("vanishing", share("signal_gain", lambda v: v < GAIN_LOW)),
+        vanishing,
         # Where all are 0 the loss is, too: nothing is left to learn.
-        ("vanishing", share("grad_rms", lambda v: v <= GRADIENT_LOW * largest > 0.0)),
+        (
+            "vanishing",
+            evidence.share("grad_rms", lambda v: v <= GRADIENT_LOW * largest > 0.0),
+        ),
         ("frozen", 1.0 if still and largest != 0.0 else 0.0),
         ("conflicting", against if against > OPPOSED else 0.0),
     ]

@@ -24,6 +24,9 @@ SHOWN = (
     "dormant_fraction",
 )
 WIDTH = 100
+# Names of modules: for those up to `SHORT` letters there is room in `WIDTH`, those beyond
+# `LONG` are broken.
+SHORT, LONG = 10, 32
 # So many measurements without a number, and one is gone.
 LATE = 10
 # Columns of words; the others are numbers.
@@ -70,7 +73,10 @@ class Diagnosis(NamedTuple):
 
     def __str__(self) -> str:
         text = io.StringIO()
-        console = Console(file=text, width=WIDTH, markup=False, highlight=False)
+        # So that a name that Keras gives is in one piece, however many columns there are.
+        longest = min(max(map(len, self.verdicts), default=0), LONG)
+        width = WIDTH + max(0, longest - SHORT)
+        console = Console(file=text, width=width, markup=False, highlight=False)
         for sheet in self._sheets():
             table = Table(
                 title=sheet.title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False
@@ -82,6 +88,7 @@ class Diagnosis(NamedTuple):
                     justify="left" if name in WORDS else "right",
                     overflow="fold",
                     no_wrap=name != "module",  # the only one that is as long as it likes
+                    min_width=longest if name == "module" else None,
                 )
             for row in sheet.rows:
                 table.add_row(*row)

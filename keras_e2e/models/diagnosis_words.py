@@ -1,5 +1,6 @@
 """What each number of a diagnosis means, in a sentence."""
 
+import math
 from collections.abc import Iterable, Mapping
 
 from keras_e2e.diagnostics import default_quantities
@@ -18,16 +19,21 @@ def explanations(quantities: Iterable[Described]) -> dict[str, str]:
 
 
 def out_of_range(verdicts: Mapping[str, Verdict]) -> list[str]:
-    """Numbers of modules that still learn, where they are not in their healthy range."""
+    """Numbers of modules that still learn, where they are not in their healthy range.
+
+    The farthest off come first. `gradient_snr` is none of them: it falls to 0 wherever
+    little is left to learn.
+    """
     ranges = {each.name: each.healthy for each in default_quantities() if each.healthy}
-    return [
-        f"{name} {verdict.numbers[name]:.3g} of {module}"
-        for module, verdict in verdicts.items()
-        for name, (low, high) in ranges.items()
-        if verdict.state != "converged"
-        and name in verdict.numbers
-        and (verdict.numbers[name] < low or verdict.numbers[name] > high)
-    ]
+    ranges.pop("gradient_snr", None)
+    found = []
+    for module, verdict in verdicts.items():
+        for name, (low, high) in ranges.items():
+            value = verdict.numbers.get(name, math.nan)
+            if verdict.state != "converged" and (value < low or value > high):
+                off = math.log(max(value, 1e-30) / (low if value < low else high))
+                found.append((-abs(off), f"{name} {value:.3g} of {module}"))
+    return [words for _, words in sorted(found, key=lambda pair: pair[0])]
 
 
 def _explanation(described: Described, column: str) -> str:

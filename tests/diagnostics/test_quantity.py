@@ -109,7 +109,7 @@ def test_an_initial_state_that_is_no_list_of_shapes_is_refused(shapes):
         ((1.0, [2.0]), ValueError, "returned 1 tensors to keep; expected 0"),
         (((1.0, 2.0), []), ValueError, "returned 2 numbers for"),
         (([1.0, 2.0], []), ValueError, "returned a list for module .*tuple"),
-        ((np.ones(2), []), ValueError, r"returned \(2,\) for module .*expected a scalar"),
+        ((np.ones(2), []), ValueError, r"returned shape \(2,\) for .*expected a scalar"),
     ],
 )
 def test_what_compute_returns_is_checked(returned, error, message):

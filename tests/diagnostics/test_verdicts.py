@@ -185,7 +185,7 @@ def test_an_unclear_module_says_why():
     short = {name: list(values)[:9] for name, values in HEALTHY.items()}
     assert "takes 10 measurements" in why(short) and "there are 9. Lower" in why(short)
     assert "there is 1." in why(HEALTHY, since=COUNT - 1)
-    assert "does not train this module" in why(HEALTHY, frozen=("m",))
+    assert "the training mode does not train" in why(HEALTHY, frozen=("m",))
     assert "quantity loss" in why({"skill": [1.0] * 20})
     noisy = why({"loss": 1.0 + 0.3 * SCATTER, "skill": 0.3 * SCATTER})
     assert "level of a constant prediction" in noisy
@@ -487,3 +487,28 @@ def test_a_place_with_a_surrogate_goes_through_a_log():
     for surrogate in (False, True):
         place = Place(task=True, labels=True, normalized=True, surrogate=surrogate)
         assert Place.from_code(place.code) == place
+
+
+def test_what_has_no_weights_can_swallow_the_signal_too():
+    """A layer that scales by 1e-6 is the cause; those before it only lack the signal."""
+    history = {
+        "loss": {"c": HEALTHY["loss"]},
+        "skill": {"c": [0.5] * COUNT},
+        "grad_rms": {"a": [1e-9] * COUNT, "b": [1e-9] * COUNT, "c": [1.0] * COUNT},
+        "update_ratio": {name: [1e-3] * COUNT for name in "abc"},
+        "signal_gain": {"b": [1.4] * COUNT, "scaling": [1e-6] * COUNT, "c": [1.0] * COUNT},
+        "dormant_fraction": {name: [0.0] * COUNT for name in ("a", "b", "scaling", "c")},
+    }
+    order = ("a", "b", "scaling", "c")
+    nothing = [np.nan] * COUNT
+    history = {q: {m: v.get(m, nothing) for m in order} for q, v in history.items()}
+    found = judge(history, STEPS, frozen=["scaling"])
+    assert found["scaling"].state == "vanishing" and found["scaling"].alarm
+    assert found["a"].cause == found["b"].cause == "scaling"
+    assert found["c"].state == "healthy"
+
+
+def test_advice_for_a_signal_that_grows_depends_on_whether_numbers_are_finite():
+    assert "far larger" in advise("exploding", Place(), {"loss": 0.4})
+    assert "NaN" in advise("exploding", Place(), {"loss": np.nan})
+    assert "NaN" in advise("exploding", Place())
