@@ -231,7 +231,8 @@ class ModularBase(ModularTrainer):
         Returns:
             Dict from module to a dict of its numbers: `"loss"`, the compiled metrics of a
             head that predicts the model's outputs (`"accuracy"`; with several outputs
-            `"<output>_accuracy"`), and `"probe_<metric>"`. The loss is left out where its
+            `"<output>_accuracy"`), those of `IntermediateTarget(metrics=)` on labels of the
+            module's own, and `"probe_<metric>"`. The loss is left out where its
             labels are not given, and for objectives without a loss
             (`objectives.Signal`). For the last module these are the task loss and
             metrics, as `model.evaluate` returns them.

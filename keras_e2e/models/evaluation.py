@@ -12,6 +12,7 @@ from keras_e2e.modules.forward_record import ForwardRecord
 from keras_e2e.modules.module import Module
 from keras_e2e.objectives import head_metrics
 from keras_e2e.objectives.base import Batch, LocalObjective, Output
+from keras_e2e.objectives.intermediate_target import IntermediateTarget, Labeled
 from keras_e2e.trainers.local_losses import build_outputs, local_loss, missing
 from keras_e2e.trainers.targets import StepTargets
 from keras_e2e.utils import compat
@@ -85,11 +86,13 @@ class _BatchResult(NamedTuple):
         size: Number of examples.
         loss: The loss of the batch, or None.
         predictions: Pairs of an output with its target and a prediction of it.
+        labeled: What the module predicts of labels of its own, at each crossing.
     """
 
     size: int
     loss: Any
     predictions: list[tuple[Output, Any]]
+    labeled: list[Labeled]
 
 
 class _ModuleTotals:
@@ -98,6 +101,8 @@ class _ModuleTotals:
     Attributes:
         total: The losses of the batches times their sizes, and the sizes.
         metrics: The compiled metrics by output, each with whether it is weighted.
+        own: The metrics of the labels of its own that its objective was asked for.
+        labels: How many of these there were.
     """
 
     def __init__(self, model: Any, module: Module):
@@ -114,6 +119,11 @@ class _ModuleTotals:
                     (head_metrics.make_metric(one, prefix), weighted) for one in identifiers
                 ]
         self.seen: set[str] = set()
+        asked = getattr(module.objective, "asked", None)
+        labeled = isinstance(module.objective, IntermediateTarget)
+        given = tree.flatten(asked.given or ()) if labeled else ()
+        self.own = [head_metrics.make_metric(one) for one in given]
+        self.labels = 0
 
     def add(self, result: _BatchResult) -> None:
         if result.loss is not None:
@@ -126,8 +136,15 @@ class _ModuleTotals:
                 weight = output.sample_weight if weighted else None
                 metric.update_state(output.y, prediction, weight)
 
+        for found in result.labeled:
+            self.labels += int(ops.convert_to_numpy(found.present).sum())
+            for metric in self.own:
+                found.update(metric)
+
     def results(self) -> dict[str, float]:
         found = {"loss": self.total / self.size} if self.size else {}
+        for metric in self.own if self.labels else ():
+            found[metric.name] = float(ops.convert_to_numpy(metric.result()))
         for key in self.metrics:
             for metric, _ in self.metrics[key] if key in self.seen else ():
                 found[metric.name] = float(ops.convert_to_numpy(metric.result()))
@@ -151,7 +168,7 @@ def _evaluate_batch(
     kept = [(v, v) for v in model.trainable_variables]
     with keras.StatelessScope(kept, collect_losses=True):
         for module in state.modules:
-            objective, loss = module.objective, None
+            objective, loss, labeled = module.objective, None, []
             predictions: list[tuple[Output, Any]] = []
             if module.boundary is None:
                 own = tree.flatten(record.outputs)
@@ -160,10 +177,11 @@ def _evaluate_batch(
             elif objective is not None and not objective.feedback_source:
                 loss = _local_loss(model, module, objective, record, batch, given, extra)
                 predictions = _predictions(module, objective, record, outputs)
+                labeled = _labeled(module, record, batch, given)
             known = [
                 (output, value) for output, value in predictions if output.y is not None
             ]
-            found[module.name] = _BatchResult(size, loss, known)
+            found[module.name] = _BatchResult(size, loss, known, labeled)
     return found
 
 
@@ -187,6 +205,17 @@ def _local_loss(
     own = batch._replace(labels=labels, sample_weight=weight)
     flat = model._flat_inputs(batch.x)
     return local_loss(module, objective, record, flat, own, extra)
+
+
+def _labeled(
+    module: Module, record: ForwardRecord, batch: Batch, given: StepTargets
+) -> list[Labeled]:
+    """What a module predicts of labels of its own, at each crossing."""
+    labels = given.labels.get(module.name)
+    if labels is None or not isinstance(module.objective, IntermediateTarget):
+        return []
+    own, activations = batch._replace(labels=labels), record.activations(module.name)
+    return [module.objective.labeled(activation, own) for activation in activations]
 
 
 def _task_loss(predictions: list, penalties: list) -> Any:

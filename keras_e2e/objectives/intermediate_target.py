@@ -1,11 +1,11 @@
 """Intermediate labels: supervision of a module by targets of its own."""
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import keras
 from keras import ops
 
-from keras_e2e.objectives import heads
+from keras_e2e.objectives import head_metrics, heads
 from keras_e2e.objectives.base import LocalObjective
 from keras_e2e.objectives.losses import (
     check_activation,
@@ -18,6 +18,26 @@ from keras_e2e.objectives.losses import (
 from keras_e2e.objectives.registry import register
 from keras_e2e.objectives.specs import Batch, Exit, ModelSpec, Output
 from keras_e2e.utils.validation import check_integer
+
+
+class Labeled(NamedTuple):
+    """What a module predicts of its labels.
+
+    Attributes:
+        prediction: Tensor, the prediction.
+        labels: Tensor, the labels, 0 where they are missing.
+        present: Boolean tensor of their shape, which of them are there.
+    """
+
+    prediction: Any
+    labels: Any
+    present: Any
+
+    def update(self, metric: keras.metrics.Metric) -> None:
+        """Updates a metric with the labels that are there."""
+        rank = len(self.prediction.shape) - 1
+        weight = ops.cast(_reduce_to(self.present, rank), keras.config.floatx())
+        metric.update_state(self.labels, self.prediction, weight)
 
 
 @register("intermediate_target")
@@ -49,6 +69,9 @@ class IntermediateTarget(LocalObjective):
         activation: Name of a Keras activation, or a function: what the head ends with.
             Only with a head. Defaults to `None`, what the loss expects: softmax or
             sigmoid for a cross-entropy on probabilities, else nothing.
+        metrics: A list of metrics of the prediction, such as `["accuracy"]`, over the
+            labels that are there, without sample weights: in the logs as
+            `<boundary>_accuracy`, and in `evaluate_modules`. Defaults to `None`.
         **kwargs: `weight` and `reach`, as in `LocalObjective`.
 
     Raises:
@@ -79,9 +102,12 @@ class IntermediateTarget(LocalObjective):
         units: int | None = None,
         per_position: bool = False,
         activation: Any = None,
+        metrics: Any = None,
         **kwargs: Any,
     ):
         super().__init__(**kwargs)
+        self.asked = head_metrics.HeadMetrics(metrics, "IntermediateTarget")
+        self.metrics_by_output: list = []
         if (head is None) != (units is None):
             raise ValueError(
                 f"IntermediateTarget(head={head!r}, units={units!r}): a head needs "
@@ -106,6 +132,9 @@ class IntermediateTarget(LocalObjective):
         self.network = None
 
     def build_head(self, activation: keras.KerasTensor, model: ModelSpec) -> None:
+        self.metrics_by_output = self.asked.make(
+            ["labels"], model.name, "IntermediateTarget"
+        )
         if self.head is not None:
             positions = activation.shape[1:-1] if self.per_position else ()
             self.network = heads.make_head(
@@ -121,20 +150,42 @@ class IntermediateTarget(LocalObjective):
         return (Exit(None, self.network, ending),)
 
     def loss(self, activation: Any, batch: Batch) -> Any:
+        found = self.labeled(activation, batch)
+        if batch.training:
+            self._update(found)
+        loss = keras.losses.get(self.loss_spec)
+        call = loss.call if isinstance(loss, keras.losses.Loss) else loss
+        values = call(found.labels, ops.cast(found.prediction, keras.config.floatx()))
+        present = _reduce_to(found.present, len(values.shape))
+        # Both sides of `where` are finite, so that a missing label leaves exactly zero in
+        # the gradient, not zero times infinity.
+        return ops.where(present, values, ops.zeros_like(values))
+
+    def labeled(self, activation: Any, batch: Batch) -> Labeled:
+        """Returns the prediction and the labels in the shape that the loss takes.
+
+        Args:
+            activation: As in `loss`.
+            batch: As in `loss`.
+        """
         prediction = activation
         if self.network is not None:
             raw = self.network(activation, training=batch.training)
             prediction = self.activation(raw)
-        labels = ops.convert_to_tensor(batch.labels)
-        labels = self._fit_shape(labels, prediction)
-        loss = keras.losses.get(self.loss_spec)
+        labels = self._fit_shape(ops.convert_to_tensor(batch.labels), prediction)
         present, labels = _present(labels)
-        call = loss.call if isinstance(loss, keras.losses.Loss) else loss
-        values = call(labels, ops.cast(prediction, keras.config.floatx()))
-        present = _reduce_to(present, len(values.shape))
-        # Both sides of `where` are finite, so that a missing label leaves exactly zero in
-        # the gradient, not zero times infinity.
-        return ops.where(present, values, ops.zeros_like(values))
+        return Labeled(prediction, labels, present)
+
+    def head_metrics(self) -> list[keras.metrics.Metric]:
+        return [metric for metrics in self.metrics_by_output for metric in metrics]
+
+    def measure(self, activation: Any, batch: Batch) -> None:
+        if self.head_metrics() and batch.labels is not None:
+            self._update(self.labeled(activation, batch._replace(training=False)))
+
+    def _update(self, found: Labeled) -> None:
+        for metric in self.head_metrics():
+            found.update(metric)
 
     def _fit_shape(self, labels: Any, prediction: Any) -> Any:
         """Returns labels in the shape that the loss takes.
@@ -173,12 +224,16 @@ class IntermediateTarget(LocalObjective):
             if self.head is None
             else keras.activations.serialize(self.activation),
         )
+        if self.asked.given:
+            config["metrics"] = self.asked.get_config()
         return config
 
     @classmethod
     def from_config(cls, config):
         config = {**config, "loss": deserialize_loss(config.get("loss"))}
         config["head"] = heads.deserialize(config.get("head"))
+        if "metrics" in config:
+            config["metrics"] = head_metrics.from_config(config["metrics"])
         return super().from_config(config)
 
 
