@@ -119,10 +119,10 @@ class _ModuleTotals:
                     (head_metrics.make_metric(one, prefix), weighted) for one in identifiers
                 ]
         self.seen: set[str] = set()
-        asked = getattr(module.objective, "asked", None)
-        labeled = isinstance(module.objective, IntermediateTarget)
-        given = tree.flatten(asked.given or ()) if labeled else ()
-        self.own = [head_metrics.make_metric(one) for one in given]
+        objective = module.objective
+        labeled = isinstance(objective, IntermediateTarget)
+        wanted: Any = objective.asked.given if labeled else None
+        self.own = [head_metrics.make_metric(one) for one in tree.flatten(wanted or ())]
         self.labels = 0
 
     def add(self, result: _BatchResult) -> None:
