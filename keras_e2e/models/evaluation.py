@@ -119,9 +119,8 @@ class _ModuleTotals:
                     (head_metrics.make_metric(one, prefix), weighted) for one in identifiers
                 ]
         self.seen: set[str] = set()
-        objective = module.objective
-        labeled = isinstance(objective, IntermediateTarget)
-        wanted: Any = objective.asked.given if labeled else None
+        target = module.objective
+        wanted = target.asked.given if isinstance(target, IntermediateTarget) else None
         self.own = [head_metrics.make_metric(one) for one in tree.flatten(wanted or ())]
         self.labels = 0
 
