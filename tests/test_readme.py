@@ -169,8 +169,9 @@ def modular():
     """The guides' model, with data for it."""
     rng = np.random.default_rng(0)
     x, y = rng.normal(size=(64, 8, 8, 1)).astype("float32"), rng.integers(0, 3, 64)
-    model = e2e.modularize(convnet(), ["block2_pool", "block4_pool"])
-    return {"model": model, "keras": keras, "e2e": e2e, "x": x, "y": y}
+    base = convnet()
+    model = e2e.modularize(base, ["block2_pool", "block4_pool"])
+    return {"base": base, "model": model, "keras": keras, "e2e": e2e, "x": x, "y": y}
 
 
 def test_control_module_by_module():
@@ -197,6 +198,7 @@ def test_evaluation_module_by_module():
         *("loss", "accuracy", "probe_loss", "probe_accuracy")
     }
     assert found["early"].predict(names["x_test"], verbose=0).shape == (20, 3)
+    assert found["features"].predict(names["x_test"], verbose=0).shape == (20, 4, 4, 4)
 
 
 @pytest.mark.slow

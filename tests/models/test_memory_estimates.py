@@ -409,6 +409,11 @@ model.compile("sgd", "mse", jit_compile=False)
 data = np.ones((256, 16, 16, 8), "float32"), np.ones((256, 3), "float32")
 batches = iter(tf.data.Dataset.from_tensors(data).repeat())
 model.make_train_function()
+try:
+    tf.config.experimental.get_memory_info("CPU:0")
+except ValueError:  # "Allocator stats not available": it depends on the processor
+    print(0, 0)
+    raise SystemExit
 peaks = []
 for step in range(4):
     before = tf.config.experimental.get_memory_info("CPU:0")["current"]
@@ -427,7 +432,7 @@ def test_the_estimate_is_near_what_is_measured():
     assert done.returncode == 0, done.stderr[-2000:]
     least, most = map(float, done.stdout.split()[-2:])
     if most == 0:
-        pytest.skip("this TensorFlow does not count the memory of the CPU")
+        pytest.skip("TensorFlow does not count the memory of this CPU")
     assert 0.85 < least <= most < 1.25
 
 
