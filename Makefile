@@ -22,8 +22,9 @@ test test-quick test-jax test-lower-bounds: export TF_CPP_MIN_LOG_LEVEL = 2
 # worksteal hands out tests in runs of neighbors and evens out the workers at the end, so
 # the few slow files do not leave one of them idle. Three for two cores: a fifth of the time
 # a worker waits, for a process, a file or a browser.
-# OPTIONS are pytest's: `make test-jax OPTIONS=--quick`.
-PYTEST = -m pytest -n 3 --dist worksteal $(OPTIONS)
+# Two cases of each test, others in each run; all of them are about twice as many.
+# OPTIONS are pytest's: `make test OPTIONS=--all`, `make test-jax OPTIONS=--quick`.
+PYTEST = -m pytest -n 3 --dist worksteal --cases=2 $(OPTIONS)
 
 test: setup
 	$(BIN)/python $(PYTEST) --doctest-modules tests keras_e2e

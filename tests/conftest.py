@@ -38,9 +38,15 @@ def pytest_addoption(parser):
         help="one case of each test, and none of those marked `slow` or `long`",
     )
     parser.addoption(
+        "--cases",
+        type=int,
+        default=sys.maxsize,
+        help="at most so many cases of a test, others in each run, as the order is random",
+    )
+    parser.addoption(
         "--all",
         action="store_true",
-        help="every case of the tests marked `sampled(n)`, of which else n are run",
+        help="every case, whatever `--cases` and the marks `sampled(n)` say",
     )
 
 
@@ -49,6 +55,7 @@ def pytest_collection_modifyitems(config, items):
     """The long tests come first, so that no worker waits for another at the end."""
     items.sort(key=lambda item: item.get_closest_marker("long") is None)
     quick, everything = config.getoption("--quick"), config.getoption("--all")
+    most = 1 if quick else config.getoption("--cases")
     # Of each test the first cases: in a random order they are others in each run.
     cases, kept, left_out = Counter(), [], []
     for item in items:
@@ -57,8 +64,8 @@ def pytest_collection_modifyitems(config, items):
             left_out.append(item)
             continue
         cases[name] += 1
-        count = sampled.args[0] if sampled and not everything else len(items)
-        (kept if cases[name] <= (1 if quick else count) else left_out).append(item)
+        count = sampled.args[0] if sampled and not quick else most
+        (kept if everything or cases[name] <= count else left_out).append(item)
     if left_out:
         config.hook.pytest_deselected(items=left_out)
         items[:] = kept
