@@ -13,7 +13,7 @@ from keras_e2e.utils.progress import Progress, check_verbose
 from keras_e2e.utils.state import preserve_state
 from keras_e2e.utils.validation import did_you_mean
 
-T = TypeVar("T")
+_T = TypeVar("_T")
 
 
 class OnDemand(Described):
@@ -128,7 +128,7 @@ class OnDemand(Described):
             f"{type(self).__name__} must implement compute(model, x, y, sample_weight)."
         )
 
-    def each(self, items: Iterable[T], unit: str = "module") -> Iterator[T]:
+    def each(self, items: Iterable[_T], unit: str = "module") -> Iterator[_T]:
         """Goes through items, for `compute`, and says how far it is (`verbose`).
 
         Args:

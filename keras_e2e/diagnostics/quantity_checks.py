@@ -10,6 +10,7 @@ from keras import ops
 
 from keras_e2e.diagnostics.joint import JointQuantity
 from keras_e2e.diagnostics.quantity import ModuleView, Quantity
+from keras_e2e.utils.shapes import begins_with, known_shape
 
 
 def check_quantities(who: str, quantities: Any) -> list[Quantity]:
@@ -146,11 +147,11 @@ def _measured_by(
             "many as init_state returned shapes."
         )
     for place, (kept, new) in enumerate(zip(state, following, strict=True)):
-        if tuple(new.shape) != tuple(kept.shape):
+        shape, expected = known_shape(new), tuple(kept.shape)
+        if shape is not None and not _fits(shape, expected):
             raise ValueError(
-                f"{who} returned a tensor to keep, number {place}, of shape "
-                f"{tuple(new.shape)} for module {view.name!r}; expected "
-                f"{tuple(kept.shape)}, as init_state returned it."
+                f"{who} returned a tensor to keep, number {place}, of shape {shape} for "
+                f"module {view.name!r}; expected {expected}, as init_state returned it."
             )
     if value is None:
         return None, list(following)
@@ -161,14 +162,18 @@ def _measured_by(
             "for the name and one for each of `extra_outputs`."
         )
     for number in numbers:
-        shape: Any = getattr(number, "shape", ())
-        if isinstance(number, list) or len(shape):
-            what = "a list" if isinstance(number, list) else f"shape {tuple(shape)}"
+        shape = known_shape(number)
+        if isinstance(number, list) or shape:
+            what = "a list" if isinstance(number, list) else f"shape {shape}"
             raise ValueError(
                 f"{who} returned {what} for module {view.name!r}; expected a scalar "
                 "(several go in a tuple, with names in `extra_outputs`)."
             )
     return numbers, list(following)
+
+
+def _fits(shape: tuple, expected: tuple) -> bool:
+    return len(shape) == len(expected) and begins_with(shape, expected)
 
 
 def _check_described(quantity: Quantity) -> None:

@@ -210,11 +210,13 @@ def _labeled(
     module: Module, record: ForwardRecord, batch: Batch, given: StepTargets
 ) -> list[Labeled]:
     """What a module predicts of labels of its own, at each crossing."""
-    labels = given.labels.get(module.name)
-    if labels is None or not isinstance(module.objective, IntermediateTarget):
+    labels, target = given.labels.get(module.name), module.objective
+    if labels is None or not isinstance(target, IntermediateTarget):
+        return []
+    if not target.asked.given:
         return []
     own, activations = batch._replace(labels=labels), record.activations(module.name)
-    return [module.objective.labeled(activation, own) for activation in activations]
+    return [target.labeled(activation, own) for activation in activations]
 
 
 def _task_loss(predictions: list, penalties: list) -> Any:

@@ -1,6 +1,7 @@
 """The contract of a local objective."""
 
-from collections.abc import Callable, Hashable, Mapping
+import contextlib
+from collections.abc import Callable, Hashable, Iterator, Mapping
 from typing import Any
 
 import keras
@@ -9,6 +10,7 @@ from keras import ops
 from keras_e2e.objectives.losses import check_values, mean_over_batch
 from keras_e2e.objectives.specs import Batch, Exit, ModelSpec, Output, OutputSpec
 from keras_e2e.utils import compat
+from keras_e2e.utils.shapes import begins_with
 from keras_e2e.utils.validation import check_number, check_places, check_reach
 
 __all__ = ["Batch", "Exit", "LocalObjective", "ModelSpec", "Output", "OutputSpec"]
@@ -71,6 +73,7 @@ class LocalObjective(keras.layers.Layer):
     requires_earlier: bool = False
     feedback_source: str | None = None
     built: bool
+    _late: tuple[str, ...] = ()
 
     def __new__(cls, *args: Any, **kwargs: Any) -> Any:
         # Keras makes the config of a class without a `get_config` of its own, if all that
@@ -193,7 +196,7 @@ class LocalObjective(keras.layers.Layer):
         # The weight of an example applies to all values of its loss.
         weight, mask = batch.sample_weight, compat.mask_of(activation)
         kept = 1 if weight is None else len(weight.shape)
-        if mask is not None and _begins_with(values.shape, mask.shape):
+        if mask is not None and begins_with(values.shape, mask.shape):
             kept = max(kept, len(mask.shape))
             while weight is not None and len(weight.shape) < kept:
                 weight = ops.expand_dims(weight, -1)  # Keras would not broadcast it
@@ -256,28 +259,24 @@ class LocalObjective(keras.layers.Layer):
         if not self.built:
             self.build_head(activation, model)
             self.built = True
-        self._known_weights = frozenset(map(id, self.weights))
 
-    def refuse_late_weights(self) -> None:
-        """Raises ValueError if `loss` has made weights: nothing trains them.
+    @contextlib.contextmanager
+    def refusing_new_weights(self) -> Iterator[None]:
+        """Raises ValueError if `loss`, called inside, makes weights: nothing trains them.
 
-        The optimizer does not know them, and a loaded model has no place for them.
+        The optimizer does not know them, and a loaded model has no place for them. What a
+        user adds to a head that is built (`enable_lora`, say) is the user's.
         """
-        late = [w.path for w in self.weights if id(w) not in self._known_weights]
-        if late:
+        known = set(map(id, self.weights))
+        yield
+        self._late += tuple(w.path for w in self.weights if id(w) not in known)
+        if self._late:
             raise ValueError(
-                f"{type(self).__name__} made weights in its loss, {late}, which nothing "
-                "would train and no file bring back. Build the layer in build_head: "
-                "layer.build(activation.shape), or the shape that it is given."
+                f"{type(self).__name__} made weights in its loss, {[*self._late]}, which "
+                "nothing would train and no file bring back. Build the layer in "
+                "build_head: layer.build(activation.shape), or the shape it is given."
             )
 
 
 def _is_schedule(weight: Any) -> bool:
     return isinstance(weight, keras.optimizers.schedules.LearningRateSchedule)
-
-
-def _begins_with(shape: tuple, axes: tuple) -> bool:
-    """Whether the first axes of a shape are these; unknown sizes fit any."""
-    return len(shape) >= len(axes) and all(
-        a is None or b is None or a == b for a, b in zip(shape, axes, strict=False)
-    )

@@ -107,7 +107,7 @@ class IntermediateTarget(LocalObjective):
     ):
         super().__init__(**kwargs)
         self.asked = head_metrics.HeadMetrics(metrics, "IntermediateTarget")
-        self.metrics_by_output: list = []
+        self.own_metrics: list = []
         if (head is None) != (units is None):
             raise ValueError(
                 f"IntermediateTarget(head={head!r}, units={units!r}): a head needs "
@@ -132,9 +132,7 @@ class IntermediateTarget(LocalObjective):
         self.network = None
 
     def build_head(self, activation: keras.KerasTensor, model: ModelSpec) -> None:
-        self.metrics_by_output = self.asked.make(
-            ["labels"], model.name, "IntermediateTarget"
-        )
+        (self.own_metrics,) = self.asked.make(["labels"], model.name, "IntermediateTarget")
         if self.head is not None:
             positions = activation.shape[1:-1] if self.per_position else ()
             self.network = heads.make_head(
@@ -177,14 +175,14 @@ class IntermediateTarget(LocalObjective):
         return Labeled(prediction, labels, present)
 
     def head_metrics(self) -> list[keras.metrics.Metric]:
-        return [metric for metrics in self.metrics_by_output for metric in metrics]
+        return list(self.own_metrics)
 
     def measure(self, activation: Any, batch: Batch) -> None:
-        if self.head_metrics() and batch.labels is not None:
+        if self.own_metrics and batch.labels is not None:
             self._update(self.labeled(activation, batch._replace(training=False)))
 
     def _update(self, found: Labeled) -> None:
-        for metric in self.head_metrics():
+        for metric in self.own_metrics:
             found.update(metric)
 
     def _fit_shape(self, labels: Any, prediction: Any) -> Any:

@@ -7,6 +7,7 @@ import keras
 from keras import ops, tree
 
 from keras_e2e.objectives.specs import Batch
+from keras_e2e.utils.shapes import known_shape
 from keras_e2e.utils.validation import check_function
 
 
@@ -65,7 +66,8 @@ def check_values(values: Any, activation: Any, batch: Batch, who: str) -> Any:
             "or override compute_loss in place of loss."
         )
     given = (activation, batch.x, batch.labels, [output.y for output in batch.outputs])
-    sizes = {t.shape[0] for t in tree.flatten(given) if len(getattr(t, "shape", ()))}
+    shapes = [known_shape(tensor) for tensor in tree.flatten(given)]
+    sizes = {shape[0] for shape in shapes if shape}
     if values.shape[0] is not None and values.shape[0] not in sizes:
         raise ValueError(
             f"{who}.loss returned values of shape {tuple(values.shape)}; expected (batch, "

@@ -141,9 +141,8 @@ def local_loss(
             extra_activations={key: found[place] for key, found in extra.items()},
             predicted_gradient=crossing.predicted_gradient,
         )
-        with error_context(module.name):
+        with error_context(module.name), objective.refusing_new_weights():
             total = total + objective.compute_loss(crossing.masked_activation(), own)
-            objective.refuse_late_weights()
     return total / len(crossings) if len(crossings) > 1 else total
 
 

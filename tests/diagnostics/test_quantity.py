@@ -134,3 +134,16 @@ def test_what_a_quantity_keeps_has_the_shape_that_it_said():
     expected = r"Wrong.compute .* of shape \(4,\) for module .*; expected \(3,\)"
     with pytest.raises(ValueError, match=expected):
         network().fit(np.ones((4, 2)), np.ones(4), verbose=0, callbacks=[watch])
+
+
+def test_a_number_that_is_kept_may_be_one_of_python():
+    class Counting(Own):
+        def init_state(self, shapes):
+            return [()]
+
+        def compute(self, module, state):
+            return 2.0, [1.0]
+
+    watch = e2e.callbacks.ModuleDiagnostics(quantities=[Counting()])
+    network().fit(np.ones((4, 2)), np.ones(4), verbose=0, callbacks=[watch])
+    assert next(iter(watch.history[Counting.name].values())) == [2.0]

@@ -255,3 +255,14 @@ def test_a_head_that_is_built_in_the_loss_is_refused(eagerly):
             model.fit(np.ones((4, 2)), np.ones(4), verbose=0)
     for old, new in zip(before, base.get_weights(), strict=True):
         np.testing.assert_array_equal(old, new)
+
+
+def test_what_a_user_adds_to_a_built_head_is_no_fault_of_the_loss():
+    base = keras.Sequential([keras.Input((2,)), layers.Dense(3, name="a"), layers.Dense(1)])
+    model = e2e.modularize(base, {"a": e2e.objectives.Prediction("mlp")})
+    model.compile("sgd", "mse")
+    heads = model.boundaries["a"].objective.networks[0].layers
+    for layer in (each for each in heads if isinstance(each, layers.Dense)):
+        layer.enable_lora(1)
+    numbers = model.evaluate_modules(np.ones((4, 2)), np.ones(4), verbose=0)
+    assert np.isfinite(numbers["a"]["loss"])

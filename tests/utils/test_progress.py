@@ -119,3 +119,11 @@ def test_quick_things_say_nothing(capsys):
 def test_other_words_are_refused(call, who):
     with pytest.raises(ValueError, match=rf"{who}\(verbose='loud'\).*'auto'"):
         call("loud")
+
+
+def test_steps_of_one_execution_are_all_counted(capsys, monkeypatch):
+    monkeypatch.setattr(progress, "BETWEEN_BARS", 0.0)
+    found = model()
+    found.compile("sgd", "mse", jit_compile=False, steps_per_execution=2)
+    e2e.regimes.train(found, "greedy", X, Y, steps=8, batch_size=16, window=4, verbose=1)
+    assert "8/8" in capsys.readouterr().out

@@ -20,7 +20,7 @@ class StageProgress(keras.callbacks.Callback):
     def __init__(self, progress: Progress, stages: Sequence[Stage], sizes: Sequence[int]):
         super().__init__()
         self.progress, self.stages, self.sizes = progress, stages, sizes
-        self.done = self.number = 0
+        self.done = self.before = self.number = 0
         progress.begin(sum(sizes))
 
     def on_train_begin(self, logs=None):
@@ -32,14 +32,18 @@ class StageProgress(keras.callbacks.Callback):
             count = f"{self.number} of {len(self.stages)}"
             self.progress.say(f"stage {count}, {what}: {much} {self.progress.unit}s")
 
+    def on_epoch_begin(self, epoch, logs=None):
+        self.before = self.done
+
     def on_train_batch_end(self, batch, logs=None):
+        # Of the steps of one execution (`steps_per_execution`) only the last is told of.
         if self.progress.unit == "step":
-            self._count(logs)
+            self._count(self.before + batch + 1, logs)
 
     def on_epoch_end(self, epoch, logs=None):
         if self.progress.unit != "step":
-            self._count(logs)
+            self._count(self.done + 1, logs)
 
-    def _count(self, logs):
-        self.done += 1
-        self.progress.update(self.done, logs)
+    def _count(self, done, logs):
+        self.done = done
+        self.progress.update(done, logs)
