@@ -147,7 +147,8 @@ def train_by_reward(
 
     >>> from keras_e2e import regimes, tasks
     >>> task = tasks.parity_by_reward(k=1, labeled=10)
-    >>> found = regimes.train_by_reward(task, "deep_supervision", 256, num_envs=128)
+    >>> found = regimes.train_by_reward(task, "deep_supervision", 256, num_envs=128,
+    ...                                 verbose=0)
     >>> 0.0 < found.reward < 1.0, found.trained.history[-1]["env_steps"]
     (True, 256.0)
     """

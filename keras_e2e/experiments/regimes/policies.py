@@ -61,7 +61,7 @@ def train_policy(
     >>> model.compile("adam", loss={"policy": e2e.rewards.PPO(), "value": "mse"})
     >>> rollouts = e2e.rewards.Rollouts(task.environments(64), model, steps=1, passes=1)
     >>> plan = [regimes.Stage(mode="local")]
-    >>> found = regimes.train_policy(model, plan, rollouts, epochs=3)
+    >>> found = regimes.train_policy(model, plan, rollouts, epochs=3, verbose=0)
     >>> found.steps, found.examples
     (3, 192)
     """

@@ -136,7 +136,7 @@ def train(
     >>> model = e2e.modularize(base, 1)
     >>> model.compile("sgd", "mse")
     >>> found = e2e.regimes.train(model, "greedy", np.ones((64, 2)), np.ones((64, 1)),
-    ...                           steps=4, batch_size=16, window=2)
+    ...                           steps=4, batch_size=16, window=2, verbose=0)
     >>> found.steps, [logs["step"] for logs in found.history]
     (4, [2, 4])
     """
