@@ -40,6 +40,11 @@ def advise(state: str, place: Place, numbers: Mapping[str, float] | None = None)
             "Look for weights that are far larger than those of its neighbors, and give "
             "them their initial values again; normalize, or clip the gradient."
         )
+    if state == "vanishing" and numbers.get("signal_gain") == 0.0:
+        known = (
+            "It is exactly 0, as behind stop_gradient, argmax, a comparison, rounding or a "
+            "cast to integers: look for such an operation, or for units that are all off."
+        )
     if state in ("vanishing", "exploding") and place.normalized:
         known = known.replace("normalize, ", "")
     # Weights that are too large in the first module show in the modules behind it.

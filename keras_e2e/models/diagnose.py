@@ -15,7 +15,7 @@ from keras_e2e.models.diagnosed import as_modules, refuse_model
 from keras_e2e.models.diagnosis import Diagnosis
 from keras_e2e.models.diagnosis_data import TrainingData, ValidationData
 from keras_e2e.models.diagnosis_steps import DiagnosisProgress, StopAfter
-from keras_e2e.models.diagnosis_words import explanations
+from keras_e2e.models.diagnosis_words import explanations, where_gradients_end
 from keras_e2e.models.placement import Boundaries
 from keras_e2e.modules.training_mode import ModeName, TrainingMode
 from keras_e2e.trainers.modular_trainer import ModularTrainer
@@ -137,19 +137,19 @@ def diagnose(
         with warnings.catch_warnings():
             # Of a dataset whose size is not known Keras says so after each pass.
             warnings.filterwarnings("ignore", "Your input ran out of data")
-            callbacks = [stop, progress, watch]
-            modular.fit(**data.arguments, callbacks=callbacks, verbose=0)
+            modular.fit(**data.arguments, callbacks=[stop, progress, watch], verbose=0)
         if not stop.taken:
             raise ValueError("diagnose: the data is empty. Give examples to train on.")
         after = held_out.loss(model)
+        verdicts = with_measured(watch.verdicts(), measured)
         return Diagnosis(
-            with_measured(watch.verdicts(), measured),
+            verdicts,
             watch.history,
             watch.steps,
             measured,
             stop.taken,
             {} if before is None or after is None else {"before": before, "after": after},
-            _notes(model, modular, stop),
+            [*where_gradients_end(modular, verdicts), *_notes(model, modular, stop)],
             explanations([*watch.quantities, *on_demand]),
         )
 

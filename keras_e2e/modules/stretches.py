@@ -95,7 +95,7 @@ def stretches(
         for variable in {id(v): v for v in getattr(call.operation, "variables", ())}:
             users[variable] = users.get(variable, 0) + 1
     found = []
-    for name, calls in _calls_of_modules(graph).items():
+    for name, calls in calls_of_modules(graph).items():
         if not wanted(name):
             continue
         own: list[Stretch] = []
@@ -139,7 +139,7 @@ def schedule(graph: Graph, found: Sequence[Stretch]) -> list:
     return ordered
 
 
-def _calls_of_modules(graph: Graph) -> dict[str, list]:
+def calls_of_modules(graph: Graph) -> dict[str, list]:
     """The calls that belong to one module alone, in order."""
     reached = graph.ends()
     found: dict[str, list] = {name: [] for name in [*graph.boundaries(), OUTPUT]}
