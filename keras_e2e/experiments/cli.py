@@ -48,7 +48,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     Returns:
         The exit status: 0 if all went well, 1 if a run failed, 2 if the command line
-        cannot be run, 130 if it was interrupted, 141 if nobody reads what it prints.
+        cannot be run, 3 if a module has an alarm and that was asked for, 130 if it was
+        interrupted, 141 if nobody reads what it prints.
     """
     try:
         status = _main([*(sys.argv[1:] if arguments is None else arguments)])

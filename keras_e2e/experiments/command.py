@@ -10,7 +10,7 @@ from keras_e2e.experiments.terminal import quiet, shortened
 from keras_e2e.utils.validation import did_you_mean
 
 # The exit status, as `--help` documents it.
-FAILED, UNUSABLE, INTERRUPTED = 1, 2, 130
+FAILED, UNUSABLE, ALARM, INTERRUPTED = 1, 2, 3, 130
 
 
 class CommandError(Exception):

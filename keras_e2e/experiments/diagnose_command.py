@@ -10,7 +10,7 @@ from typing import Any
 from absl import flags
 
 from keras_e2e.experiments import saved_model
-from keras_e2e.experiments.command import Command, CommandError
+from keras_e2e.experiments.command import ALARM, Command, CommandError
 from keras_e2e.experiments.terminal import note
 
 # As `diagnose` has them, which is not imported for a flag's help.
@@ -60,6 +60,12 @@ def define_flags() -> flags.FlagValues:
         "mode", None, MODES, "Mode to train a modular model in.", flag_values=own
     )
     flags.DEFINE_bool("json", False, "Print all of it as JSON.", flag_values=own)
+    flags.DEFINE_bool(
+        "fail_on_alarm",
+        False,
+        f"Exit with status {ALARM} if a module has an alarm: starved, vanishing, ...",
+        flag_values=own,
+    )
     return own
 
 
@@ -79,7 +85,8 @@ def _run(values: flags.FlagValues, words: list[str]) -> int:
     print(json.dumps(found.to_dict(), indent=2) if values.json else found)
     if folder is not None:
         note(f"Written: {folder / PAGE}, {folder / NUMBERS}.")
-    return 0
+    alarm = any(verdict.alarm for verdict in found.verdicts.values())
+    return ALARM if alarm and values.fail_on_alarm else 0
 
 
 def _check(values: flags.FlagValues) -> None:

@@ -95,7 +95,22 @@ def test_what_it_is_asked_for_reaches_diagnose(files, arrays, capsys):
     found = json.loads(capsys.readouterr().out)
     compiled = ("sgd", "sparse_categorical_crossentropy")
     assert found == diagnosed(path, arrays, compiled, boundaries=["one", "two"]).to_dict()
-    assert [*found["verdicts"]] == ["one", "two", "net"] or len(found["verdicts"]) == 3
+    assert len(found["verdicts"]) == 3
+
+
+@pytest.mark.parametrize(("rate", "status"), [(0.0, 3), (0.05, 0)])
+def test_an_alarm_fails_where_that_is_asked_for(arrays, tmp_path, capsys, rate, status):
+    """Of a model that stands still; 50 more steps of one that learns are no alarm."""
+    keras.utils.set_random_seed(0)
+    model = stack(
+        loss="sparse_categorical_crossentropy", optimizer=keras.optimizers.SGD(rate)
+    )
+    model.save(tmp_path / "m.keras")
+    np.savez(tmp_path / "data.npz", x=arrays["x"], y=arrays["y"])
+    data = f"--data={tmp_path / 'data.npz'}"
+    assert call(tmp_path / "m.keras", data) == 0
+    assert call(tmp_path / "m.keras", data, "--fail_on_alarm") == status
+    assert ("Frozen" in capsys.readouterr().out) == (status == 3)
 
 
 def test_it_writes_a_page_and_the_numbers(files, tmp_path, capsys):
