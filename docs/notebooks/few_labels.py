@@ -15,7 +15,7 @@ def accuracy(regime, labeled):
     task = tasks.parity(k=4, n=10_000, labeled=labeled)
     model = e2e.modularize(task.build(0), {"symbols": e2e.objectives.IntermediateTarget(task.cuts["symbols"].loss)})
     model.compile(keras.optimizers.Adam(1e-3), task.loss, metrics=task.metrics)
-    regimes.train(model, regime, task.train.x, task.train.targets(), steps=1200)
+    regimes.train(model, regime, task.train.x, task.train.targets(), steps=1200, verbose=0)
     return model.evaluate(task.test.x, task.test.targets(), verbose=0, return_dict=True)["accuracy"]
 
 

@@ -48,7 +48,7 @@ print(e2e.estimate_memory(model, batch_size=512))
 # What each module can tell by itself, and by a linear probe:
 
 # %%
-model.evaluate_modules(x_test, y_test, probe_data=(x_train, y_train))
+model.evaluate_modules(x_test, y_test, probe_data=(x_train, y_train), verbose=0)
 
 # %% [markdown]
 # An answer that costs one module, and the stock Keras model:
