@@ -46,6 +46,14 @@ def test_an_operation_without_gradient_is_named(operation):
     assert note in " ".join(str(found).split())
 
 
+def test_of_a_nested_model_the_operation_is_named():
+    inner = keras.Input((16,))
+    nested = keras.Model(inner, ops.stop_gradient(layers.Dense(16)(inner)), name="nested")
+    found = diagnosed(nested)
+    assert found.notes[0].startswith("second holds operations")
+    assert "stop_gradient" in found.notes[0]
+
+
 def test_the_last_module_goes_by_its_name():
     found = diagnosed(ops.stop_gradient, boundaries=["first"])
     assert [note.split(" holds ")[0] for note in found.notes[:1]] == ["classes"]
