@@ -36,6 +36,7 @@ def run(code, backend="tensorflow"):
 
 def loaded(code, backend="tensorflow"):
     """The modules that are loaded once the code has run."""
+    pytest.importorskip(backend, reason=f"{backend} is not installed")
     return set(json.loads(run(SCRIPT.format(code=code), backend).splitlines()[-1]))
 
 
