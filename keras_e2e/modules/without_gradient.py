@@ -3,6 +3,8 @@
 from collections.abc import Iterable, Iterator
 from typing import Any
 
+import keras
+
 from keras_e2e.modules.graph import OUTPUT, Graph
 from keras_e2e.modules.stretches import calls_of_modules
 from keras_e2e.utils import compat
@@ -37,7 +39,9 @@ def _names(calls: Iterable[Any]) -> Iterator[str]:
 
 
 def _ends_gradient(call: Any) -> bool:
-    if type(call.operation).__name__ in _FLAT:
+    operation = call.operation
+    # A layer of such a name may well have a gradient of its own (straight through).
+    if not isinstance(operation, keras.Layer) and type(operation).__name__ in _FLAT:
         return True
     return _any_float(call.inputs) and not _any_float(call.outputs)
 

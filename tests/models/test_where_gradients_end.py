@@ -69,9 +69,20 @@ def test_where_a_signal_comes_through_no_operation_is_blamed():
     assert not any("gradient" in note for note in found.notes)
 
 
+def test_a_layer_is_not_judged_by_its_name():
+    class Round(layers.Layer):
+        def call(self, inputs):
+            return layers.Activation("relu")(inputs - 1e3)
+
+    found = diagnosed(Round())
+    assert found.verdicts["second"].numbers["signal_gain"] == 0.0
+    assert not any("let no gradient pass" in note for note in found.notes)
+
+
 def test_units_that_are_off_are_not_blamed_on_an_operation():
     def off(tensor):
         return layers.Activation("relu")(tensor - 1e3)
 
     found = diagnosed(off)
+    assert found.verdicts["second"].numbers["signal_gain"] == 0.0
     assert not any("let no gradient pass" in note for note in found.notes)
