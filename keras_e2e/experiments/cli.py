@@ -99,7 +99,8 @@ def _help() -> str:
             "keras-e2e --version prints the version.",
             "",
             "Exit status: 0 if all went well, 1 if a run failed, 2 if the command line",
-            "cannot be run, 130 if it was interrupted. An error is one line, the last.",
+            "cannot be run, 3 if diagnose --fail_on_alarm found an alarm, 130 if it was",
+            "interrupted. An error is one line, the last.",
         ]
     )
 

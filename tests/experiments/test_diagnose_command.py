@@ -100,7 +100,7 @@ def test_what_it_is_asked_for_reaches_diagnose(files, arrays, capsys):
 
 @pytest.mark.parametrize(("rate", "status"), [(0.0, 3), (0.05, 0)])
 def test_an_alarm_fails_where_that_is_asked_for(arrays, tmp_path, capsys, rate, status):
-    """Of a model that stands still; 50 more steps of one that learns are no alarm."""
+    """A model that stands still has one, a model that learns has none."""
     keras.utils.set_random_seed(0)
     model = stack(
         loss="sparse_categorical_crossentropy", optimizer=keras.optimizers.SGD(rate)
