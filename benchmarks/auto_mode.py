@@ -2,7 +2,7 @@
 
 Parity of k images and their sum modulo ten, trained for the same number of steps end to
 end, locally, locally for the first half, and with AutoMode. A run succeeds when its test
-accuracy is above half-way between chance and 1. Goals: AutoMode succeeds on every seed on
+accuracy is above halfway between chance and 1. Goals: AutoMode succeeds on every seed on
 which any of the others does, and where end to end succeeds on all seeds it costs at most
 half a point of accuracy, and at most a tenth more steps until the training accuracy is
 above the same mark.

@@ -117,7 +117,7 @@ def train(
 
     Returns:
         The metric on test examples; on the batches of each window of steps; the step at
-        which that was above half-way between chance and 1 first, or None; the steps.
+        which that was above halfway between chance and 1 first, or None; the steps.
     """
     keras.utils.set_random_seed(seed)
     model, targets = task.build(seed), task.train.y
@@ -160,7 +160,7 @@ def report(runs: list[dict]) -> Table:
     table = Table(title="Test metric of each seed", title_justify="left")
     for column in ("task", "size", "training"):
         table.add_column(column)
-    for column in ("above half-way", "after steps (median)", "test metric"):
+    for column in ("above halfway", "after steps (median)", "test metric"):
         table.add_column(column, justify="right")
     keys = dict.fromkeys((r["task"], r["size"], r["mode"]) for r in runs)
     for key in sorted(keys, key=lambda key: (list(EXPERIMENTS).index(key[0]), *key[1:])):

@@ -1,7 +1,7 @@
 """Digits by reward: where training end to end breaks down, and what repairs it.
 
 Trains the policy of `tasks.parity_by_reward` in each regime with equal environment steps,
-and prints how many seeds succeed: half-way between chance and 1, a mean reward of .75 for
+and prints how many seeds succeed: halfway between chance and 1, a mean reward of .75 for
 test images. Each run is written as a line of JSON when it is finished; what is there is not
 run again.
 

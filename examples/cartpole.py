@@ -5,7 +5,7 @@ of two layers acts in eight copies of it; `Rollouts` is the data of `fit`, one r
 each epoch, and PPO the loss. Takes under a minute. Needs the extra `rewards`.
 
 What to see: `episode_return` rises from about 20 (chance) epoch by epoch, and the policy
-then keeps the pole up for several hundred steps.
+then keeps the pole up for all or most of the 500 steps.
 """
 
 import os

@@ -9,7 +9,7 @@ a half.
 What to see: how much the labels are worth with and without pretraining, over several
 seeds. With many labels the difference vanishes. It does not always help: on tasks where
 end-to-end training breaks down altogether, label-free pretraining did not repair it (see
-BUILD_NOTES.md); there a few intermediate labels did.
+docs/limits.md); there a few intermediate labels did.
 """
 
 import os

@@ -16,7 +16,7 @@ ROOT = pathlib.Path(__file__).parents[1]
 PAGES = {
     "README.md": {"20_000": "1_000", "epochs=10": "epochs=6"},
     "docs/boundaries.md": {},
-    "docs/devices.md": {"tf.config.threading.set": "# ", "here, 3": "here, 2"},
+    "docs/devices.md": {"here, 3": "here, 2"},
     "docs/guides/deploy.md": {},
     "docs/guides/diagnose.md": {
         "(model, x, y)": "(model, x, y, steps=50)",

@@ -252,11 +252,11 @@ def _print_verdicts(console: Console, runs: list[Run]) -> None:
     for run in runs:
         if run.regime != "end to end":
             continue
-        line = run.verdict.message
+        lines.add_row(f"  k={run.k} (test {run.accuracy:.3f})", run.verdict.message)
         if run.verdict.alarm:
             others = {r.regime: r.accuracy for r in runs if r.k == run.k}
-            line += f" Trained on labels of its own: test {others['local']:.3f}."
-        lines.add_row(f"  k={run.k} (test {run.accuracy:.3f})", line)
+            found = others["local"]
+            lines.add_row("", f"Trained on labels of its own: test {found:.3f}.")
     console.print(lines, highlight=False)
     console.print(
         "One seed. Whether end-to-end training breaks down differs from seed to seed: "
