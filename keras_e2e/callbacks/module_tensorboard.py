@@ -124,7 +124,7 @@ class ModuleTensorBoard(ModuleDiagnostics):
             state = self.model._modular
             trained_by = [state.trained_by(module) for module in state.modules]
             if self._run:
-                self._run.mode(self._iterations(), mode, trained_by)
+                self._run.mode(self._step(), mode, trained_by)
             self._mode = mode
         super().on_train_batch_begin(batch, logs)
 
@@ -135,10 +135,14 @@ class ModuleTensorBoard(ModuleDiagnostics):
         if len(self.steps) >= self._judged + VERDICT_EVERY:
             self._judge(step)
 
+    def _step(self) -> int:
+        """The optimizer's iteration; the latest measured where a loss scale skips all."""
+        return max(self._iterations(), self.steps[-1] if self.steps else 0)
+
     def on_epoch_end(self, epoch, logs=None):
         super().on_epoch_end(epoch, logs)
         if len(self.steps) > self._judged:
-            self._judge(self._iterations())
+            self._judge(self._step())
         if self._run:
             self._run.flush()
 

@@ -167,7 +167,7 @@ def _diagnosed(model: Any, data: dict[str, Any], values: flags.FlagValues) -> An
                 steps=values.steps,
                 update_freq=values.update_freq,
                 batch_size=values.batch_size,
-                boundaries=number or ends or None,
+                boundaries=(ends or None) if number is None else number,
                 mode=values.mode,
             )
     except (TypeError, ValueError) as error:

@@ -142,7 +142,7 @@ def wrapped(model: keras.Model, names: list[str], x: Any) -> AnyCode:
     modular = AnyCode(model, dict.fromkeys(names))
     try:
         modular.examine(x)
-    except ValueError:
+    except BaseException:
         modular.unwrap()
         raise
     return modular

@@ -32,7 +32,8 @@ def evaluated_batches(
         return Batches(x, y, sample_weight, batch_size=batch_size, who=who)
     given = {"y": y, "sample_weight": sample_weight, "batch_size": batch_size}
     held = _Held()
-    function = model.test_function
+    function, executed = model.test_function, model.steps_per_execution
+    model.steps_per_execution = 1  # as many batches as that are asked for at once
     # What Keras would make of the batches: `evaluate` asks for it by this method.
     model.make_test_function = lambda force=False: None
     model.test_function = held.take
@@ -41,7 +42,7 @@ def evaluated_batches(
         model.evaluate(x, **known, verbose=0)
     finally:
         del model.make_test_function
-        model.test_function = function
+        model.test_function, model.steps_per_execution = function, executed
     return held
 
 

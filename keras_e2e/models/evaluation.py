@@ -158,7 +158,8 @@ def _evaluate_batch(
     given = model._split(y, sample_weight)
     outputs = build_outputs(model, state.keys(), given.y, given.sample_weight)
     size = int(next(t for t in tree.flatten(x) if t is not None).shape[0])
-    batch = Batch(x, outputs, None, given.single_weight(), None, training=False)
+    inputs, weight = model._in_order(x), given.single_weight()
+    batch = Batch(inputs, outputs, None, weight, None, training=False)
     record = model.forward_record(x)
     extra: dict[Hashable, ForwardRecord] = {}
     found = {}
@@ -202,7 +203,7 @@ def _local_loss(
             extra[key] = model.forward_record(make_inputs(batch))
     weight = given.label_weights.get(module.name, batch.sample_weight)
     own = batch._replace(labels=labels, sample_weight=weight)
-    flat = model._flat_inputs(batch.x)
+    flat = tree.flatten(batch.x)
     return local_loss(module, objective, record, flat, own, extra)
 
 

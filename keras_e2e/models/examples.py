@@ -20,11 +20,19 @@ def first_examples(x: Any, count: int = 2) -> Any:
         x = keras.utils.unpack_x_y_sample_weight(x[0])[0]
     if x is None or not all(hasattr(t, "shape") for t in tree.flatten(x)):
         return None
-    return tree.map_structure(lambda t: ops.convert_to_tensor(t[:count]), x)
+    return tree.map_structure(lambda t: _tensor(t[:count]), x)
 
 
-def describe(tensor: Any) -> dict:
-    """Dtype and size of an example, as they go into a build config."""
+def _tensor(values: Any) -> Any:
+    """A tensor; NumPy's arrays of objects are texts."""
+    texts = getattr(values.dtype, "kind", None) == "O"
+    return ops.convert_to_tensor(values, dtype="string" if texts else None)
+
+
+def describe(tensor: Any) -> dict | None:
+    """Dtype and size of an example, as they go into a build config; None of none."""
+    if tensor is None:
+        return None
     dtype = keras.backend.standardize_dtype(tensor.dtype)
     return {"dtype": dtype, "size": "x".join(map(str, tensor.shape))}
 
@@ -34,6 +42,8 @@ def from_description(description: Any) -> Any:
     if isinstance(description, Mapping) and set(description) == {"dtype", "size"}:
         shape = tuple(int(n) for n in description["size"].split("x"))
         return _invented(shape, description["dtype"])
+    if description is None:
+        return None
     if isinstance(description, Mapping):
         return {k: from_description(v) for k, v in description.items()}
     return type(description)(from_description(v) for v in description)
@@ -41,6 +51,8 @@ def from_description(description: Any) -> Any:
 
 def _invented(shape: tuple, dtype: str) -> Any:
     """Values between 0 and 1: as integers they are valid indices everywhere."""
+    if dtype == "string":
+        return ops.convert_to_tensor(np.full(shape, "a"), dtype="string")
     values = np.random.default_rng(0).uniform(size=shape)
     return ops.convert_to_tensor(values.astype(dtype))
 

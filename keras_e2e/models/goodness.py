@@ -93,6 +93,7 @@ def _total(
     """The goodness of a batch under one label, summed over the boundaries."""
     first = keras.tree.flatten(x)[0]
     labels = ops.one_hot(ops.full((ops.shape(first)[0],), label, "int32"), classes)
+    x = model._in_order(x)
     record = model.forward_record(overlaid(x, ops.cast(labels, "float32") * overlay))
     values = [goodness(t) for m in counting for t in record.activations(m.name)]
     return ops.convert_to_numpy(sum(values[1:], values[0]))

@@ -183,8 +183,8 @@ class ModularModel(ModularBase, keras.Model):
         run = super(ModularTrainer, self).call if graph is self else graph.call
         return run(inputs, training=training, mask=mask, **kwargs)
 
-    def _flat_inputs(self, x):
-        return self._stages.flat_inputs(x)
+    def _in_order(self, x):
+        return self._stages.in_order(x)
 
     def _sequential_call(self, inputs, module, mask, **kwargs):
         return self._stages.run(inputs, module)

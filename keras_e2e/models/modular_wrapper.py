@@ -112,15 +112,18 @@ class ModularWrapper(ModularBase, keras.Model):
         self._example = _Untracked()
         for layer in {id(x): x for x in [*sublayers, *layers]}.values():
             boundary = following.get(id(layer))
-            leaf = not list(compat.sublayers(layer))
-            if boundary is not None or (leaf and takes_training(layer)):
+            inner = compat.all_layers(layer)
+            whole = not any(
+                isinstance(x, ModuleBoundary) or id(x) in following for x in inner
+            )
+            if boundary is not None or (whole and takes_training(layer)):
                 self._tapped.append((layer, boundary))
         self._attach()
         example = built_example(base)
         if example is not None:
             try:
                 self.examine(example)
-            except ValueError:
+            except BaseException:
                 self.unwrap()
                 raise
 
@@ -245,12 +248,14 @@ class ModularWrapper(ModularBase, keras.Model):
         config["training_mode"] = self.training_mode.get_config()
         if self._shared:
             config["shared"] = dict(self._shared)
+        config["names"] = [layer.name for layer in compat.all_layers(self.base)]
         return config
 
     @classmethod
     def from_config(cls, config):
         config = dict(config)
         config["base"] = keras.saving.deserialize_keras_object(config["base"])
+        _name_as_saved(config["base"], config.pop("names", []))
         config["boundaries"] = {
             name: keras.saving.deserialize_keras_object(objective)
             if isinstance(objective, dict)
@@ -265,6 +270,15 @@ class ModularWrapper(ModularBase, keras.Model):
     def build_from_config(self, config):
         if config and "example" in config and not self._modular.modules:
             self.examine(from_description(config["example"]))
+
+
+def _name_as_saved(base: keras.Model, names: list[str]) -> None:
+    """Gives layers the names that boundaries were given by: Keras may have counted on."""
+    layers = compat.all_layers(base)
+    if len(layers) == len(names):
+        for layer, name in zip(layers, names, strict=True):
+            if layer.name != name:
+                layer.name = name
 
 
 class _Untracked(list):

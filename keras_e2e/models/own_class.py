@@ -152,6 +152,11 @@ class OwnClass:
             config["dtype"] = keras.saving.serialize_keras_object(self.dtype_policy)
         return config
 
+    def compile_from_config(self, config):
+        # `from_config` has set both, by the names that the layers have now.
+        own = ("training_mode", "remat")
+        super().compile_from_config({k: v for k, v in config.items() if k not in own})
+
     @classmethod
     def from_config(cls, config):
         base = keras.saving.deserialize_keras_object(config["base"])

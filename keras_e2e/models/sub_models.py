@@ -132,14 +132,15 @@ class Stages:
         """Inputs as a flat list of tensors; None for one that is left out."""
         return [
             None if t is None else keras.ops.convert_to_tensor(t)
-            for t in self.flat_inputs(inputs)
+            for t in tree.flatten(self.in_order(inputs))
         ]
 
-    def flat_inputs(self, inputs: Any) -> list:
-        """Inputs in the order of the model's, also when given by name."""
+    def in_order(self, inputs: Any) -> Any:
+        """Inputs in the structure of the model's, also when given by name."""
         if isinstance(inputs, dict) and not isinstance(self.model.input, dict):
-            return [inputs[tensor.name] for tensor in self.model.inputs]
-        return tree.flatten(inputs)
+            flat = [inputs[tensor.name] for tensor in self.model.inputs]
+            return tree.pack_sequence_as(self.model.input, flat)
+        return inputs
 
     def _computed_before(self, inputs: Any, name: str) -> list | None:
         """What enters a module, where the data brought it; None where it has to be run.
@@ -151,7 +152,7 @@ class Stages:
         given = context_of(state).upstream
         if given is None or state.steps.measuring:
             return None
-        given_x, flat = tree.flatten(given.x), tree.flatten(inputs)
+        given_x, flat = (tree.flatten(self.in_order(x)) for x in (given.x, inputs))
         if [id(tensor) for tensor in given_x] != [id(tensor) for tensor in flat]:
             return None
         wanted, entering = self._entering(name), []

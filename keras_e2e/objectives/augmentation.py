@@ -25,6 +25,25 @@ def augmented_view(layer: Any) -> Mapping[Hashable, Callable[[Batch], Any]]:
     return {("augmented", key): lambda batch: _view(layer, batch.x)}
 
 
+def refuse_noise_on(inputs: list, layer: Any, who: str) -> None:
+    """Raises ValueError where a layer is `GaussianNoise` and inputs are not to be added to.
+
+    Args:
+        inputs: List of `keras.KerasTensor`: the model's inputs.
+        layer: The layer.
+        who: Name of the objective, for the error.
+    """
+    if not isinstance(layer, keras.layers.GaussianNoise):
+        return
+    kinds = [keras.backend.standardize_dtype(each.dtype) for each in inputs]
+    if len(kinds) > 1 or "float" not in kinds[0]:
+        raise ValueError(
+            f"{who}: GaussianNoise, the default of `augment`, adds to one input of floats; "
+            f"the model's inputs are {kinds}. Give augment=, a layer that changes them at "
+            "random in training and returns them in the same structure."
+        )
+
+
 def _view(layer: Any, x: Any) -> Any:
     every = GlobalBatch(first_tensor(x))
     view = layer(tree.map_structure(every.all, x), training=True)

@@ -10,7 +10,7 @@ from keras import ops
 from keras_e2e.objectives.losses import check_values, mean_over_batch
 from keras_e2e.objectives.specs import Batch, Exit, ModelSpec, Output, OutputSpec
 from keras_e2e.utils import compat
-from keras_e2e.utils.shapes import begins_with
+from keras_e2e.utils.shapes import agree, begins_with
 from keras_e2e.utils.validation import check_number, check_places, check_reach
 
 __all__ = ["Batch", "Exit", "LocalObjective", "ModelSpec", "Output", "OutputSpec"]
@@ -195,6 +195,12 @@ class LocalObjective(keras.layers.Layer):
         values = check_values(values, activation, batch, type(self).__name__)
         # The weight of an example applies to all values of its loss.
         weight, mask = batch.sample_weight, compat.mask_of(activation)
+        if weight is not None:
+            sizes = [None if size == 1 else size for size in weight.shape]
+            if not agree(values.shape, sizes):
+                # Of weights for positions that the loss has not, an example has the mean.
+                parts = tuple(range(1, len(sizes)))
+                weight = ops.mean(ops.cast(weight, values.dtype), axis=parts)
         kept = 1 if weight is None else len(weight.shape)
         if mask is not None and begins_with(values.shape, mask.shape):
             kept = max(kept, len(mask.shape))

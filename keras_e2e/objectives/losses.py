@@ -131,10 +131,14 @@ def loss_object(loss: Any) -> keras.losses.Loss:
 
 
 def loss_name(loss: Any) -> str:
-    """Returns the name of a loss that is given as a name, a function or a loss."""
+    """Returns the name of a loss that is given as a name, a function or a loss.
+
+    Of a loss of Keras's it is that of its function: what it is called is the user's choice.
+    """
     if isinstance(loss, str):
         return loss
-    return str(getattr(loss, "name", None) or getattr(loss, "__name__", loss))
+    function = getattr(loss, "fn", loss)
+    return str(getattr(function, "__name__", None) or getattr(loss, "name", loss))
 
 
 def serialize_loss(loss: Any) -> Any:
@@ -152,6 +156,8 @@ def deserialize_loss(config: Any) -> Any:
 def ending_for_loss(loss: Any) -> Callable:
     """Returns the activation that a loss expects on top of raw values.
 
+    A loss of the user's own is taken for a cross-entropy on probabilities by its name.
+
     Args:
         loss: Name of a Keras loss, a function, a `keras.losses.Loss`, or None.
 
@@ -159,10 +165,9 @@ def ending_for_loss(loss: Any) -> Callable:
         Softmax or sigmoid for a cross-entropy on probabilities, else the identity.
     """
     loss = keras.losses.get(loss) if isinstance(loss, str) else loss
-    name = getattr(loss, "name", None) or getattr(loss, "__name__", "")
-    if "crossentropy" not in str(name) or getattr(loss, "from_logits", False):
+    name = loss_name(loss)
+    if "crossentropy" not in name or getattr(loss, "from_logits", False):
         return keras.activations.linear
     if getattr(loss, "get_config", None) and loss.get_config().get("from_logits"):
         return keras.activations.linear
-    binary = "binary" in str(name)
-    return keras.activations.sigmoid if binary else keras.activations.softmax
+    return keras.activations.sigmoid if "binary" in name else keras.activations.softmax

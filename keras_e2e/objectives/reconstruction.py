@@ -114,7 +114,8 @@ class Reconstruction(LocalObjective):
         decoded = self.network(activation, training=batch.training)
         source = ops.stop_gradient(ops.cast(source, decoded.dtype))
         if self.mean != 0.0 or self.std != 1.0:
-            source = source * ops.cast(self.std, source.dtype) + self.mean
+            std, mean = (ops.cast(each, source.dtype) for each in (self.std, self.mean))
+            source = source * std + mean
         if self.loss_name == "mse":
             return keras.losses.mean_squared_error(source, decoded)
         source = ops.clip(source, 0.0, 1.0)

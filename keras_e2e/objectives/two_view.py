@@ -6,7 +6,7 @@ import keras
 from keras import ops
 
 from keras_e2e.objectives import heads
-from keras_e2e.objectives.augmentation import augmented_view
+from keras_e2e.objectives.augmentation import augmented_view, refuse_noise_on
 from keras_e2e.objectives.base import LocalObjective
 from keras_e2e.objectives.class_labels import present, unit
 from keras_e2e.objectives.global_batch import GlobalBatch
@@ -28,7 +28,7 @@ class TwoViews(LocalObjective):
             `keras.Sequential([RandomCrop(...), RandomFlip(...)])`. What the views have in
             common is what is learned, so choose with the data in mind. Under a
             distribution strategy each device gives it the whole batch. Defaults to `None`:
-            `keras.layers.GaussianNoise(0.1)`, which any input takes.
+            `keras.layers.GaussianNoise(0.1)`, for a model of one input of floats.
         head: The projector from the activation to `projection_dim` values: a string or a
             Keras layer, as in `heads.make_head`. Defaults to `"mlp"`.
         projection_dim: Integer, size of what is compared. Defaults to 128.
@@ -36,7 +36,8 @@ class TwoViews(LocalObjective):
 
     Raises:
         TypeError: If `augment` is not a Keras layer.
-        ValueError: If `projection_dim` is not an integer of at least 1.
+        ValueError: If `projection_dim` is not an integer of at least 1. When the model is
+            made: if `augment` is noise and the model's inputs are not one of floats.
     """
 
     network: keras.layers.Layer
@@ -68,6 +69,7 @@ class TwoViews(LocalObjective):
         return augmented_view(self.augment)
 
     def build_head(self, activation: keras.KerasTensor, model: ModelSpec) -> None:
+        refuse_noise_on(model.inputs, self.augment, type(self).__name__)
         self.network = projector(
             self.head,
             activation,

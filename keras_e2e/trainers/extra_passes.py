@@ -8,6 +8,7 @@ import numpy as np
 from keras import ops, tree
 
 from keras_e2e.modules.training_mode import TrainingMode
+from keras_e2e.objectives.losses import loss_name
 from keras_e2e.trainers.local_losses import build_outputs, missing
 from keras_e2e.utils import compat
 from keras_e2e.utils.data import num_examples
@@ -37,10 +38,14 @@ class ExtraPasses:
         """Gradients of the task loss, end to end, on both halves of the batch.
 
         By `id` of the variable. An odd example is left out. None where there are labels
-        of boundaries only, and where the model takes batches of one size only.
+        of boundaries only, where the model takes batches of one size only, and of sparse
+        inputs.
         """
         if self._only_labels() or _takes_whole_batches(self.model):
             return None
+        there = [t for t in tree.flatten(self.batch) if t is not None]
+        if not all(hasattr(tensor, "__getitem__") for tensor in there):
+            return None  # sparse tensors have no slices
         count = num_examples(self.batch[0]) // 2
         if isinstance(count, int) and count == 0:
             return None
@@ -77,7 +82,8 @@ class ExtraPasses:
         shape = model._modular.outputs[0].spec.shape
         if more or output.y is None or len(shape) != 2 or not shape[1]:
             return None
-        if "crossentropy" not in _name(output.compiled_loss):
+        name = loss_name(output.compiled_loss).lower().replace("_", "")
+        if "crossentropy" not in name:
             return None
         y = ops.convert_to_tensor(output.y)
         if len(y.shape) == 2 and shape[1] > 1 and y.shape[1] == shape[1]:
@@ -142,9 +148,3 @@ def _mean_for_all(prediction: Any, total: Callable[[Any], Any]) -> Any:
 
 def _rows(tensor: Any, begin: Any, end: Any) -> Any:
     return None if tensor is None else tensor[begin:end]
-
-
-def _name(loss: Any) -> str:
-    """A loss's name without underscores: `"binarycrossentropy"`."""
-    name = loss if isinstance(loss, str) else getattr(loss, "name", None)
-    return str(name or getattr(loss, "__name__", "")).lower().replace("_", "")

@@ -3,8 +3,6 @@
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
-from keras import tree
-
 from keras_e2e.diagnostics.quantity import Quantity
 from keras_e2e.diagnostics.quantity_checks import check_quantities
 from keras_e2e.modules.forward_record import ForwardRecord
@@ -278,8 +276,9 @@ class ModularTrainer(ModularLogs, ModularStep, Model):
                 "model.examine(x_of_a_few_examples) first."
             )
 
-    def _flat_inputs(self, x: Any) -> list:
-        return tree.flatten(x)
+    def _in_order(self, x: Any) -> Any:
+        """The inputs in the structure that the model takes."""
+        return x
 
     def _split(self, y, sample_weight) -> StepTargets:
         state = self._modular

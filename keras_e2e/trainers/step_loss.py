@@ -124,7 +124,7 @@ def sum_of_penalties(model: Any) -> Any:
 def _batch(model: Any, x: Any, given: StepTargets) -> Batch:
     keys = model._modular.keys()
     outputs = build_outputs(model, keys, given.y, given.sample_weight)
-    return Batch(x, outputs, None, given.single_weight(), None)
+    return Batch(model._in_order(x), outputs, None, given.single_weight(), None)
 
 
 def _take_record(model: Any) -> ForwardRecord:

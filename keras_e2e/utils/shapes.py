@@ -23,6 +23,10 @@ def begins_with(shape: Any, axes: Any) -> bool:
         shape: The shape.
         axes: The axes, a shape.
     """
-    return len(shape) >= len(axes) and all(
-        a is None or b is None or a == b for a, b in zip(shape, axes, strict=False)
-    )
+    return len(shape) >= len(axes) and agree(shape, axes)
+
+
+def agree(shape: Any, other: Any) -> bool:
+    """Whether the axes that two shapes both have are alike; unknown sizes fit any."""
+    pairs = zip(shape, other, strict=False)
+    return all(a is None or b is None or a == b for a, b in pairs)

@@ -455,3 +455,19 @@ def test_training_goes_on_where_the_disk_is_full(tmp_path, monkeypatch, caplog):
     assert str(tmp_path / "modules") in warning and "Training goes on" in warning
     steps = Written(tmp_path / "modules").steps["e2e_grad_rms/01_first"]
     assert steps[:1] == [1] and steps[-3:] == [8, 9, 10] and 4 not in steps
+
+
+def test_verdicts_do_not_come_before_what_they_rest_on(tmp_path):
+    keras.config.set_dtype_policy("mixed_float16")
+    model = model_of_three()
+    scaled = keras.optimizers.LossScaleOptimizer(keras.optimizers.SGD(0.1), 1.0)
+    model.compile(scaled, "sparse_categorical_crossentropy")
+    nothing = np.full_like(EXAMPLES, np.nan)
+    board = ModuleTensorBoard(tmp_path, update_freq=1)
+    model.fit(nothing, LABELS, batch_size=2, epochs=2, verbose=0, callbacks=[board])
+    assert int(model.optimizer.iterations) == 0, "all steps are skipped"
+    written = Written(tmp_path / "modules")
+    verdicts = [s for tag, s in written.steps.items() if tag.startswith("e2e_verdict/")]
+    measured = [s for tag, s in written.steps.items() if tag.startswith("e2e_loss/")]
+    assert verdicts and measured
+    assert all(steps[-1] >= measured[0][-1] for steps in verdicts)

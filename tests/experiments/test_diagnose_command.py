@@ -197,6 +197,7 @@ def test_a_model_that_is_not_compiled_needs_a_loss(files, capsys):
     [
         (["--loss=msee"], "--loss=msee --optimizer=adam: expected names that Keras knows"),
         (["--boundaries=thre"], "'thre'"),
+        (["--boundaries=0"], "boundaries=0"),
         (["--mode=local"], "has no local objectives"),
         (["--update_freq=5"], "diagnose(steps=20, update_freq=5): expected steps enough"),
     ],

@@ -7,7 +7,7 @@ from keras import layers
 
 import keras_e2e as e2e
 from keras_e2e.experiments import regimes
-from keras_e2e.experiments.regimes import Stage
+from keras_e2e.experiments.regimes import Stage, plans
 from keras_e2e.objectives import IntermediateTarget
 
 RNG = np.random.default_rng(0)
@@ -269,3 +269,18 @@ def test_a_downstream_model_is_what_lies_downstream_of_a_boundary(model):
     np.testing.assert_allclose(found, model.predict(X, verbose=0), rtol=1e-6)
     with pytest.raises(ValueError, match=r"no boundary is named 'out'.*'b'"):
         model.downstream_model("out")
+
+
+@pytest.mark.parametrize(
+    ("total", "shares", "expected"),
+    [
+        (10, [1, 1, 3], [2, 2, 6]),
+        (4, [1, 1, 1, 3], [1, 1, 1, 1]),
+        (4, [0.5, 0.5, 1], [1, 1, 2]),
+        (5, [9, 1, 1], [3, 1, 1]),
+        (6, [1, 100, 1], [1, 4, 1]),
+        (3, [1, 1], [2, 1]),
+    ],
+)
+def test_each_stage_has_a_window(total, shares, expected):
+    assert plans.divide(total, shares) == expected

@@ -303,6 +303,7 @@ def test_names_that_keras_gave_may_be_others_when_it_is_loaded(mode, tmp_path):
         remat=[end],
         training_mode=mode if mode == "local" else f"sequential:{end}",
     )
+    model.compile("sgd", "mse")  # with which Keras saves the mode a second time
     names = list(model.boundaries)
     predicted = model.predict(X, verbose=0)
     model.save(tmp_path / "m.keras")
@@ -342,15 +343,18 @@ def test_diagnose_trains_a_task_on_raw_data():
 def test_modules_are_evaluated_on_what_evaluate_would_see(kind):
     x = RAW[kind]
     model = e2e.modularize(task(kind), ["block1"], training_mode="local")
-    model.compile(metrics=["accuracy"])
+    model.compile(metrics=["accuracy"], steps_per_execution=3)
     model.fit(x, Y, verbose=0)
-    found = model.evaluate_modules(x, Y, probe_data=(x, Y), probe_epochs=1)
+    small = {"batch_size": 8, "probe_data": (x, Y), "probe_epochs": 1}
+    found = model.evaluate_modules(x, Y, **small)
+    assert model.steps_per_execution == 3
     expected = model.evaluate(x, Y, verbose=0, return_dict=True)
     for name, value in found["head"].items():
         np.testing.assert_allclose(value, expected[name], rtol=1e-6)
     prepared = model.preprocessor(x)
     model.preprocessor = None
-    again = model.evaluate_modules(prepared, Y, probe_data=(prepared, Y), probe_epochs=1)
+    small["probe_data"] = (prepared, Y)
+    again = model.evaluate_modules(prepared, Y, **small)
     assert again == found
     assert "probe_accuracy" in found["block1"]
     with pytest.raises(ValueError):  # what `evaluate` makes of bad data

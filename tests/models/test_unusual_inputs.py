@@ -292,3 +292,9 @@ def test_tokens_of_any_number_have_a_label_each():
     model.compile("adam", LOSS)
     logs = model.fit(TOKENS, TOKENS % 3, verbose=0).history
     assert np.isfinite([logs["embedding_loss"], logs["loss"]]).all()
+
+
+def test_a_model_of_sparse_inputs_is_diagnosed():
+    make, data = CASES["sparse"]
+    found = e2e.diagnose(compiled(make()), data()[0], steps=40, update_freq=2)
+    assert np.isfinite([*found.history["loss"].values()]).any()

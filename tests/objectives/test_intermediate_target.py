@@ -317,3 +317,21 @@ def test_labels_of_another_shape_are_refused(loss, h, labels, said):
         loss_of(objective, some(*h), np.zeros(labels))
     for phrase in [*said, "Reshape the labels"]:
         assert phrase in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("loss", "ending", "labels"),
+    [
+        (keras.losses.CategoricalCrossentropy(name="digit"), "softmax", (B, C)),
+        (keras.losses.BinaryCrossentropy(name="digit"), "sigmoid", (B, C)),
+        (keras.losses.SparseCategoricalCrossentropy(name="digit"), "softmax", (B,)),
+        (keras.losses.MeanSquaredError(name="no_crossentropy"), "linear", (B, C)),
+        (keras.losses.BinaryCrossentropy(from_logits=True, name="x"), "linear", (B, C)),
+    ],
+    ids=lambda value: getattr(value, "name", None),
+)
+def test_a_loss_is_known_whatever_it_is_called(loss, ending, labels):
+    objective = built(IntermediateTarget(loss, head="linear", units=C), (None, 7))
+    assert objective.activation is getattr(keras.activations, ending)
+    found = loss_of(objective, some(B, 7), np.ones(labels, "int32"))
+    assert np.isfinite(found) and found > 0

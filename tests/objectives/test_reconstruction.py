@@ -190,8 +190,9 @@ def test_each_loss_of_an_example_is_a_mean(loss, activation, source):
 
 @pytest.mark.parametrize("loss", ["mse", "binary_crossentropy"])
 @pytest.mark.parametrize("std", [2.0, [2.0, 0.5]], ids=str)
-def test_a_normalization_is_undone(loss, std):
-    objective = Reconstruction("model_input", loss=loss, mean=0.25, std=std)
+@pytest.mark.parametrize("mean", [0.25, [0.25, 0.25]], ids=str)
+def test_a_normalization_is_undone(loss, std, mean):
+    objective = Reconstruction("model_input", loss=loss, mean=mean, std=std)
     built(objective, (None, 4, 4, 6), (None, 5), (None, 8, 8, 2))
     h, image = some(6, 4, 4, 6), RNG.uniform(size=(6, 8, 8, 2)).astype("float32")
     raw = np.asarray(objective.network(h, training=True), "float64")

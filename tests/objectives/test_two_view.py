@@ -4,7 +4,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from keras import layers
+from keras import layers, ops
 
 import keras_e2e as e2e
 from keras_e2e.objectives import (
@@ -323,3 +323,17 @@ def test_an_augmentation_that_is_no_layer_is_refused(kind):
 def test_a_temperature_that_is_not_positive_is_refused(temperature):
     with pytest.raises(ValueError, match=r"temperature.*above 0"):
         ViewContrast(temperature=temperature)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("inputs", [["int32"], ["float32", "float32"]], ids=str)
+def test_noise_is_refused_where_it_cannot_be_added(kind, inputs):
+    taken = [keras.Input((4,), dtype=each) for each in inputs]
+    joined = [ops.cast(each, "float32") for each in taken]
+    x = layers.Concatenate()(joined) if len(joined) > 1 else joined[0]
+    x = layers.Dense(3, name="a")(x)
+    base = keras.Model(taken, layers.Dense(1)(x))
+    with pytest.raises(ValueError) as caught:
+        e2e.modularize(base, {"a": kind()})
+    for phrase in [kind.__name__, str(inputs), "Give augment="]:
+        assert phrase in str(caught.value)

@@ -6,7 +6,7 @@ import pytest
 from keras import layers
 
 import keras_e2e as e2e
-from keras_e2e.objectives import Batch, InfoNCE, ModelSpec
+from keras_e2e.objectives import Batch, InfoNCE, ModelSpec, Reconstruction
 
 RNG = np.random.default_rng(0)
 EXAMPLES, LENGTH, FEATURES = 6, 8, 3
@@ -116,3 +116,15 @@ def test_infonce_refuses_a_step_whose_length_is_unknown():
 
     with pytest.raises(ValueError, match=r"InfoNCE: .*length of the sequences"):
         step(tf.zeros((2, 4, FEATURES)))
+
+
+def test_weights_of_other_positions_count_by_their_mean():
+    source = keras.KerasTensor((None, 6, FEATURES))
+    h = RNG.normal(size=(2, 6, FEATURES)).astype("float32")
+    objective = Reconstruction()
+    objective.build_for(source, ModelSpec(source, [source], ()))
+    found = [
+        float(objective.compute_loss(h, Batch(None, (), None, np.float32(weight), h)))
+        for weight in ([0.5, 2], [[1, 0, 0.5], [3, 2, 1]], [[0.5] * 6, [2] * 6])
+    ]
+    assert found == pytest.approx([found[0]] * 3, rel=1e-6)

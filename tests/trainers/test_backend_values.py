@@ -50,4 +50,9 @@ def test_weights_and_measurements_are_those_of_tensorflow(name, on_jax):
     # In half precision the gradients of halves of a batch round in other places.
     rtol, atol = (0.05, 2e-3) if name == "half" else (2e-4, 2e-6)
     for key, value in expected.items():
-        np.testing.assert_allclose(found[key], value, rtol=rtol, atol=atol, err_msg=key)
+        # It sums up singular values, of which those that are next to nothing are the roots
+        # of rounding: 3e-4 was seen on one processor, 8e-5 on another.
+        own = 2e-3 if key.startswith("effective_rank") else rtol
+        np.testing.assert_allclose(
+            found[key], value, rtol=max(own, rtol), atol=atol, err_msg=key
+        )

@@ -3,6 +3,8 @@
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from keras_e2e.callbacks import AutoMode
 
 
@@ -34,6 +36,25 @@ class Stage(NamedTuple):
     frozen: tuple[str, ...] = ()
     downstream_of: str | None = None
     callbacks: Callable[[], list] = list
+
+
+def divide(total: int, shares: Sequence[float]) -> list[int]:
+    """Divides windows or epochs by shares; each has one at least.
+
+    Args:
+        total: Integer, how many there are, as many as shares or more.
+        shares: List of the shares, each above 0.
+
+    Returns:
+        List of integers that sum to `total`.
+    """
+    whole = sum(shares)
+    ends = np.round(np.cumsum([share / whole for share in shares]) * total).astype(int)
+    parts: list[int] = []
+    for place, end in enumerate(ends, start=1):
+        begin, last = sum(parts), total - (len(ends) - place)
+        parts.append(min(max(int(end), begin + 1), last) - begin)
+    return parts
 
 
 def end_to_end(names: Sequence[str]) -> list[Stage]:

@@ -5,11 +5,10 @@ from collections.abc import Iterable, Sequence
 from typing import Any, Literal
 
 import keras
-import numpy as np
 
 from keras_e2e.callbacks import EpisodeReturns
 from keras_e2e.experiments.regimes.freezing import frozen_modules
-from keras_e2e.experiments.regimes.plans import Stage
+from keras_e2e.experiments.regimes.plans import Stage, divide
 from keras_e2e.experiments.regimes.stage_progress import StageProgress
 from keras_e2e.experiments.regimes.training import Trained
 from keras_e2e.rewards import Rollouts
@@ -112,6 +111,4 @@ def _epochs_of(
             "policy."
         )
     check_integer("train_policy: epochs", epochs, len(stages))
-    shares = [stage.share for stage in stages]
-    ends = np.round(np.cumsum(shares) / sum(shares) * epochs).astype(int)
-    return [int(count) for count in np.diff(ends, prepend=0)]
+    return divide(epochs, [stage.share for stage in stages])

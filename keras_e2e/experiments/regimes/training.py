@@ -8,12 +8,13 @@ from typing import Any, Literal, NamedTuple
 
 import keras
 import numpy as np
+from keras import tree
 
 from keras_e2e.experiments.regimes.caching import Unchanged, UpstreamCache
 from keras_e2e.experiments.regimes.data import ArrayData, Data, as_data, as_validation_data
 from keras_e2e.experiments.regimes.downstream import compile_downstream
 from keras_e2e.experiments.regimes.freezing import frozen_modules
-from keras_e2e.experiments.regimes.plans import PLANS, Stage
+from keras_e2e.experiments.regimes.plans import PLANS, Stage, divide
 from keras_e2e.experiments.regimes.stage_progress import StageProgress
 from keras_e2e.trainers.modular_trainer import ModularTrainer
 from keras_e2e.utils.compat.build import build_as_fit_does
@@ -212,7 +213,7 @@ def _train_downstream(
     """The same of a stage that trains what lies downstream of a boundary."""
     compile_downstream(model, part)  # with the learning rate of now
     targets = model._split(data.y, None).y
-    inputs = (*model._flat_inputs(data.x), np.asarray(ideal))
+    inputs = (*tree.flatten(model._in_order(data.x)), np.asarray(ideal))
     batches = endless((inputs, targets), data.batch_size, order)
     found = part.fit(batches, shuffle=False, verbose=0, **fit).history
     # Losses and metrics on ideal activations are not those of the whole model.
@@ -246,10 +247,7 @@ def _parts(stages: list[Stage], steps: int, window: int) -> list[int]:
             f"of the {len(stages)} stages: {len(stages) * window} or more, or a smaller "
             "window."
         )
-    total = sum(stage.share for stage in stages)
-    ends = np.cumsum([stage.share / total for stage in stages]) * windows
-    parts = np.diff(np.round(ends).astype(int), prepend=0)
-    return [int(part) for part in parts]
+    return divide(windows, [stage.share for stage in stages])
 
 
 def _check(
