@@ -28,7 +28,7 @@ def run(code, backend="tensorflow"):
         capture_output=True,
         text=True,
         env={**os.environ, "KERAS_BACKEND": backend},
-        timeout=300,
+        timeout=1800,
     )
     assert found.returncode == 0, found.stderr[-2000:]
     return found.stdout

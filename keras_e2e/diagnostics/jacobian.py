@@ -47,7 +47,8 @@ class JacobianSingularValues(OnDemand):
     >>> base = keras.Sequential([keras.Input((2,)), keras.layers.Rescaling(2.0, name="x2"),
     ...                          keras.layers.Dense(1, name="y")])
     >>> model = e2e.modularize(base, ["x2"])
-    >>> found = e2e.diagnostics.JacobianSingularValues().measure(model, np.ones((4, 2)))
+    >>> quantity = e2e.diagnostics.JacobianSingularValues()
+    >>> found = quantity.measure(model, np.ones((4, 2)), verbose=0)
     >>> {name: round(values["x2"], 4) for name, values in found.items()}
     {'jacobian_mean_square': 4.0, 'jacobian_largest': 2.0}
     """

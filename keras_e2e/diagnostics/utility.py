@@ -131,7 +131,8 @@ class FrozenUtility(OnDemand):
     >>> model = e2e.modularize(base, ["code"])
     >>> model.compile("sgd", "mse", jit_compile=False)
     >>> utility = e2e.diagnostics.FrozenUtility(steps=5)
-    >>> list(utility.measure(model, np.ones((8, 2)), np.ones(8))["frozen_utility"])
+    >>> found = utility.measure(model, np.ones((8, 2)), np.ones(8), verbose=0)
+    >>> list(found["frozen_utility"])
     ['code', 'y']
     """
 

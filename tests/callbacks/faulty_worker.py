@@ -140,9 +140,13 @@ def resumes(strategy, first, folder):
         model = model_of_three()
     history = fit(model, *kept(f"{folder}/killed"))
     told(resumed=numbers(model), epochs=history.epoch)
-    workers.PATIENCE = 2.0
-    odd = At(lambda model: first or setattr(model, "training_mode", "deep_supervision"))
-    fit(model, odd)
+
+    def be_odd(model):
+        workers.PATIENCE = 10.0
+        if not first:
+            model.training_mode = "deep_supervision"
+
+    fit(model, At(be_odd))
 
 
 def main(what, index, addresses, folder):

@@ -20,7 +20,7 @@ def ended(what, folder):
         for index, name in enumerate(names)
     ]
     try:
-        status = [worker.wait(timeout=300) for worker in workers]
+        status = [worker.wait(timeout=1800) for worker in workers]
     finally:
         for worker in workers:
             worker.kill()

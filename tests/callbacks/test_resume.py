@@ -71,7 +71,7 @@ def test_a_training_that_was_killed_goes_on_as_if_it_had_not_been(
     tmp_path, save_freq, order
 ):
     whole, auto = resumed(tmp_path / "whole", save_freq, order, [])
-    assert len(auto.decisions) >= 5 and len(auto.steps) == 30
+    assert len(auto.decisions) >= 3 and len(auto.steps) == 30
     kills = [(13, "end"), (9, "begin"), (17, "end")]
     found, _ = resumed(tmp_path / "cut", save_freq, order, kills)
     same(found, whole)

@@ -43,7 +43,7 @@ def trained(count, folder, logs):
     workers = [started(folder / f"{i}", i, addresses, logs / f"{i}") for i in range(count)]
     try:
         for number, worker in enumerate(workers):
-            status = worker.wait(timeout=300)
+            status = worker.wait(timeout=1800)
             assert status == 0, (folder / f"{number}.err").read_text()[-3000:]
     finally:
         for worker in workers:

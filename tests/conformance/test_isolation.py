@@ -105,7 +105,7 @@ def test_an_objective_moves_its_own_module_and_no_other(case, module):
         elif name != last:
             assert not any(moved(groups)), f"a gradient in {name}"
     for new, old in zip(found[module][last][0], found["none"][last][0], strict=True):
-        np.testing.assert_allclose(new, old, rtol=1e-5, atol=1e-7)
+        np.testing.assert_allclose(new, old, rtol=1e-5, atol=1e-6)
 
 
 @cases.each_objective
@@ -125,7 +125,7 @@ def test_modules_trained_together_are_taught_as_each_alone(case):
     for module in models.CUTS:
         together, alone = found["all"][module], found[module][module]
         for left, right in zip(joined(together), joined(alone), strict=True):
-            np.testing.assert_allclose(left, right, rtol=1e-5, atol=1e-7)
+            np.testing.assert_allclose(left, right, rtol=1e-5, atol=1e-6)
 
 
 def loss_value(model, x, y, mode):
@@ -446,7 +446,7 @@ def test_a_missing_label_counts_as_one_of_weight_zero(kind, head):
     full = gradients(model, x, {"out": y, "first": complete}, LABELED)
     found = [joined(g["first"]) for g in (missing, weighted, full)]
     for a, b, c in zip(*found, strict=True):
-        np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-7)
+        np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
         assert not np.allclose(a, c, rtol=1e-2)
 
 
@@ -469,6 +469,8 @@ def test_on_a_tape_no_gradient_leaves_its_module(case):
             variables = [*other.trainable_variables, *other.head_variables]
             found = tape.gradient(loss, [v.value for v in variables])
             if other in taught:
+                if case.name in WITHOUT_MEAN and other is module:
+                    del found[-1]
                 assert all(g is not None and np.any(g.numpy()) for g in found)
             else:
                 assert all(g is None or not np.any(g.numpy()) for g in found)

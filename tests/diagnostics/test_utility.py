@@ -93,7 +93,7 @@ def test_frozen_utility_is_that_of_trainings_of_stock_keras():
     quantity = FrozenUtility(20, start, held_out=0, batch_size=24)
     found = quantity.measure(model, X, Y)["frozen_utility"]
     expected = (frozen - trained) / (began - trained)
-    assert found["first"] == pytest.approx(expected, rel=1e-3)
+    assert found["first"] == pytest.approx(expected, rel=1e-2)
     assert 0.02 < expected < 1
 
 

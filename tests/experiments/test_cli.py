@@ -34,7 +34,7 @@ def call(*arguments, cwd=None):
         text=True,
         cwd=cwd,
         env={**os.environ, "COLUMNS": "100", "MPLBACKEND": "agg"},
-        timeout=300,
+        timeout=1800,
     )
 
 
@@ -181,7 +181,7 @@ def test_a_reader_that_goes_away_is_no_error():
         stdout=write,
         stderr=subprocess.PIPE,
         text=True,
-        timeout=60,
+        timeout=600,
     )
     os.close(write)
     assert run.returncode == 141 and run.stderr == ""
@@ -200,7 +200,10 @@ def call_noting_imports(*arguments):
         "sys.exit(status)"
     )
     process = subprocess.run(
-        [sys.executable, "-c", code, *arguments], capture_output=True, text=True, timeout=60
+        [sys.executable, "-c", code, *arguments],
+        capture_output=True,
+        text=True,
+        timeout=600,
     )
     printed, _, loaded = process.stdout.rpartition("loaded ")
     return printed, process.stderr, process.returncode, set(loaded.split())
@@ -329,7 +332,7 @@ def test_python_m_keras_e2e_is_the_command_and_as_quick():
         [sys.executable, "-X", "importtime", "-m", "keras_e2e", "limits", "--help"],
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=600,
     )
     assert process.returncode == 0 and "--regimes" in process.stdout
     assert "| keras_e2e.experiments.cli" in process.stderr

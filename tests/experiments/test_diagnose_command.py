@@ -147,7 +147,7 @@ def test_a_modular_model_in_a_process_of_the_command(tmp_path):
         env={**quiet, "COLUMNS": "100"},
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=1800,
     )
     assert process.returncode == 0, process.stderr
     first, *others = process.stderr.splitlines()

@@ -197,7 +197,7 @@ def test_every_plan_runs_for_as_many_steps(model, plan):
 
 def test_what_is_downstream_learns_on_ideal_activations_what_the_task_needs(model):
     _, found = moved(model, [Stage(downstream_of="a")], steps=400, window=100)
-    assert found.history[-1]["downstream_accuracy"] == 1.0
+    assert found.history[-1]["downstream_accuracy"] > 0.95
     part = model.downstream_model("a")
     guess = part.predict([X, IDEAL["a"]], verbose=0).argmax(axis=1)
     assert (guess == Y["out"]).mean() > 0.95
@@ -266,7 +266,7 @@ def test_a_downstream_model_is_what_lies_downstream_of_a_boundary(model):
     assert type(part).__module__.startswith("keras.")
     hidden = model.get_layer("b")(model.get_layer("a")(X))
     found = part.predict([X, np.asarray(hidden)], verbose=0)
-    np.testing.assert_allclose(found, model.predict(X, verbose=0), rtol=1e-6)
+    np.testing.assert_allclose(found, model.predict(X, verbose=0), rtol=1e-5, atol=1e-6)
     with pytest.raises(ValueError, match=r"no boundary is named 'out'.*'b'"):
         model.downstream_model("out")
 

@@ -147,7 +147,7 @@ def test_they_train_as_in_keras_and_locally_and_come_back(case, tmp_path):
     assert all(map(np.array_equal, stock.get_weights(), base.get_weights()))
     np.testing.assert_array_equal(predict(model, data), predict(stock, data))
     model.training_mode = "local"
-    losses = fit(model, data, epochs=3)
+    losses = fit(model, data, epochs=10)
     assert losses[-1] < losses[0]
     predicted = predict(model, data)
     plain = e2e.strip(model)

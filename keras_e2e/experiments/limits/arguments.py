@@ -94,8 +94,9 @@ def wanted(given: flags.FlagValues) -> list[Setting]:
         try:
             setting.check()
         except ValueError as error:
-            # It begins with the name of the number, which is that of its flag.
-            raise CommandError(f"--{error}") from error
+            # It begins with the name of the number, which is that of its flag but for one.
+            text = str(error).replace("regime=", "regimes=", 1)
+            raise CommandError(f"--{text}") from error
     return list(dict.fromkeys(settings))
 
 

@@ -29,6 +29,9 @@ DATASETS = ("digits", "fashion_mnist")
 WITH_DATA = (*WITH_BUDGETS, "memory")
 """Tasks that have a choice of images."""
 
+ON_IDEAL = ("independent", "last_first")
+"""Regimes that train a module on ideal activations, which are made of the labels."""
+
 PLANS = (
     "end_to_end",
     "deep_supervision",

@@ -110,6 +110,7 @@ def _curriculum(setting: Setting) -> dict[str, Any]:
     parts = [share] * (setting.k - 1) + [setting.steps - share * (setting.k - 1)]
     model: Any = None
     history: list = []
+    seconds = 0.0
     for k, steps in enumerate(parts, start=1):
         smaller = dataclasses.replace(setting, k=k, regime="end_to_end")
         task = TASKS[setting.task](smaller)
@@ -130,13 +131,14 @@ def _curriculum(setting: Setting) -> dict[str, Any]:
             callbacks=[watch],
             verbose=0,
         )
-        done = sum(parts[: k - 1])
+        done, seconds = sum(parts[: k - 1]), seconds + trained.seconds
         history += [{**logs, "step": logs["step"] + done} for logs in trained.history]
     whole = trained._replace(
         # The accuracy of an easier task is not that of the task.
         history=[logs for logs in history if logs["step"] > setting.steps - parts[-1]],
         steps=setting.steps,
         examples=setting.steps * setting.batch_size,
+        seconds=seconds,
     )
     return measured(task, model, whole, watch, labeled=False)
 
@@ -179,6 +181,7 @@ def _traced(key: tuple, make: Callable[[], Any]) -> tuple[Any, list]:
 @functools.lru_cache(maxsize=8)
 def _cached(kept: _Kept) -> tuple[Any, list]:
     model = kept.make()
+    del kept.make  # which holds the task, with all its examples
     model._build_optimizer()
     return model, [keras.ops.convert_to_numpy(v).copy() for v in model.optimizer.variables]
 

@@ -80,6 +80,11 @@ class Setting:
                 f"labels={self.labels}: a budget of labels exists for "
                 f"{', '.join(names.WITH_BUDGETS)}; {self.task} takes all of them."
             )
+        if self.labels is not None and self.regime in names.ON_IDEAL:
+            raise ValueError(
+                f"labels={self.labels}: {self.regime} trains on ideal activations of all "
+                "examples, and so takes all labels. Leave out the one or the other."
+            )
         self._check_steps()
         if not 0 < self.learning_rate < math.inf:
             raise ValueError(

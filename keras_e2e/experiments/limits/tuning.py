@@ -38,10 +38,11 @@ def tune(
     """Gives each setting the learning rate that is best on validation data.
 
     The rate is the same for settings that differ in their seed alone. It is chosen by
-    seeds that no reported run has. The first trial is the rate that the settings have;
-    the others are chosen by Optuna's tree-structured Parzen estimator (Bergstra et al.
-    2011) from 1e-4 to 1e-2, on a logarithmic scale. The same trials follow from the same
-    results: with results that are stored, an interrupted tuning goes on where it was.
+    seeds that no reported run has. The first trial is the rate that the settings have, if
+    it is one of those that are tried: the others are chosen by Optuna's tree-structured
+    Parzen estimator (Bergstra et al. 2011) from 1e-4 to 1e-2, on a logarithmic scale. The
+    same trials follow from the same results: with results that are stored, an interrupted
+    tuning goes on where it was.
 
     Args:
         settings: The `Setting`s to be run, any number of seeds of each.

@@ -8,8 +8,8 @@ from keras_e2e.utils.graphs import unique
 def transfer_weights(source: keras.Model, target: keras.Model) -> list[str]:
     """Copies the weights of layers that both models have, by name and shapes.
 
-    For a curriculum: train a model for tuples of one image, transfer the encoder to the
-    model for two, and so on.
+    For a curriculum: train a model for tuples of one image, transfer the encoder, and
+    whatever else fits, to the model for two, and so on.
 
     Args:
         source: The `keras.Model` that has learned.

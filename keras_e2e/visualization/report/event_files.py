@@ -190,7 +190,7 @@ def _records(path: str) -> Iterator[bytes]:
     import tensorflow as tf
 
     whole = 0
-    dataset = tf.data.TFRecordDataset(path)
+    dataset = tf.data.TFRecordDataset(os.fsencode(path))
     try:
         for batch in dataset.batch(BATCH).as_numpy_iterator():
             whole += len(batch)

@@ -112,6 +112,11 @@ def test_presets_can_be_run(preset):
         (["--regimes=magic"], "--regimes=magic: expected one of end_to_end"),
         (["--regimes=auto,"], "--regimes=auto,: expected names"),
         (["--data=cats"], "--data=cats: expected one of digits"),
+        (
+            ["--task=parity_by_reward", "--steps=4096"],
+            "--regimes='greedy': expected one of",
+        ),
+        (["--labels=10", "--regimes=independent"], "--labels=10: independent trains on"),
         (["--labels=few"], "--labels=few: expected numbers, or all"),
         (["--seeds=many"], "flag --seeds=many"),
         (["--seeds=0"], "flag --seeds=0"),

@@ -564,3 +564,23 @@ def test_each_command_takes_its_own_flags_only(capsys, tmp_path, logs):
     assert "report: unknown flag --output_dir" in wrong
     wrong = refuse(capsys, tmp_path, "demo", f"--output={tmp_path / 'page.html'}")
     assert "demo: unknown flag --output" in wrong
+
+
+def test_effects_are_not_counted_as_calm(tmp_path, make):
+    series = {tag("loss", f"m{i}", i): [1.0] * 3 for i in range(14)}
+    for i in range(14):
+        name = {0: "dormant", 1: "starved"}.get(i, "healthy")
+        series[tag("verdict", f"m{i}", i)] = {21: states.CODES[name]}
+        series[tag("cause", f"m{i}", i)] = {21: float(i == 1)}
+    write(tmp_path / "logs", series)
+    text = make().text.split("Verdicts")[-1]
+    assert "Effects of it: 02_m1" in text and "12 without alarm" in text
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="names are bytes on Linux alone")
+def test_a_folder_whose_name_is_no_text_is_read(tmp_path, make):
+    write(tmp_path / "logs" / "good", usual())
+    write(tmp_path / "other", usual())
+    os.rename(tmp_path / "other", os.fsencode(tmp_path / "logs") + b"/caf\xe9")
+    page = make(runs=2)
+    assert "cannot be read" not in page.text and "caf" in page.text

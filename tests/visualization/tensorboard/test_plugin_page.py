@@ -26,6 +26,7 @@ BAD_RUN = "<img src=x onerror=alert(1)>"
 BAD_MODULE = "<img src=x onerror=alert`2`><b>bold<br>%{y}"
 PLUGIN = "keras_e2e_modules"
 WAIT = 30_000  # milliseconds; a shared machine may be slow
+sync_api.expect.set_options(timeout=WAIT)
 
 
 class Server:
@@ -60,7 +61,7 @@ class Server:
     def wait(self):
         """Until all three runs have been read."""
         url = f"{self.address}/data/plugin/{PLUGIN}/runs"
-        for _ in range(240):
+        for _ in range(1200):
             try:
                 with urllib.request.urlopen(url, timeout=10) as answer:
                     if answer.read().count(b'"stamp"') == 3:
@@ -77,7 +78,7 @@ class Server:
         if self.process.poll() is None:
             # The group: with the fast loader there is a second process.
             os.killpg(self.process.pid, signal.SIGTERM)
-            self.process.wait(30)
+            self.process.wait(300)
 
 
 @pytest.fixture(scope="module", params=["true"])
@@ -200,7 +201,7 @@ def test_a_live_run_grows_without_a_reload(browser, server):
     log.writer.flush()
     with Tab(browser, server) as tab:
         tab.choose("live/modules")
-        see(tab.frame.locator(".status"), "up to step 91")
+        see(tab.frame.locator(".status"), "Up to step 91")
         tab.panel.get_by_text("Table of the numbers").click()
         heat = tab.panel.locator(".frame .plot")
         area = tab.panel.locator(".frame .nsewdrag").first.bounding_box()
@@ -228,7 +229,7 @@ def test_a_live_run_grows_without_a_reload(browser, server):
         log.judge(501, ["dormant", "starved", "starved"])
         log.put(501, "cause", [0, 1, 1])
         log.close()
-        see(tab.frame.locator(".status"), "up to step 501")
+        see(tab.frame.locator(".status"), "Up to step 501")
         see(tab.panel.locator(".alarms"), "dormant")
         # An effect has not the look of an alarm.
         see(tab.panel.locator(".chain li").nth(1), "effect of encoder")
@@ -293,6 +294,32 @@ def test_many_modules_are_told_apart_and_no_alarm_is_cut(browser, server):
         tab.page.set_viewport_size({"width": 400, "height": 800})
         tab.page.wait_for_timeout(300)
         assert tab.frame.locator("html").evaluate("e => e.scrollWidth") <= 400
+
+
+def test_what_a_reader_has_opened_outlasts_the_next_measurements(browser, server):
+    modules = [f"block_{i}" for i in range(90)]
+    log = parity(server.folder / "read/modules", modules, steps=50)
+    states = ["vanishing"] * 3 + ["healthy"] * 87
+    log.judge(51, states)
+    log.writer.flush()
+    with Tab(browser, server) as tab:
+        tab.choose("read/modules")
+        tab.panel.get_by_text("What was measured of each").click()
+        last = tab.panel.locator(".alarms details").get_by_role("link").last
+        last.focus()
+        chain = tab.panel.locator(".chain")
+        chain.evaluate("list => list.scrollTo({left: 40, top: 40, behavior: 'instant'})")
+        places = "list => [list.scrollLeft, list.scrollTop]"
+        before = chain.evaluate(places)
+        assert max(before) > 0
+        log.put(101, "loss", [0.5] * 90)
+        log.judge(101, states)
+        log.close()
+        see(tab.frame.locator(".status"), "Up to step 101")
+        see(tab.panel.locator(".alarms"), "(step 101)")
+        sync_api.expect(last).to_be_focused()
+        sync_api.expect(last).to_be_visible()
+        assert chain.evaluate(places) == before
 
 
 def test_many_runs_fit_on_a_page_and_a_live_start_says_what_comes(browser, server):

@@ -101,7 +101,7 @@ function group(run, modules) {
     h('strong', {}, ` ${modules.length} modules: `),
     `${names} `,
     meaningLink(verdict.state),
-    h('details', {}, h('summary', {}, 'What was measured of each'), h('ul', {class: 'verdicts'}, ...modules.map(verdictItem))),
+    h('details', {'data-part': verdict.state}, h('summary', {}, 'What was measured of each'), h('ul', {class: 'verdicts'}, ...modules.map(verdictItem))),
   );
   return [item, ...modules.flatMap((module) => effects(run, module))];
 }

@@ -46,6 +46,18 @@ export function named(attributes, text, longest) {
   return h('span', {...attributes, title: text}, h('span', {'aria-hidden': 'true'}, short), full);
 }
 
+// Replaces what an element holds. Parts that were open stay open, scrolled and in focus.
+export function renew(element, ...children) {
+  const open = [...element.querySelectorAll('details[open]')].map((part) => part.dataset.part);
+  const scrolled = [...element.children].map((child) => [child.scrollLeft, child.scrollTop]);
+  const stops = () => [...element.querySelectorAll('a, summary, [tabindex]')];
+  const focused = stops().indexOf(document.activeElement);
+  element.replaceChildren(...children);
+  for (const part of element.querySelectorAll('details')) part.open = open.includes(part.dataset.part);
+  scrolled.forEach(([left, top], i) => element.children[i]?.scrollTo({left, top, behavior: 'instant'}));
+  if (focused >= 0) stops()[focused]?.focus({preventScroll: true});
+}
+
 export function plural(count, noun) {
   return `${whole(count)} ${noun}${count === 1 ? '' : 's'}`;
 }

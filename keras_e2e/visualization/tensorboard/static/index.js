@@ -52,7 +52,9 @@ class Page {
     this.live = h('input', {type: 'checkbox', id: 'live', onchange: () => this.poll()});
     this.live.checked = true;
     this.reset = h('button', {type: 'button', onclick: () => this.shared.onZoom({x: null, y: null})}, 'Reset zoom');
-    this.status = h('p', {class: 'status', role: 'status'}, 'Reading the logs …');
+    this.said = h('span', {role: 'status'}, 'Reading the logs …');
+    this.clock = h('span'); // not announced: it changes at each look
+    this.status = h('p', {class: 'status'}, this.said, this.clock);
     this.about = h('p', {class: 'about'});
     this.plotlyMessage = h('p', {class: 'message', role: 'status', hidden: true});
     this.message = h('div', {class: 'empty', role: 'status', hidden: true});
@@ -166,8 +168,8 @@ class Page {
     // What is shown is known only now: more of a run may be asked for than what came first.
     if (changed.includes(true) && panels.some((panel) => panel.stamp && this.reads(panel))) this.again = true;
     const newest = Math.max(...[...this.panels.values()].map((panel) => panel.run?.last ?? 0));
-    const step = newest > 0 ? `, up to step ${newest.toLocaleString('en')}` : '';
-    this.say(`Looked at ${new Date().toLocaleTimeString()}${step}`);
+    this.say(newest > 0 ? `Up to step ${newest.toLocaleString('en')}` : 'No step yet');
+    this.clock.textContent = `, looked at ${new Date().toLocaleTimeString()}`;
   }
 
   // Whether there is something new of this run.
@@ -313,7 +315,8 @@ class Page {
   }
 
   say(text) {
-    if (this.status.textContent !== text) this.status.textContent = text;
+    if (this.said.textContent !== text) this.said.textContent = text;
+    this.clock.textContent = '';
   }
 
   keep() {

@@ -4,7 +4,7 @@
 import {alarms, calm, calmSummary, chain, glance, modesInWords} from './chain.js';
 import {clear, margins} from './charts.js';
 import {drawCurves} from './curves.js';
-import {h, named, whole} from './dom.js';
+import {h, named, renew, whole} from './dom.js';
 import {grid} from './grid.js';
 import {describe, drawHeatMap, moveCursor, occurring} from './heatmap.js';
 import {bandLegend} from './scale.js';
@@ -106,12 +106,12 @@ export class Panel {
     this.show();
     this.glance.replaceChildren(...glance(run));
     this.modes.textContent = modesInWords(run);
-    this.alarms.replaceChildren(alarms(run));
+    renew(this.alarms, alarms(run));
     this.calmSummary.textContent = calmSummary(run);
-    this.calmList.replaceChildren(...calm(run));
+    renew(this.calmList, ...calm(run));
     this.calm.hidden = !calm(run).length;
     if (first) this.calm.open = run.modules.length <= 6 && !this.brief;
-    this.chain.replaceChildren(chain(run));
+    renew(this.chain, chain(run));
   }
 
   // No data any more: a picture without a run behind it would be a wrong one.

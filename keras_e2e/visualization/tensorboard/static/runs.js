@@ -28,9 +28,10 @@ export class RunList {
 
   update(runs) {
     const names = runs.map((run) => run.name).sort(new Intl.Collator('en', {numeric: true}).compare);
-    // What is remembered may be of another log directory at the same address.
-    if (!this.items.size && names.length && this.chosen) {
-      this.chosen = this.chosen.filter((name) => names.includes(name));
+    // What is remembered may be of another log directory at the same address. If some of it is
+    // here, TensorBoard has not read the others yet, or they are gone: the page says which.
+    if (!this.items.size && names.length && !this.chosen?.some((name) => names.includes(name))) {
+      this.chosen = this.chosen && [];
     }
     if (!this.chosen?.length) {
       const newest = runs.reduce((a, b) => (b.written > (a?.written ?? -1) ? b : a), null);
