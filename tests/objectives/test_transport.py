@@ -185,7 +185,7 @@ def test_heads_exits_and_metrics_are_those_of_the_objective():
     logs = model.fit(some(B, 5), LABELS, verbose=0).history
     assert "a_accuracy" in logs
     found = model.evaluate_modules(some(B, 5), LABELS)
-    assert np.isfinite(found["a"]["loss"]) and 0 <= found["a"]["accuracy"] <= 1
+    assert np.isfinite(found["a"]["loss"])
 
 
 def test_saved_and_loaded(tmp_path):
