@@ -10,8 +10,6 @@ from keras_e2e.utils.validation import check_integer, is_number
 
 # The most classes that a probe predicts: as many as ImageNet has.
 MAX_CLASSES = 1000
-# Of float32, in which products are summed.
-EPSILON = 1.2e-7
 
 
 class DormantFraction(Quantity):
@@ -186,10 +184,8 @@ class EffectiveRank(Quantity):
         # Sums over the replicas need the smaller product with the units on both sides.
         gram = _products(module, features, features)
         squares = ops.maximum(ops.linalg.eigh(gram)[0], 0.0)
-        # Below the precision of the product, which falls with its size, there is rounding
-        # error only.
-        least = max(1e-6, 4 * int(gram.shape[0]) * EPSILON) * ops.max(squares)
-        squares = ops.where(squares > least, squares, 0.0)
+        # Below the precision of the product there is rounding error only.
+        squares = ops.where(squares > 1e-6 * ops.max(squares), squares, 0.0)
         values = ops.sqrt(squares)
         share = values / ops.maximum(ops.sum(values), 1e-37)
         entropy = -ops.sum(
