@@ -203,8 +203,7 @@ def _local_loss(
             extra[key] = model.forward_record(make_inputs(batch))
     weight = given.label_weights.get(module.name, batch.sample_weight)
     own = batch._replace(labels=labels, sample_weight=weight)
-    flat = tree.flatten(batch.x)
-    return local_loss(module, objective, record, flat, own, extra)
+    return local_loss(module, objective, record, own, extra)
 
 
 def _labeled(

@@ -94,7 +94,6 @@ def local_loss(
     module: Module,
     objective: LocalObjective,
     record: ForwardRecord,
-    flat_inputs: list,
     batch: Batch,
     extra_records: Mapping[Hashable, ForwardRecord],
 ) -> Any:
@@ -104,7 +103,6 @@ def local_loss(
         module: The module.
         objective: Its objective.
         record: The `ForwardRecord` of this step.
-        flat_inputs: The model's inputs as a flat list, in the order of `model.inputs`.
         batch: The `Batch` that the objective is given; what belongs to this boundary is
             filled in here.
         extra_records: The `ForwardRecord`s of extra passes, by the keys of
@@ -130,7 +128,7 @@ def local_loss(
         for crossing in record.crossings
         if crossing.boundary.module in module.inputs
         for tensor in _without_noise(crossing)
-    ] or [flat_inputs[i] for i in module.model_inputs]
+    ] or [tree.flatten(batch.x)[i] for i in module.model_inputs]
     batch = batch._replace(module_input=entered[0] if len(entered) == 1 else entered)
     if objective.requires_earlier:
         batch = batch._replace(earlier=_earlier(module, record))

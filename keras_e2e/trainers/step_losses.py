@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from keras import ops, tree
+from keras import ops
 
 from keras_e2e.modules.forward_record import ForwardRecord
 from keras_e2e.objectives.base import Batch
@@ -74,8 +74,7 @@ class StepLosses:
             labels=given.labels.get(name),
             sample_weight=given.label_weights.get(name, self.batch.sample_weight),
         )
-        flat = tree.flatten(own.x)
-        loss = local_loss(module, objective, self.record, flat, own, self._extra)
+        loss = local_loss(module, objective, self.record, own, self._extra)
         self.local[name] = loss
         factor = model._modular.weight(module) * objective.weight_now()
         objective.advance_weight()
